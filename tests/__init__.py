@@ -1,0 +1,1 @@
+"""Tests of flashq, from pure units to real processes."""

@@ -1,0 +1,1 @@
+"""One test file per module: no sockets, no sleeps."""
