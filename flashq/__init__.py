@@ -1,5 +1,5 @@
 """flashq: a job queue that is as fast as memory and tells the truth about every job."""
 
-from typing import Final
+from flashq.version import __version__
 
-__version__: Final = "0.1.0"
+__all__ = ["__version__"]
