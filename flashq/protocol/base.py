@@ -1,0 +1,57 @@
+"""Base classes and field types that the commands share.
+
+Numbers of milliseconds, counts and ids are unsigned and at most 2**53 - 1, so that every client
+language can write them. An optional field takes null for "not given".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Unsigned = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""A count, an id, a time or a duration in milliseconds."""
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+"""16 random bytes that a client makes up once; base64 in JSON."""
+Durability = Literal["durable", "async", "memory"]
+OnDependencyFailure = Literal["fail", "ignore", "wait"]
+
+
+class Request(Struct, kw_only=True, omit_defaults=True, tag_field="cmd"):
+    """A command's body. Unknown fields are ignored."""
+
+
+class Mutation(Request, kw_only=True, omit_defaults=True):
+    """A command that changes state, and may be protected against being carried out twice.
+
+    A client that names `session` and `n` (one number for each request, rising) may repeat the
+    request after a lost connection: a repeat gets the first one's answer. The answers below
+    `done_below` are no longer needed.
+    """
+
+    session: SessionId | None = None
+    n: Unsigned | None = None
+    done_below: Unsigned | None = None
+
+
+class Reply(Struct, kw_only=True):
+    """A command's successful answer."""
+
+    ok: bool = True
+
+
+class ErrorReply(Struct, kw_only=True):
+    """The answer to a request that failed. `retryable`: nothing happened, and a repeat can help."""
+
+    ok: bool = False
+    error: str
+    code: str
+    retryable: bool = False
+
+
+class CountReply(Reply, kw_only=True):
+    count: int

@@ -1,0 +1,302 @@
+"""Messages between flashq's own processes.
+
+Three conversations, all in frames with the INTERNAL flag:
+
+* A shard and the coordinator: hello and grant, recovery, the log, checkpoints, sequence blocks.
+* The router and the coordinator: which shards are ready, under which epoch.
+* Peers (shards among themselves, and the coordinator with shards): durable mailboxes.
+
+Every body is one `Internal` with a tag, so each side decodes with one decoder.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct, msgpack
+
+from flashq.errors import BadMessage
+
+COORDINATOR: Final = 0xFFFE
+"""The coordinator's number as a mailbox peer; shards have their own numbers."""
+
+
+class Internal(Struct, tag_field="msg", kw_only=True, omit_defaults=True):
+    """Base of all messages between processes."""
+
+
+# --- shard and coordinator: hello, grant, recovery
+
+
+class ShardHello(Internal, kw_only=True, tag="shard-hello"):
+    """A shard's first word, and again whenever it has heard nothing for a while.
+
+    Args:
+        shard: its number.
+        config_hash: of the settings that all processes must share.
+        epoch: 0 from a fresh process; else the epoch it runs under and wants to go on with.
+        safe_seq: the last log sequence it was told is safe (0 from a fresh process).
+    """
+
+    shard: int
+    config_hash: str
+    epoch: int = 0
+    safe_seq: int = 0
+
+
+class Granted(Internal, kw_only=True, tag="granted"):
+    """To a fresh shard: its epoch, made durable before this is sent. It recovers next.
+
+    Args:
+        epoch: greater than every epoch the shard had before.
+        incarnation: names this shard's state; a new one only when that state was lost.
+        reserved: sequences up to this one may have been used; ids start above.
+    """
+
+    epoch: int
+    incarnation: int
+    reserved: int
+
+
+class Resumed(Internal, kw_only=True, tag="resumed"):
+    """To a shard that already runs: go on, and send the log again from `last_seq` + 1. With
+    `resync`, storage has less than it had acknowledged: first send a checkpoint of everything."""
+
+    last_seq: int
+    resync: bool = False
+
+
+class Refused(Internal, kw_only=True, tag="refused"):
+    """The shard (or router) must not run: it is fenced or configured otherwise. It exits."""
+
+    reason: str
+
+
+class Fetch(Internal, kw_only=True, tag="fetch"):
+    """Asks for the next part of the recovery; `cursor` is 0, then the last reply's."""
+
+    epoch: int
+    cursor: int
+
+
+class Recovered(Internal, kw_only=True, tag="recovered"):
+    """Some of what storage has, in this order over all replies: parts, pages, log.
+
+    Args:
+        cursor: for the next fetch; 0 when this was all.
+        parts: name and content of the checkpoint's keyed parts.
+        pages: number and content of its pages.
+        log: first and last sequence and content of log blobs, without a hole.
+    """
+
+    cursor: int
+    parts: list[tuple[str, bytes]] = []
+    pages: list[tuple[int, bytes]] = []
+    log: list[tuple[int, int, bytes]] = []
+
+
+class ShardReady(Internal, kw_only=True, tag="shard-ready"):
+    """The shard serves. The coordinator passes it on to the routers."""
+
+    shard: int
+    epoch: int
+
+
+# --- shard and coordinator: log, checkpoints, blocks
+
+
+class Append(Internal, kw_only=True, tag="append"):
+    """Log entries `first_seq` to `last_seq`, encoded; `checksum` is CRC-32 of `records`."""
+
+    shard: int
+    epoch: int
+    first_seq: int
+    last_seq: int
+    records: bytes
+    checksum: int
+
+
+class Safe(Internal, kw_only=True, tag="safe"):
+    """The log is safe up to and including `seq`."""
+
+    epoch: int
+    seq: int
+
+
+class Reserve(Internal, kw_only=True, tag="reserve"):
+    """Asks that sequences up to `upto` be durably the shard's."""
+
+    shard: int
+    epoch: int
+    upto: int
+
+
+class ReservedUpTo(Internal, kw_only=True, tag="reserved"):
+    epoch: int
+    upto: int
+
+
+class CheckpointSlice(Internal, kw_only=True, tag="checkpoint-slice"):
+    """Part of checkpoint `generation`, which is the state at log sequence `seq`. The last slice
+    makes it current: superseded pages and the log up to `seq` go.
+
+    A page or part with empty content is gone.
+    """
+
+    shard: int
+    epoch: int
+    generation: int
+    seq: int
+    full: bool = False
+    parts: list[tuple[str, bytes]] = []
+    pages: list[tuple[int, bytes]] = []
+    last: bool = False
+
+
+class CheckpointSafe(Internal, kw_only=True, tag="checkpoint-safe"):
+    """Slice received (`last` false), or the generation is current (`last` true)."""
+
+    epoch: int
+    generation: int
+    last: bool = False
+
+
+# --- router and coordinator
+
+
+class RouterHello(Internal, kw_only=True, tag="router-hello"):
+    """Every 2 s from each router; answered by `Epochs`."""
+
+    config_hash: str
+
+
+class Epochs(Internal, kw_only=True, tag="epochs"):
+    """Each shard's epoch, 0 for one that is not ready: at each hello and at each change."""
+
+    epochs: list[int]
+
+
+# --- peers
+
+
+class PeerMessage(Struct, tag_field="k", array_like=True, kw_only=False):
+    """What one peer needs of another. Validated by its sender, never refused by bounds."""
+
+
+class CreateChild(PeerMessage, tag="child"):
+    """Make a flow's child number `position`. `options` is the encoded NewChild without payload."""
+
+    parent: int
+    position: int
+    queue: str
+    data: bytes
+    options: bytes
+
+
+class ChildCreated(PeerMessage, tag="made"):
+    parent: int
+    position: int
+    child: int
+
+
+class ChildEnded(PeerMessage, tag="ended"):
+    """`reason` is None when the child completed, else why it did not."""
+
+    parent: int
+    child: int
+    reason: str | None
+
+
+class Watch(PeerMessage, tag="watch"):
+    """`dependent` waits for the end of `dependency`; answered by DependencyAnswer at once, and
+    again at its end when it has not ended."""
+
+    dependency: int
+    dependent: int
+
+
+class DependencyAnswer(PeerMessage, tag="dep"):
+    """How the dependency stands: pending, completed, failed (with a reason), unknown (never
+    existed) or forgotten (ended too long ago)."""
+
+    dependency: int
+    dependent: int
+    outcome: str
+    reason: str | None = None
+
+
+class Fire(PeerMessage, tag="fire"):
+    """A cron's firing that was due at `due` ms. `payload_json` says how `data` is encoded."""
+
+    name: str
+    generation: int
+    due: int
+    queue: str
+    data: bytes
+    payload_json: bool
+    priority: int
+
+
+class Obliterated(PeerMessage, tag="gone"):
+    """To the coordinator: the crons that target this queue go too."""
+
+    queue: str
+
+
+AnyPeerMessage = (
+    CreateChild | ChildCreated | ChildEnded | Watch | DependencyAnswer | Fire | Obliterated
+)
+
+
+class Mail(Internal, kw_only=True, tag="mail"):
+    """Message `number` (from 1, without a hole) of `sender` to this receiver, of the sender's
+    `incarnation`. It left only after its record was safe."""
+
+    sender: int
+    incarnation: int
+    number: int
+    body: AnyPeerMessage
+
+
+class MailAck(Internal, kw_only=True, tag="mail-ack"):
+    """`receiver` has safely taken everything up to and including `number`."""
+
+    receiver: int
+    incarnation: int
+    number: int
+
+
+AnyInternal = (
+    ShardHello
+    | Granted
+    | Resumed
+    | Refused
+    | Fetch
+    | Recovered
+    | ShardReady
+    | Append
+    | Safe
+    | Reserve
+    | ReservedUpTo
+    | CheckpointSlice
+    | CheckpointSafe
+    | RouterHello
+    | Epochs
+    | Mail
+    | MailAck
+)
+
+_decode: Final = msgpack.Decoder(AnyInternal).decode
+encode_internal: Final = msgpack.Encoder().encode
+
+
+def decode_internal(body: bytes) -> AnyInternal:
+    """Read the body of an INTERNAL frame.
+
+    Raises:
+        BadMessage: it is none of ours.
+    """
+    try:
+        return _decode(body)  # type: ignore[no-any-return]
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise BadMessage(detail=str(error)) from None

@@ -1,0 +1,256 @@
+"""Commands about jobs that nobody is processing: push, look, change, wait."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Raw, Struct
+
+from flashq.protocol.base import (
+    I32,
+    U32,
+    Durability,
+    Fraction,
+    Mutation,
+    OnDependencyFailure,
+    Reply,
+    Request,
+    SessionId,
+    Unsigned,
+)
+from flashq.protocol.objects import JobView, LogEntry, StateView
+
+
+class JobOptions(Struct, kw_only=True, omit_defaults=True):
+    """What a push may say about a job besides its payload; all of it optional.
+
+    Durations are milliseconds. `max_attempts` 0 retries without end; `backoff` is the wait before
+    the first retry and doubles with each further one, shortened or lengthened by up to the
+    fraction `jitter`. `job_id` is the caller's own id: a second push with it gives the first job.
+    """
+
+    priority: I32 | None = None
+    delay: Unsigned | None = None
+    ttl: Unsigned | None = None
+    timeout: Unsigned | None = None
+    max_attempts: U32 | None = None
+    backoff: Unsigned | None = None
+    jitter: Fraction | None = None
+    unique_key: str | None = None
+    depends_on: list[Unsigned] | None = None
+    on_dependency_failure: OnDependencyFailure | None = None
+    tags: list[str] | None = None
+    lifo: bool | None = None
+    remove_on_complete: bool | None = None
+    remove_on_fail: bool | None = None
+    stall_timeout: Unsigned | None = None
+    debounce_id: str | None = None
+    debounce_ttl: Unsigned | None = None
+    job_id: str | None = None
+    keep_completed_age: Unsigned | None = None
+    keep_completed_count: Unsigned | None = None
+    durability: Durability | None = None
+
+
+class NewJob(JobOptions, kw_only=True, omit_defaults=True):
+    """One entry of a batch."""
+
+    data: Raw
+
+
+class NewChild(JobOptions, kw_only=True, omit_defaults=True):
+    """One child of a flow."""
+
+    queue: str
+    data: Raw
+
+
+class Push(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="PUSH"):
+    """A push is flat: the options stand beside `queue` and `data`. `session`, `n` and `done_below`
+    are those of `Mutation`, which a Struct cannot inherit from beside the options."""
+
+    queue: str
+    data: Raw
+    session: SessionId | None = None
+    n: Unsigned | None = None
+    done_below: Unsigned | None = None
+
+
+class PushReply(Reply, kw_only=True):
+    id: int
+
+
+class PlainJob(Struct, forbid_unknown_fields=True):
+    """An entry of a batch that says nothing but payload and priority: the case worth a fast way."""
+
+    data: Raw
+    priority: I32 = 0
+
+
+class PlainPushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
+    """A PUSHB all of whose entries are plain. Decoded first; not in the registry."""
+
+    queue: str
+    jobs: list[PlainJob]
+
+
+class PushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
+    queue: str
+    jobs: list[NewJob]
+
+
+class BatchError(Struct, kw_only=True):
+    """Why the entry at `index` of a batch was not accepted; its place in `ids` is null."""
+
+    index: int
+    error: str
+    code: str
+
+
+class PushBatchReply(Reply, kw_only=True, omit_defaults=True):
+    """`ids` is in line with the request's `jobs`."""
+
+    ok: bool
+    ids: list[int | None]
+    errors: list[BatchError] = []
+
+
+class Flow(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="FLOW"):
+    """A parent that runs when all its children have ended. `parent_data` is another name of
+    `data`; the options are the parent's (`depends_on` is refused)."""
+
+    queue: str
+    children: list[NewChild]
+    data: Raw | None = None
+    parent_data: Raw | None = None
+    session: SessionId | None = None
+    n: Unsigned | None = None
+    done_below: Unsigned | None = None
+
+
+class FlowReply(Reply, kw_only=True):
+    parent_id: int
+    children_ids: list[int]
+
+
+class GetChildren(Request, kw_only=True, tag="GETCHILDREN"):
+    parent_id: Unsigned
+
+
+class ChildrenReply(Reply, kw_only=True):
+    parent_id: int
+    children: list[JobView]
+    children_ids: list[int]
+    completed: int
+    total: int
+
+
+class GetJob(Request, kw_only=True, tag="GETJOB"):
+    id: Unsigned
+
+
+class GetJobByCustomId(Request, kw_only=True, omit_defaults=True, tag="GETJOBBYCUSTOMID"):
+    """Without `queue` every shard is asked, and the newest job with that id is given."""
+
+    job_id: str
+    queue: str | None = None
+
+
+class JobReply(Reply, kw_only=True):
+    job: JobView | None
+    state: str
+
+
+class GetState(Request, kw_only=True, tag="GETSTATE"):
+    id: Unsigned
+
+
+class StateReply(Reply, kw_only=True):
+    id: int
+    state: str
+
+
+class GetResult(Request, kw_only=True, tag="GETRESULT"):
+    id: Unsigned
+
+
+class ResultReply(Reply, kw_only=True):
+    id: int
+    result: Raw | None
+
+
+class WaitJob(Request, kw_only=True, omit_defaults=True, tag="WAITJOB"):
+    """Answered when the job has ended, at the latest after `timeout` ms (default 30,000)."""
+
+    id: Unsigned
+    timeout: Unsigned | None = None
+
+
+class WaitReply(Reply, kw_only=True):
+    result: Raw | None
+
+
+class GetJobsBatch(Request, kw_only=True, tag="GETJOBSBATCH"):
+    ids: list[Unsigned]
+
+
+class GetJobs(Request, kw_only=True, omit_defaults=True, tag="GETJOBS"):
+    """Newest ids first. Without `queue`, over all queues. `limit` is 100 by default."""
+
+    queue: str | None = None
+    state: str | None = None
+    limit: Unsigned | None = None
+    offset: Unsigned | None = None
+
+
+class JobsReply(Reply, kw_only=True, omit_defaults=True):
+    """`missing_shards` names the shards that did not answer in time; the rest is given."""
+
+    ok: bool
+    jobs: list[StateView]
+    total: int | None = None
+    missing_shards: list[int] = []
+
+
+class Cancel(Mutation, kw_only=True, tag="CANCEL"):
+    id: Unsigned
+
+
+class ChangePriority(Mutation, kw_only=True, tag="CHANGEPRIORITY"):
+    id: Unsigned
+    priority: I32
+
+
+class Promote(Mutation, kw_only=True, tag="PROMOTE"):
+    id: Unsigned
+
+
+class UpdateJob(Mutation, kw_only=True, tag="UPDATEJOB"):
+    id: Unsigned
+    data: Raw
+
+
+class Discard(Mutation, kw_only=True, tag="DISCARD"):
+    id: Unsigned
+
+
+class Log(Mutation, kw_only=True, omit_defaults=True, tag="LOG"):
+    """`job_id` is another name of `id`."""
+
+    message: str
+    id: Unsigned | None = None
+    job_id: Unsigned | None = None
+    level: str | None = None
+
+
+class GetLogs(Request, kw_only=True, omit_defaults=True, tag="GETLOGS"):
+    id: Unsigned | None = None
+    job_id: Unsigned | None = None
+
+
+class LogsReply(Reply, kw_only=True):
+    id: int
+    logs: list[LogEntry]
+
+
+CleanState = Literal["waiting", "delayed", "completed", "failed"]

@@ -1,0 +1,112 @@
+"""Commands of workers: take jobs, keep them, finish them, give them back.
+
+A delivered job carries a lease `token`. A worker that names it is told `lease lost` when the job is
+no longer its own; one that does not is served by the job's state alone.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from flashq.protocol.base import Mutation, Reply, Request, Unsigned
+from flashq.protocol.objects import JobView, Progress
+
+
+class Pull(Mutation, kw_only=True, omit_defaults=True, tag="PULL"):
+    """Waits up to `timeout` ms (default 60,000; 0 does not wait) for one job."""
+
+    queue: str
+    timeout: Unsigned | None = None
+
+
+class PullReply(Reply, kw_only=True):
+    job: JobView | None
+
+
+class PullBatch(Mutation, kw_only=True, omit_defaults=True, tag="PULLB"):
+    """Up to `count` jobs as soon as there is one."""
+
+    queue: str
+    count: Unsigned
+    timeout: Unsigned | None = None
+
+
+class PullBatchReply(Reply, kw_only=True, omit_defaults=True):
+    """`jobs` is empty after the time-out."""
+
+    ok: bool
+    jobs: list[JobView]
+
+
+class EmptyPullBatchReply(Reply, kw_only=True):
+    """A time-out as the older clients read it."""
+
+    jobs: list[JobView] = []
+    job: None = None
+
+
+class Ack(Mutation, kw_only=True, omit_defaults=True, tag="ACK"):
+    id: Unsigned
+    result: Raw | None = None
+    token: Unsigned | None = None
+
+
+class AckBatch(Mutation, kw_only=True, omit_defaults=True, tag="ACKB"):
+    """`tokens` and `results`, where given, are in line with `ids`; null stands for none."""
+
+    ids: list[Unsigned]
+    tokens: list[Unsigned | None] | None = None
+    results: list[Raw | None] | None = None
+
+
+class AckBatchReply(Reply, kw_only=True, omit_defaults=True):
+    """`ids` has one element: how many were acknowledged. `lost` names the ids that were not."""
+
+    ok: bool
+    ids: list[int]
+    lost: list[int] = []
+    missing_shards: list[int] = []
+
+
+class Fail(Mutation, kw_only=True, omit_defaults=True, tag="FAIL"):
+    id: Unsigned
+    error: str | None = None
+    token: Unsigned | None = None
+
+
+class Release(Mutation, kw_only=True, omit_defaults=True, tag="RELEASE"):
+    """Gives active jobs back to their queue; no attempt is counted."""
+
+    ids: list[Unsigned]
+    tokens: list[Unsigned | None] | None = None
+
+
+class HeartbeatJob(Mutation, kw_only=True, omit_defaults=True, tag="HEARTBEAT"):
+    """`job_id` is another name of `id`."""
+
+    id: Unsigned | None = None
+    job_id: Unsigned | None = None
+    token: Unsigned | None = None
+
+
+class SetProgress(Mutation, kw_only=True, omit_defaults=True, tag="PROGRESS"):
+    """`progress` is rounded, and clamped to 0..100."""
+
+    id: Unsigned
+    progress: int | float
+    message: str | None = None
+    token: Unsigned | None = None
+
+
+class GetProgress(Request, kw_only=True, tag="GETPROGRESS"):
+    id: Unsigned
+
+
+class ProgressReply(Reply, kw_only=True):
+    progress: Progress
+
+
+class MoveToDelayed(Mutation, kw_only=True, omit_defaults=True, tag="MOVETODELAYED"):
+    id: Unsigned
+    delay: Unsigned
+    token: Unsigned | None = None

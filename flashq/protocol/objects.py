@@ -1,0 +1,177 @@
+"""The objects that replies are made of: jobs, queues, crons, log entries, metrics, events."""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+NULL_MSGPACK = b"\xc0"
+NULL_JSON = b"null"
+
+
+class JobView(Struct, kw_only=True, omit_defaults=True):
+    """A job as a reader sees it. Times are Unix milliseconds; 0 means "not set".
+
+    Keys at their defaults are left out. `token` names the current lease, in the reply that hands
+    the job out. `error` is why the job failed; `history` has one entry for each failed attempt.
+    """
+
+    id: int
+    queue: str
+    data: Raw
+    priority: int = 0
+    created_at: int = 0
+    run_at: int = 0
+    started_at: int = 0
+    attempts: int = 0
+    max_attempts: int = 0
+    backoff: int = 0
+    ttl: int = 0
+    timeout: int = 0
+    unique_key: str | None = None
+    depends_on: list[int] = []
+    progress: int = 0
+    progress_msg: str | None = None
+    tags: list[str] = []
+    lifo: bool = False
+    remove_on_complete: bool = False
+    remove_on_fail: bool = False
+    last_heartbeat: int = 0
+    stall_timeout: int = 0
+    stall_count: int = 0
+    parent_id: int | None = None
+    children_ids: list[int] = []
+    children_completed: int = 0
+    custom_id: str | None = None
+    keep_completed_age: int = 0
+    keep_completed_count: int = 0
+    completed_at: int = 0
+    jitter: float = 0.0
+    lost: int = 0
+    token: int | None = None
+    error: str | None = None
+    history: list[Attempt] = []
+
+
+class FullJobView(JobView, kw_only=True, omit_defaults=False):
+    """A job with every key present, for readers of the older protocols."""
+
+
+class Attempt(Struct, kw_only=True, omit_defaults=True):
+    """One failed attempt of a job. `reason` is failed, timeout, stalled or lost."""
+
+    at: int
+    reason: str
+    error: str | None = None
+    started_at: int = 0
+
+
+class StateView(JobView, kw_only=True, omit_defaults=True):
+    """A job beside its state, for lists."""
+
+    state: str
+
+
+class FullStateView(StateView, kw_only=True, omit_defaults=False):
+    """A listed job with every key present, and the same job again under `job`."""
+
+    job: FullJobView
+
+
+class LogEntry(Struct, kw_only=True):
+    timestamp: int
+    message: str
+    level: str
+
+
+class Progress(Struct, kw_only=True):
+    id: int
+    progress: int
+    message: str | None
+
+
+class QueueInfo(Struct, kw_only=True):
+    name: str
+    pending: int
+    processing: int
+    dlq: int
+    paused: bool
+    rate_limit: int | None
+    concurrency_limit: int | None
+
+
+class CronJob(Struct, kw_only=True):
+    """`last_fired` and `next_run` are Unix milliseconds; `tz` is an IANA time zone."""
+
+    name: str
+    queue: str
+    data: Raw
+    schedule: str | None
+    repeat_every: int | None
+    priority: int
+    next_run: int
+    executions: int
+    limit: int | None
+    tz: str | None = None
+
+
+class QueueMetrics(Struct, kw_only=True):
+    name: str
+    pending: int
+    processing: int
+    dlq: int
+    rate_limit: int | None
+
+
+class Metrics(Struct, kw_only=True):
+    """Totals since the data directory was made, or since the server's start with `memory:`."""
+
+    total_pushed: int
+    total_completed: int
+    total_failed: int
+    total_expired: int
+    total_cancelled: int
+    total_retried: int
+    total_timed_out: int
+    total_stalled: int
+    total_lost: int
+    total_evicted: int
+    jobs_per_second: float
+    avg_latency_ms: float
+    queues: list[QueueMetrics]
+
+
+class Event(Struct, kw_only=True, omit_defaults=True):
+    """Something that happened to jobs of one queue, all in the same way at the same time.
+
+    `seq` counts a shard's events within `epoch`; a listener that sees a hole has missed some.
+    `event` is one of EVENTS. `data` holds payloads (pushed) or results (completed), in line with
+    `ids`, when they are sent along.
+    """
+
+    seq: int
+    shard: int
+    epoch: int
+    event: str
+    queue: str
+    at: int
+    ids: list[int]
+    error: str | None = None
+    progress: int | None = None
+    message: str | None = None
+    data: list[Raw | None] | None = None
+
+
+EVENTS = (
+    "pushed",
+    "active",
+    "progress",
+    "completed",
+    "failed",
+    "retrying",
+    "stalled",
+    "timeout",
+    "expired",
+    "cancelled",
+    "delayed",
+    "promoted",
+)

@@ -1,0 +1,135 @@
+"""Commands about whole queues: limits, pause, removal, counts, and their dead letters."""
+
+from __future__ import annotations
+
+from flashq.protocol.base import U32, Durability, Mutation, Reply, Request, Unsigned
+from flashq.protocol.objects import JobView, QueueInfo
+
+
+class Pause(Mutation, kw_only=True, tag="PAUSE"):
+    queue: str
+
+
+class Resume(Mutation, kw_only=True, tag="RESUME"):
+    queue: str
+
+
+class IsPaused(Request, kw_only=True, tag="ISPAUSED"):
+    queue: str
+
+
+class PausedReply(Reply, kw_only=True):
+    paused: bool
+
+
+class SetRateLimit(Mutation, kw_only=True, tag="RATELIMIT"):
+    """At most `limit` deliveries a second, by a token bucket that starts full; 0 stops the queue."""
+
+    queue: str
+    limit: U32
+
+
+class ClearRateLimit(Mutation, kw_only=True, tag="RATELIMITCLEAR"):
+    queue: str
+
+
+class SetConcurrency(Mutation, kw_only=True, tag="SETCONCURRENCY"):
+    """At most `limit` jobs of the queue are active at a time; 0 stops the queue."""
+
+    queue: str
+    limit: U32
+
+
+class ClearConcurrency(Mutation, kw_only=True, tag="CLEARCONCURRENCY"):
+    queue: str
+
+
+class QueueConfig(Mutation, kw_only=True, omit_defaults=True, tag="QUEUECONFIG"):
+    """Sets the named defaults for the queue's later pushes, and gives all of them."""
+
+    queue: str
+    durability: Durability | None = None
+    keep_completed_age: Unsigned | None = None
+    keep_completed_count: Unsigned | None = None
+
+
+class QueueConfigReply(Reply, kw_only=True):
+    durability: str | None
+    keep_completed_age: int
+    keep_completed_count: int
+
+
+class Drain(Mutation, kw_only=True, tag="DRAIN"):
+    """Removes the queue's waiting and delayed jobs."""
+
+    queue: str
+
+
+class Obliterate(Mutation, kw_only=True, tag="OBLITERATE"):
+    """Removes the queue: jobs in every state, keys, limits, pause, and the crons that target it."""
+
+    queue: str
+
+
+class Clean(Mutation, kw_only=True, omit_defaults=True, tag="CLEAN"):
+    """Removes jobs in `state` (waiting, delayed, completed, failed) made at least `grace` ms ago,
+    oldest first, at most `limit`."""
+
+    queue: str
+    grace: Unsigned
+    state: str
+    limit: Unsigned | None = None
+
+
+class Count(Request, kw_only=True, tag="COUNT"):
+    queue: str
+
+
+class GetJobCounts(Request, kw_only=True, tag="GETJOBCOUNTS"):
+    queue: str
+
+
+class JobCountsReply(Reply, kw_only=True):
+    waiting: int
+    active: int
+    delayed: int
+    completed: int
+    failed: int
+    waitingchildren: int
+    waitingparent: int
+
+
+class ListQueues(Request, kw_only=True, tag="LISTQUEUES"):
+    pass
+
+
+class QueuesReply(Reply, kw_only=True, omit_defaults=True):
+    ok: bool
+    queues: list[QueueInfo]
+    missing_shards: list[int] = []
+
+
+class GetDlq(Request, kw_only=True, omit_defaults=True, tag="DLQ"):
+    """The queue's dead letters, oldest failure first; `count` is 100 by default."""
+
+    queue: str
+    count: Unsigned | None = None
+
+
+class DlqReply(Reply, kw_only=True):
+    jobs: list[JobView]
+
+
+class RetryDlq(Mutation, kw_only=True, omit_defaults=True, tag="RETRYDLQ"):
+    queue: str
+    id: Unsigned | None = None
+
+
+class RetriedReply(Reply, kw_only=True):
+    """`ids` has one element: how many were put back into the queue."""
+
+    ids: list[int]
+
+
+class PurgeDlq(Mutation, kw_only=True, tag="PURGEDLQ"):
+    queue: str

@@ -1,0 +1,50 @@
+"""Commands about the server as a whole."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from flashq.protocol.base import Reply, Request
+from flashq.protocol.objects import Metrics
+
+
+class Stats(Request, kw_only=True, tag="STATS"):
+    pass
+
+
+class ShardStats(Struct, kw_only=True, omit_defaults=True):
+    """`unsafe_bytes` is what the log has taken on but storage has not confirmed yet; `bytes` is an
+    estimate of what the jobs take."""
+
+    shard: int
+    epoch: int
+    jobs: int
+    bytes: int
+    sessions: int
+    waiters: int
+    unsafe_bytes: int
+    log_seq: int
+    safe_seq: int
+    mailbox_out: int
+
+
+class StatsReply(Reply, kw_only=True, omit_defaults=True):
+    ok: bool
+    queued: int
+    processing: int
+    delayed: int
+    dlq: int
+    completed: int = 0
+    waiting_dependencies: int = 0
+    shards: list[ShardStats] = []
+    missing_shards: list[int] = []
+
+
+class GetMetrics(Request, kw_only=True, tag="METRICS"):
+    pass
+
+
+class MetricsReply(Reply, kw_only=True, omit_defaults=True):
+    ok: bool
+    metrics: Metrics
+    missing_shards: list[int] = []

@@ -1,0 +1,105 @@
+"""Commands about the connection itself: hello, heartbeat, goodbye, auth, subscriptions.
+
+A session is 16 random bytes that the client says itself. The ZeroMQ identity is only a return
+address: a client that reconnects under another one keeps its session.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
+from flashq.protocol.objects import Event
+
+
+class Hello(Request, kw_only=True, omit_defaults=True, tag="HELLO"):
+    """To the router: makes the client known, so that it hears of shards that come back. A shard
+    answers it too. `client` says who it is, for people."""
+
+    session: SessionId
+    client: str | None = None
+
+
+class HelloReply(Reply, kw_only=True):
+    """`boot` changes when the router (or shard) has been started anew. `epochs` has each shard's
+    epoch, 0 for one that is not ready. Durations are ms."""
+
+    version: str
+    boot: int
+    shard_count: int
+    epochs: list[int]
+    heartbeat_interval: int
+    session_timeout: int
+    batch_jobs_max: int
+    payload_bytes_max: int
+    message_bytes_max: int
+
+
+class Heartbeat(Request, kw_only=True, omit_defaults=True, tag="SESSIONHEARTBEAT"):
+    """To the router, and to each shard that the session holds jobs of or waits on.
+
+    `leases` names the jobs held of that shard, `tokens` their tokens. A lease that two heartbeats
+    do not name goes back to its queue.
+    """
+
+    session: SessionId
+    leases: list[Unsigned] = []
+    tokens: list[Unsigned] = []
+
+
+class HeartbeatReply(Reply, kw_only=True, omit_defaults=True):
+    """From a shard: `lost` names those of `leases` that are no longer the session's. From the
+    router: `boot` and `epochs` as in the reply to hello, so that no announcement can be missed;
+    `known` is false when the router has not had this session's hello."""
+
+    ok: bool
+    lost: list[int] = []
+    boot: int = 0
+    epochs: list[int] = []
+    known: bool = True
+
+
+class Goodbye(Mutation, kw_only=True, omit_defaults=True, tag="GOODBYE"):
+    """Ends the session: its waiting pulls are dropped and its jobs go back at once, uncounted."""
+
+
+class Auth(Request, kw_only=True, tag="AUTH"):
+    token: str
+
+
+class Subscribe(Request, kw_only=True, omit_defaults=True, tag="SUBSCRIBE"):
+    """Events of `queue` (`*` for all) whose name is in `events` (`*` for all), as notices with this
+    request's `corr`, until UNSUBSCRIBE or the session's end. Needs a hello before it."""
+
+    queue: str
+    events: list[str]
+
+
+class Unsubscribe(Request, kw_only=True, tag="UNSUBSCRIBE"):
+    queue: str
+
+
+class ShardNotice(Struct, kw_only=True, tag_field="notice", tag="shard"):
+    """A shard is ready under a new epoch: what was outstanding there has to be repeated."""
+
+    shard: int
+    epoch: int
+
+
+class EventNotice(Struct, kw_only=True, tag_field="notice", tag="event"):
+    event: Event
+
+
+class GapNotice(Struct, kw_only=True, tag_field="notice", tag="gap"):
+    """Events of a shard were missed: those from `first_missed` on, before `next`."""
+
+    shard: int
+    first_missed: int
+    next: int
+
+
+class ClosingNotice(Struct, kw_only=True, tag_field="notice", tag="closing"):
+    """The server is going down; requests are answered with `shutting_down`."""
+
+
+Notice = ShardNotice | EventNotice | GapNotice | ClosingNotice
