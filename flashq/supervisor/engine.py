@@ -1,0 +1,254 @@
+"""Decides what a supervisor does: what to fork, when to restart it, in which order to stop.
+
+Pure: what happens comes in as method calls with a monotonic time, what to do goes out as actions.
+It knows programs by name and nothing of process ids, pipes or signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+RESTART_DELAY_MS: Final = 100
+RESTART_DELAY_MS_MAX: Final = 5000
+STABLE_MS: Final = 10_000
+"""A program that was ready for so long and then dies is not in a crash loop."""
+DRAIN_GRACE_MS: Final = 1000
+"""What a program gets beyond its own drain time-out before it is killed."""
+
+
+class Program(NamedTuple):
+    """One program of a server."""
+
+    name: str
+    drain_stage: int
+    """Programs of a lower stage are stopped, and gone, before those of a higher one."""
+
+
+class Fork(NamedTuple):
+    """Start the program."""
+
+    name: str
+
+
+class Terminate(NamedTuple):
+    """Tell the program to finish."""
+
+    name: str
+
+
+class Kill(NamedTuple):
+    """End the program at once."""
+
+    name: str
+
+
+class Announce(NamedTuple):
+    """Say that the whole server is ready, at these endpoints."""
+
+    endpoints: tuple[str, ...]
+
+
+class Refuse(NamedTuple):
+    """Say why the server cannot start; it then ends."""
+
+    sentence: str
+
+
+class Log(NamedTuple):
+    """Log what happened."""
+
+    text: str
+    is_problem: bool
+
+
+class Exit(NamedTuple):
+    """End the supervisor; every program is gone."""
+
+    status: int
+
+
+Action = Fork | Terminate | Kill | Announce | Refuse | Log | Exit
+
+
+class Phase(Enum):
+    """Where the whole server is in its life."""
+
+    STARTING = auto()
+    UP = auto()
+    DRAINING = auto()
+    GONE = auto()
+
+
+class State(Enum):
+    """Where one program is in its life."""
+
+    AWAY = auto()
+    """Not running: not forked yet, or waiting for its restart, or gone for good."""
+    STARTING = auto()
+    READY = auto()
+
+
+@dataclass(slots=True)
+class _Life:
+    program: Program
+    state: State = State.AWAY
+    endpoints: tuple[str, ...] = ()
+    #: deaths since it was last stable; decides the restart's delay
+    deaths: int = 0
+    #: when it last became ready; meaningful in READY only
+    ready_at_ms: int = 0
+    #: when to fork it again; set only in AWAY and while the server is up
+    restart_at_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Engine:
+    """The supervisor's decisions. After each call, carry out `actions` in order and clear it.
+
+    Args:
+        programs: in the order in which they are forked; names are unique.
+        drain_timeout_ms: what a program has to finish in after it was told to.
+    """
+
+    programs: Sequence[Program]
+    drain_timeout_ms: int
+    actions: list[Action] = field(default_factory=list)
+    phase: Phase = Phase.STARTING
+    _lives: dict[str, _Life] = field(init=False)
+    #: the stage that is being stopped; meaningful in DRAINING only
+    _stage: int = -1
+    #: when what is left of the stage is killed; None once that has been done
+    _kill_at_ms: int | None = None
+    #: what the supervisor exits with
+    _status: int = 0
+
+    def __post_init__(self) -> None:
+        self._lives = {program.name: _Life(program) for program in self.programs}
+        assert len(self._lives) == len(self.programs), "names of programs are unique"
+
+    def start(self) -> None:
+        """Fork everything, in order; each program waits by itself for those it needs."""
+        for life in self._lives.values():
+            self._fork(life)
+
+    def ready(self, name: str, endpoints: tuple[str, ...], mono_ms: int) -> None:
+        """A program takes requests.
+
+        Args:
+            name: which.
+            endpoints: what it wants people to know.
+            mono_ms: now.
+        """
+        life = self._lives[name]
+        life.state, life.endpoints, life.ready_at_ms = State.READY, endpoints, mono_ms
+        if self.phase is Phase.UP:
+            self.actions.append(Log(f"{name} is ready again", is_problem=False))
+        elif self.phase is Phase.STARTING and self._all_ready():
+            self.phase = Phase.UP
+            lives = self._lives.values()
+            self.actions.append(Announce(tuple(line for each in lives for line in each.endpoints)))
+
+    def failed(self, name: str, sentence: str, mono_ms: int) -> None:
+        """A program said why it cannot run; its end follows. Before the server was up, that stops
+        the server: what is wrong at the first start is wrong at the second one too."""
+        text = f"{name} cannot start: {sentence}"
+        if self.phase is Phase.STARTING:
+            self._refuse(text, mono_ms)
+        elif self.phase is Phase.UP:
+            self.actions.append(Log(text, is_problem=True))
+
+    def exited(self, name: str, how: str, mono_ms: int) -> None:
+        """A program's process has ended.
+
+        Args:
+            name: which.
+            how: the end of a sentence, as in `was killed by SIGKILL`.
+            mono_ms: now.
+        """
+        life = self._lives[name]
+        was_stable = life.state is State.READY and mono_ms - life.ready_at_ms >= STABLE_MS
+        life.state = State.AWAY
+        if self.phase is Phase.STARTING:
+            self._refuse(f"{name} {how} before the server was ready", mono_ms)
+        elif self.phase is Phase.UP:
+            life.deaths = 1 if was_stable else life.deaths + 1
+            self._plan_restart(life, how, mono_ms)
+        elif self.phase is Phase.DRAINING:
+            self._next_stage(mono_ms)
+
+    def stop(self, mono_ms: int) -> None:
+        """Somebody wants the server to end; who asks twice does not want to wait."""
+        if self.phase is not Phase.DRAINING:
+            self._drain(mono_ms, status=0)
+            return
+        self._kill_at_ms = None
+        self.actions.extend(Kill(life.program.name) for life in self._running())
+
+    def tick(self, mono_ms: int) -> None:
+        """Do what is due: restarts, and the end of patience with a stage that drains."""
+        for life in self._lives.values():
+            if life.restart_at_ms is not None and life.restart_at_ms <= mono_ms:
+                self._fork(life)
+        if self._kill_at_ms is not None and self._kill_at_ms <= mono_ms:
+            self._kill_at_ms = None
+            for life in self._running(self._stage):
+                name = life.program.name
+                text = f"{name} did not finish within {self.drain_timeout_ms} ms and is killed"
+                self.actions += [Log(text, is_problem=True), Kill(name)]
+
+    def next_deadline_ms(self) -> int | None:
+        """Return when `tick` has something to do, or None if only an event can bring that."""
+        due = [life.restart_at_ms for life in self._lives.values()] + [self._kill_at_ms]
+        return min((at for at in due if at is not None), default=None)
+
+    def _fork(self, life: _Life) -> None:
+        life.state, life.restart_at_ms = State.STARTING, None
+        self.actions.append(Fork(life.program.name))
+
+    def _all_ready(self) -> bool:
+        return all(life.state is State.READY for life in self._lives.values())
+
+    def _running(self, stage: int | None = None) -> list[_Life]:
+        return [
+            life
+            for life in self._lives.values()
+            if life.state is not State.AWAY and stage in (None, life.program.drain_stage)
+        ]
+
+    def _plan_restart(self, life: _Life, how: str, mono_ms: int) -> None:
+        """The first restart is immediate, then the delay doubles up to its bound."""
+        delay_ms = 0
+        text = f"{life.program.name} {how}; it is started again"
+        if life.deaths > 1:
+            delay_ms = min(RESTART_DELAY_MS << min(life.deaths - 2, 16), RESTART_DELAY_MS_MAX)
+            text += f" in {delay_ms} ms, since that is death {life.deaths} in a row"
+        self.actions.append(Log(text, is_problem=True))
+        life.restart_at_ms = mono_ms + delay_ms
+        self.tick(mono_ms)
+
+    def _refuse(self, sentence: str, mono_ms: int) -> None:
+        self.actions.append(Refuse(sentence))
+        self._drain(mono_ms, status=1)
+
+    def _drain(self, mono_ms: int, status: int) -> None:
+        self.phase, self._status = Phase.DRAINING, status
+        for life in self._lives.values():
+            life.restart_at_ms = None
+        self._next_stage(mono_ms)
+
+    def _next_stage(self, mono_ms: int) -> None:
+        """Stop the lowest stage that still runs, if it is not the one that is being stopped."""
+        running = self._running()
+        if not running:
+            self.phase, self._kill_at_ms = Phase.GONE, None
+            self.actions.append(Exit(self._status))
+            return
+        stage = min(life.program.drain_stage for life in running)
+        if stage == self._stage:
+            return
+        self._stage = stage
+        self._kill_at_ms = mono_ms + self.drain_timeout_ms + DRAIN_GRACE_MS
+        self.actions.extend(Terminate(life.program.name) for life in self._running(stage))

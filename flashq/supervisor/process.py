@@ -1,0 +1,253 @@
+"""The process behind `flashq serve`: forks the programs of a server and waits for their ends.
+
+Owns process ids, readiness pipes and signals; what to do with them the engine decides. This process
+forks again and again, so it never makes a ZeroMQ, asyncio, thread or pool object: children of a
+process that had initialised such a library crashed. It imports everything once, so that its
+children share the memory of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import FrameType
+from typing import Final, NamedTuple, NoReturn
+
+from setproctitle import setproctitle
+
+from flashq.clock import SystemClock
+from flashq.config import Settings, flag_parser, names_without_effect, settings_of
+from flashq.errors import FlashQError
+from flashq.lifecycle import (
+    READY_WORD,
+    REPORT_BYTES_MAX,
+    Lifecycle,
+    PipeReport,
+    Report,
+    TerminalReport,
+    carry_out,
+)
+from flashq.observability.logging import configure_log, log_of
+from flashq.supervisor.engine import (
+    Announce,
+    Engine,
+    Exit,
+    Fork,
+    Kill,
+    Log,
+    Program,
+    Refuse,
+    Terminate,
+)
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+HANDLED_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class ProgramSpec(NamedTuple):
+    """A program to supervise."""
+
+    name: str
+    """Also its process title, as in `flashq-shard 3`."""
+    drain_stage: int
+    """Lower stages are stopped first."""
+    run: Callable[[Lifecycle], None]
+    """Called in the forked child; returns after a drain."""
+
+
+class Supervisor:
+    """Keeps programs running until it is told to stop.
+
+    Args:
+        specs: the programs, in the order in which they are forked.
+        drain_timeout_ms: what a program has to finish in.
+        report: where the server's own start is reported.
+    """
+
+    def __init__(self, specs: Sequence[ProgramSpec], drain_timeout_ms: int, report: Report) -> None:
+        programs = [Program(spec.name, spec.drain_stage) for spec in specs]
+        self._specs = {spec.name: spec for spec in specs}
+        self._engine = Engine(programs, drain_timeout_ms)
+        self._report = report
+        self._clock = SystemClock()
+        self._log = log_of("flashq serve")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._pid = os.getpid()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        #: by name: the children that have not been waited for yet
+        self._pids: dict[str, int] = {}
+        #: by descriptor: who has not said yet how its start went
+        self._pipes: dict[int, str] = {}
+
+    def run(self) -> int:
+        """Start everything, and return the exit status once everything is gone."""
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, _wake)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()
+        self._engine.start()
+        while (status := self._carry_out()) is None:
+            readable = self._wait()
+            numbers = self._signals() if self._wake_read in readable else b""
+            for fd in readable - {self._wake_read}:
+                self._take_report(fd)
+            if signal.SIGCHLD in numbers:
+                self._reap()
+            for _ in (number for number in numbers if number in STOP_SIGNALS):
+                self._report.stopping()
+                self._engine.stop(self._clock.mono_ms())
+            self._engine.tick(self._clock.mono_ms())
+        return status
+
+    def _carry_out(self) -> int | None:
+        """Do what the engine decided; return the exit status if that was the last of it."""
+        actions, self._engine.actions = self._engine.actions, []
+        for action in actions:
+            match action:
+                case Fork(name):
+                    self._fork(self._specs[name])
+                case Terminate(name):
+                    os.kill(self._pids[name], signal.SIGTERM)
+                case Kill(name):
+                    os.kill(self._pids[name], signal.SIGKILL)
+                case Announce(endpoints):
+                    self._report.ready(endpoints)
+                case Refuse(sentence):
+                    self._report.failed(sentence)
+                case Log(text, is_problem):
+                    (self._log.warning if is_problem else self._log.info)(text)
+                case Exit(status):
+                    return status
+        return None
+
+    def _wait(self) -> set[int]:
+        """Wait for a signal, a report or the engine's next deadline; return what is readable."""
+        poll = select.poll()
+        for fd in (self._wake_read, *self._pipes):
+            poll.register(fd, select.POLLIN)
+        deadline_ms = self._engine.next_deadline_ms()
+        if deadline_ms is not None:
+            deadline_ms = max(0, deadline_ms - self._clock.mono_ms())
+        return {fd for fd, _ in poll.poll(deadline_ms)}
+
+    def _signals(self) -> bytes:
+        """Return the numbers of the signals since the last call, as the interpreter wrote them."""
+        return os.read(self._wake_read, 4096)
+
+    def _take_report(self, fd: int) -> None:
+        name = self._pipes.pop(fd)
+        line = os.read(fd, REPORT_BYTES_MAX).decode(errors="replace").rstrip("\n")
+        os.close(fd)
+        word, *rest = line.split("\t")
+        if word == READY_WORD:
+            self._engine.ready(name, tuple(rest), self._clock.mono_ms())
+        elif word:
+            self._engine.failed(name, "\t".join(rest), self._clock.mono_ms())
+
+    def _reap(self) -> None:
+        """Wait for the children that have ended; what such a child last reported comes first."""
+        for name, pid in list(self._pids.items()):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            del self._pids[name]
+            for fd in [fd for fd, owner in self._pipes.items() if owner == name]:
+                self._take_report(fd)
+            self._engine.exited(name, _how_it_ended(status), self._clock.mono_ms())
+
+    def _fork(self, spec: ProgramSpec) -> None:
+        """Fork a program. Signals wait until the child has forgotten its parent's handlers."""
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            self._become(spec, write_fd, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(write_fd)
+        self._pids[spec.name], self._pipes[read_fd] = pid, spec.name
+
+    def _become(self, spec: ProgramSpec, fd: int, mask: set[signal.Signals | int]) -> NoReturn:
+        """Turn this forked copy of the supervisor into a program, and end with its status.
+
+        SIGTERM, not SIGKILL, follows a supervisor's death: a program that drains loses nothing.
+        """
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            os.closerange(3, fd)
+            os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if os.getppid() == self._pid:  # else the supervisor died before the request above
+                setproctitle(spec.name)
+                status = carry_out(spec.run, Lifecycle(PipeReport(fd), supervised=True))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def _wake(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the interpreter has written the signal's number to the wake-up pipe."""
+
+
+def _how_it_ended(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with status {code}"
+
+
+def server_programs(settings: Settings) -> list[ProgramSpec]:
+    """Return the programs of a whole server: the coordinator, its shards, the router.
+
+    Their code is imported here and not with this module, which tests use with other programs.
+    """
+    from flashq.coordinator import process as coordinator
+    from flashq.router import process as router
+    from flashq.shard import process as shard
+
+    return [
+        ProgramSpec("flashq-coordinator", 2, partial(coordinator.run, settings)),
+        *(
+            ProgramSpec(f"flashq-shard {index}", 1, partial(shard.run, settings, index))
+            for index in range(settings.shards)
+        ),
+        ProgramSpec("flashq-router", 0, partial(router.run, settings)),
+    ]
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Run `flashq serve` and return its exit status.
+
+    Args:
+        argv: the flags behind `flashq serve`; None takes the process's own.
+        environ: the environment.
+    """
+    parser = flag_parser("flashq serve", "Run router, shards and coordinator under one supervisor.")
+    arguments = parser.parse_args(argv)
+    report = TerminalReport("flashq serve", environ.get("NOTIFY_SOCKET"))
+    try:
+        settings = settings_of(arguments, environ)
+        settings.run().create()
+    except FlashQError as error:
+        report.failed(str(error))
+        return 1
+    configure_log(settings.log_level, settings.log_format)
+    for name in names_without_effect(environ):
+        log_of("flashq serve").info(f"{name} has no effect: this version has no gateway")
+    setproctitle("flashq serve")
+    return Supervisor(server_programs(settings), settings.drain_timeout_ms, report).run()
