@@ -116,9 +116,9 @@ class Supervisor:
                 case Fork(name):
                     self._fork(self._specs[name])
                 case Terminate(name):
-                    os.kill(self._pids[name], signal.SIGTERM)
+                    self._signal(name, signal.SIGTERM)
                 case Kill(name):
-                    os.kill(self._pids[name], signal.SIGKILL)
+                    self._signal(name, signal.SIGKILL)
                 case Announce(endpoints):
                     self._report.ready(endpoints)
                 case Refuse(sentence):
@@ -128,6 +128,11 @@ class Supervisor:
                 case Exit(status):
                     return status
         return None
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal, unless the child was waited for after the engine had decided on it."""
+        if name in self._pids:
+            os.kill(self._pids[name], number)
 
     def _wait(self) -> set[int]:
         """Wait for a signal, a report or the engine's next deadline; return what is readable."""
@@ -195,9 +200,11 @@ class Supervisor:
                 setproctitle(spec.name)
                 status = carry_out(spec.run, Lifecycle(PipeReport(fd), supervised=True))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
 
 
 def _wake(_number: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,175 @@
+"""`flashq.supervisor.process` with real forks: restarts, drains, refusals, dead parents."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+Start = Callable[..., "Server"]
+
+
+class Server:
+    """A supervisor in a process of its own, and what its programs told so far."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.supervised", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pids: dict[str, int] = {}
+
+    def until(self, wanted: str) -> list[str]:
+        """Read lines up to the wanted one, and return them."""
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            text = line.rstrip("\n")
+            lines.append(text)
+            if text.startswith("+"):
+                name, pid = text[1:].split()
+                self.pids[name] = int(pid)
+                text = f"+{name}"
+            if text == wanted:
+                return lines
+        raise AssertionError(f"{wanted!r} never came; lines: {lines}, {self.errors()}")
+
+    def rest(self) -> list[str]:
+        """Read all lines until every process has closed its output."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read().splitlines()
+
+    def errors(self) -> str:
+        """Return all that was written to standard error."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def end(self) -> None:
+        """End whatever still runs, by id."""
+        for fd in map(pidfd_of, (self.process.pid, *self.pids.values())):
+            if fd is not None:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                os.close(fd)
+        self.process.communicate()
+
+
+def pidfd_of(pid: int) -> int | None:
+    """Return a descriptor of a process, or None if it is gone."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return what starts a server, and end it after the test."""
+    servers: list[Server] = []
+
+    def started(*arguments: str) -> Server:
+        servers.append(Server(*arguments))
+        return servers[-1]
+
+    yield started
+    for server in servers:
+        server.end()
+
+
+def test_endpoints_then_ready_then_an_ordered_drain(start: Start) -> None:
+    """The life of a server that nothing happens to: SIGTERM ends it with 0, router first."""
+    server = start()
+    lines = server.until("ready")
+    assert lines[-4:] == [
+        "endpoint of coordinator",
+        "endpoint of shard",
+        "endpoint of router",
+        "ready",
+    ]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0
+
+
+def test_a_killed_program_is_started_again(start: Start) -> None:
+    """SIGKILL of a shard: a new process takes its place, and the server goes on."""
+    server = start()
+    server.until("ready")
+    first = server.pids["shard"]
+    os.kill(first, signal.SIGKILL)
+    server.until("+shard")
+    assert server.pids["shard"] != first
+    server.process.send_signal(signal.SIGINT)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0
+    assert "shard was killed by SIGKILL; it is started again" in server.errors()
+
+
+def test_a_program_that_cannot_start_ends_the_server_with_its_sentence(start: Start) -> None:
+    """A port in use is one sentence on the terminal and a status that is not 0."""
+    server = start("router", "refuse")
+    assert "ready" not in server.rest()
+    assert server.process.wait() == 1
+    assert server.errors() == "server: router cannot start: its port is in use\n"
+
+
+def test_a_program_that_dies_at_its_start_ends_the_server(start: Start) -> None:
+    """Also a crash without a word is told, with the signal's name."""
+    server = start("shard", "die")
+    server.rest()
+    assert server.process.wait() == 1
+    assert "shard was killed by SIGABRT before the server was ready" in server.errors()
+
+
+def test_a_program_that_hangs_is_killed_and_the_server_still_ends_with_0(start: Start) -> None:
+    """A drain has an end, whatever a program does."""
+    server = start("shard", "hang")
+    server.until("ready")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.rest() == ["-router", "-coordinator"]
+    assert server.process.wait() == 0
+    assert "shard did not finish within 200 ms and is killed" in server.errors()
+
+
+def test_programs_drain_when_their_supervisor_is_killed(start: Start) -> None:
+    """SIGKILL of the supervisor: nobody is left behind who holds sockets and locks."""
+    server = start()
+    server.until("ready")
+    waiting = [fd for fd in map(pidfd_of, server.pids.values()) if fd is not None]
+    assert len(waiting) == 3
+    server.process.kill()
+    for fd in waiting:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        assert poll.poll()  # readable once the process has ended
+        os.close(fd)
+    assert sorted(server.rest()) == ["-coordinator", "-router", "-shard"]
+
+
+def test_a_program_inherits_no_descriptor_but_its_own(start: Start) -> None:
+    """A shard that held its sister's readiness pipe would keep the supervisor from seeing its end.
+
+    Left are the standard three, the readiness pipe, the program's wake-up pipe, and the directory
+    that is being listed.
+    """
+    server = start("router", "fds")
+    listed = next(line for line in server.until("ready") if line.startswith("fds "))
+    descriptors = listed.split()[1:]
+    assert descriptors[:3] == ["0", "1", "2"]
+    assert len(descriptors) == 3 + 1 + 2 + 1
+
+
+def test_the_terminals_interrupt_reaches_everybody_and_still_drains_in_order(start: Start) -> None:
+    """Ctrl-C goes to the whole group of the terminal: only the supervisor acts on it."""
+    server = start()
+    server.until("ready")
+    for pid in (*server.pids.values(), server.process.pid):
+        os.kill(pid, signal.SIGINT)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0

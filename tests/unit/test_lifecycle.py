@@ -1,0 +1,189 @@
+"""`flashq.lifecycle`: reports of a start, signals that wake a poller, and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flashq.config import Settings, flag_parser
+from flashq.errors import ConfigError
+from flashq.lifecycle import (
+    REPORT_BYTES_MAX,
+    Lifecycle,
+    PipeReport,
+    TerminalReport,
+    carry_out,
+    run_alone,
+)
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Give the test's process its own signal handlers back."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def readable(fd: int, timeout_ms: int = 0) -> bool:
+    """Return whether a poller would wake up for the descriptor."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
+
+
+def test_a_stop_signal_sets_the_flag_and_wakes_the_poller() -> None:
+    """A handler by itself does not end a ZeroMQ poll: an idle shard would never see SIGTERM."""
+    life = Lifecycle(TerminalReport("flashq-shard"))
+    life.install()
+    assert not life.stopping
+    assert not readable(life.wake_fd)
+    signal.raise_signal(signal.SIGTERM)
+    assert life.stopping
+    assert readable(life.wake_fd)
+    life.clear_wake()
+    assert not readable(life.wake_fd)
+    assert life.stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_the_terminals_signals_are_the_supervisors_business(number: signal.Signals) -> None:
+    """Ctrl-C reaches every process of the terminal at once; if all obeyed, the coordinator would
+    be gone before the shards have drained."""
+    supervised = Lifecycle(TerminalReport("flashq-shard"), supervised=True)
+    supervised.install()
+    signal.raise_signal(number)
+    assert not supervised.stopping
+    alone = Lifecycle(TerminalReport("flashq-shard"))
+    alone.install()
+    signal.raise_signal(number)
+    assert alone.stopping
+
+
+def test_a_supervised_program_says_one_line() -> None:
+    """The supervisor reads one line per start; a failure after ready has nobody to read it."""
+    read_fd, write_fd = os.pipe()
+    report = PipeReport(write_fd)
+    report.ready(("tcp://127.0.0.1:6788", "ipc:///run/router.sock"))
+    report.failed("too late")
+    with os.fdopen(read_fd) as pipe:
+        assert pipe.read() == "ready\ttcp://127.0.0.1:6788\tipc:///run/router.sock\n"
+
+
+def test_a_failure_is_one_line_of_bounded_size() -> None:
+    """A line beyond PIPE_BUF may arrive in pieces, and a newline would end it early."""
+    read_fd, write_fd = os.pipe()
+    PipeReport(write_fd).failed("line\nline\ttab " + "x" * 10_000)
+    with os.fdopen(read_fd) as pipe:
+        line = pipe.read()
+    assert line.startswith("failed\tline line tab xxx")
+    assert len(line) == REPORT_BYTES_MAX
+    assert line.count("\n") == 1
+
+
+def test_a_supervisor_that_is_gone_is_no_error() -> None:
+    """A program that became ready while its supervisor died still has to drain."""
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    PipeReport(write_fd).ready(())
+
+
+def test_by_hand_each_endpoint_is_printed_and_then_ready(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Scripts wait for the line `ready`."""
+    Lifecycle(TerminalReport("flashq-router")).ready("tcp://127.0.0.1:6788", "ipc:///r.sock")
+    assert capsys.readouterr().out == "tcp://127.0.0.1:6788\nipc:///r.sock\nready\n"
+
+
+def test_systemd_is_told_ready_and_stopping(tmp_path: Path) -> None:
+    """A unit of Type=notify is up when it is ready, and stopping is told once."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        life = Lifecycle(TerminalReport("flashq-router", address))
+        life.install()
+        life.ready()
+        signal.raise_signal(signal.SIGTERM)
+        assert life.stopping
+        assert life.stopping
+        systemd.setblocking(False)
+        assert systemd.recv(100) == b"READY=1"
+        assert systemd.recv(100) == b"STOPPING=1"
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+
+
+def test_systemds_abstract_address_is_understood() -> None:
+    """In some containers NOTIFY_SOCKET starts with @, which stands for a zero byte."""
+    name = f"flashq-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name)
+        TerminalReport("flashq-router", "@" + name).ready(())
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_a_drained_program_ends_with_0() -> None:
+    """systemd and the supervisor take everything else for a failure."""
+    assert carry_out(lambda life: life.ready(), Lifecycle(TerminalReport("x"))) == 0
+
+
+def test_what_a_program_cannot_run_with_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A lock that another process holds is no reason for a traceback."""
+
+    def run(_life: Lifecycle) -> None:
+        raise ConfigError("router runs already")
+
+    assert carry_out(run, Lifecycle(TerminalReport("flashq-router"))) == 1
+    assert capsys.readouterr().err == "flashq-router: router runs already\n"
+
+
+def test_an_unforeseen_error_is_reported_with_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Our own mistake has to be found by whoever reads the log."""
+
+    def run(_life: Lifecycle) -> None:
+        raise RuntimeError("surprise")
+
+    assert carry_out(run, Lifecycle(TerminalReport("flashq-router"))) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.endswith("flashq-router: RuntimeError: surprise\n")
+
+
+def alone(argv: list[str], seen: list[Settings]) -> int:
+    """Run a program that only notes its settings."""
+    arguments: argparse.Namespace = flag_parser("flashq-router", "Routes.").parse_args(argv)
+    return run_alone(
+        "flashq-router", arguments, lambda settings, _life: seen.append(settings), environ={}
+    )
+
+
+def test_a_program_started_alone_gets_its_settings() -> None:
+    """systemd starts each program by itself, with flags and environment."""
+    seen: list[Settings] = []
+    assert alone(["--shards", "2"], seen) == 0
+    assert [settings.shards for settings in seen] == [2]
+
+
+def test_a_setting_out_of_bounds_ends_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence names value and bounds, and the program does not run."""
+    seen: list[Settings] = []
+    assert alone(["--shards", "0"], seen) == 1
+    assert seen == []
+    assert capsys.readouterr().err == (
+        'flashq-router: --shards is "0", but must be a whole number from 1 to 1024 processes\n'
+    )

@@ -1,0 +1,236 @@
+"""`flashq.supervisor.engine`: what is forked, restarted and stopped, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+
+from flashq.supervisor.engine import (
+    DRAIN_GRACE_MS,
+    RESTART_DELAY_MS,
+    RESTART_DELAY_MS_MAX,
+    STABLE_MS,
+    Action,
+    Announce,
+    Engine,
+    Exit,
+    Fork,
+    Kill,
+    Log,
+    Program,
+    Refuse,
+    Terminate,
+)
+
+DRAIN_MS = 5000
+NAMES = ["coordinator", "shard 0", "shard 1", "router"]
+
+
+def an_engine() -> Engine:
+    """Return the supervisor of a small server, in the order of its forks."""
+    stages = {"coordinator": 2, "shard 0": 1, "shard 1": 1, "router": 0}
+    return Engine([Program(name, stages[name]) for name in NAMES], DRAIN_MS)
+
+
+def a_running_engine() -> Engine:
+    """Return a supervisor whose server is up since time 0."""
+    engine = an_engine()
+    engine.start()
+    for name in NAMES:
+        engine.ready(name, (), 0)
+    taken(engine)
+    return engine
+
+
+def taken(engine: Engine) -> list[Action]:
+    """Return what the engine has decided since the last call."""
+    actions, engine.actions = engine.actions, []
+    return actions
+
+
+def without_logs(engine: Engine) -> list[Action]:
+    """Return what the engine has decided to do, without what it says about that."""
+    return [action for action in taken(engine) if not isinstance(action, Log)]
+
+
+def test_everything_is_forked_in_order_and_announced_once_all_are_ready() -> None:
+    """`ready` on the terminal promises that a client can connect and be served."""
+    engine = an_engine()
+    engine.start()
+    assert taken(engine) == [Fork(name) for name in NAMES]
+    engine.ready("router", ("tcp://127.0.0.1:6788", "ipc:///run/router.sock"), 1)
+    engine.ready("coordinator", (), 2)
+    engine.ready("shard 1", (), 3)
+    assert taken(engine) == []
+    engine.ready("shard 0", (), 4)
+    assert taken(engine) == [Announce(("tcp://127.0.0.1:6788", "ipc:///run/router.sock"))]
+    assert engine.next_deadline_ms() is None
+
+
+def test_the_first_death_is_followed_by_a_restart_at_once() -> None:
+    """A shard killed with SIGKILL is away for as short as possible."""
+    engine = a_running_engine()
+    engine.exited("shard 1", "was killed by SIGKILL", 100)
+    log, fork = taken(engine)
+    assert log == Log("shard 1 was killed by SIGKILL; it is started again", is_problem=True)
+    assert fork == Fork("shard 1")
+    engine.ready("shard 1", (), 150)
+    assert taken(engine) == [Log("shard 1 is ready again", is_problem=False)]
+
+
+def test_a_crash_loop_backs_off_up_to_a_bound_and_is_reported() -> None:
+    """A program that dies at each start must not take the whole machine for its restarts."""
+    engine = a_running_engine()
+    now, delays = 0, []
+    for _ in range(9):
+        engine.exited("shard 0", "ended with status 1", now)
+        due = engine.next_deadline_ms()
+        delays.append(0 if due is None else due - now)
+        now = now if due is None else due
+        engine.tick(now)
+    assert delays == [0, *(RESTART_DELAY_MS * 2**n for n in range(6)), *[RESTART_DELAY_MS_MAX] * 2]
+    actions = taken(engine)
+    assert actions.count(Fork("shard 0")) == 9
+    text = (
+        "shard 0 ended with status 1; it is started again in 200 ms, since that is death 3 in a row"
+    )
+    assert Log(text, is_problem=True) in actions
+
+
+def test_a_program_that_was_stable_is_not_in_a_crash_loop() -> None:
+    """Deaths days apart each get an immediate restart."""
+    engine = a_running_engine()
+    for now in (STABLE_MS, 3 * STABLE_MS, 5 * STABLE_MS):
+        engine.exited("router", "was killed by SIGKILL", now)
+        assert without_logs(engine) == [Fork("router")]
+        engine.ready("router", (), now)
+        taken(engine)
+
+
+def test_a_restart_is_not_made_before_its_time() -> None:
+    """A wake-up for another reason must not shorten a delay."""
+    engine = a_running_engine()
+    engine.exited("shard 0", "ended with status 1", 0)
+    engine.exited("shard 0", "ended with status 1", 0)
+    taken(engine)
+    engine.tick(RESTART_DELAY_MS - 1)
+    assert taken(engine) == []
+    engine.tick(RESTART_DELAY_MS)
+    assert taken(engine) == [Fork("shard 0")]
+
+
+def test_stop_drains_router_then_shards_then_coordinator() -> None:
+    """The router stops taking requests while shards can answer, and shards finish while the
+    coordinator still takes their records."""
+    engine = a_running_engine()
+    engine.stop(0)
+    assert taken(engine) == [Terminate("router")]
+    engine.exited("router", "ended with status 0", 10)
+    assert taken(engine) == [Terminate("shard 0"), Terminate("shard 1")]
+    engine.exited("shard 1", "ended with status 0", 20)
+    assert taken(engine) == []
+    engine.exited("shard 0", "ended with status 0", 30)
+    assert taken(engine) == [Terminate("coordinator")]
+    engine.exited("coordinator", "ended with status 0", 40)
+    assert taken(engine) == [Exit(0)]
+    assert engine.next_deadline_ms() is None
+
+
+def test_what_does_not_drain_in_time_is_killed() -> None:
+    """A hanging shard must not keep the server from ending, and the others still drain."""
+    engine = a_running_engine()
+    engine.stop(0)
+    engine.exited("router", "ended with status 0", 10)
+    engine.exited("shard 0", "ended with status 0", 20)
+    taken(engine)
+    due = engine.next_deadline_ms()
+    assert due == 10 + DRAIN_MS + DRAIN_GRACE_MS
+    engine.tick(due)
+    assert taken(engine) == [
+        Log("shard 1 did not finish within 5000 ms and is killed", is_problem=True),
+        Kill("shard 1"),
+    ]
+    assert engine.next_deadline_ms() is None
+    engine.exited("shard 1", "was killed by SIGKILL", due + 1)
+    assert taken(engine) == [Terminate("coordinator")]
+
+
+def test_whoever_asks_twice_does_not_want_to_wait() -> None:
+    """Ctrl-C twice ends a server that drains too slowly for its user."""
+    engine = a_running_engine()
+    engine.stop(0)
+    taken(engine)
+    engine.stop(1)
+    assert taken(engine) == [Kill(name) for name in NAMES]
+    for name in NAMES:
+        engine.exited(name, "was killed by SIGKILL", 2)
+    assert taken(engine)[-1] == Exit(0)
+
+
+def test_nothing_is_restarted_while_draining() -> None:
+    """A shard that dies in the drain, or waits for its restart when it begins, is gone."""
+    engine = a_running_engine()
+    engine.exited("shard 0", "ended with status 1", 0)
+    engine.exited("shard 0", "ended with status 1", 0)
+    engine.stop(1)
+    engine.exited("shard 1", "was killed by SIGKILL", 2)
+    taken(engine)
+    engine.tick(10_000)
+    assert without_logs(engine) == [Kill("router")]
+    engine.exited("router", "was killed by SIGKILL", 10_001)
+    assert taken(engine) == [Terminate("coordinator")]
+
+
+def test_a_program_that_cannot_start_stops_the_server_with_its_sentence() -> None:
+    """The port is in use: that is said once, and the exit status is not 0."""
+    engine = an_engine()
+    engine.start()
+    engine.ready("coordinator", (), 0)
+    taken(engine)
+    engine.failed("router", "port 6788 is in use", 1)
+    sentence = "router cannot start: port 6788 is in use"
+    assert taken(engine) == [Refuse(sentence), Terminate("router")]
+    engine.failed("shard 0", "there is no coordinator", 2)
+    for name in reversed(NAMES):
+        engine.exited(name, "ended with status 1", 3)
+    actions = taken(engine)
+    assert actions[-1] == Exit(1)
+    assert not any(isinstance(action, Refuse) for action in actions)
+
+
+def test_a_program_that_dies_without_a_word_at_the_start_stops_the_server() -> None:
+    """A segmentation fault at import is reported as what it is, and not repeated for ever."""
+    engine = an_engine()
+    engine.start()
+    taken(engine)
+    engine.exited("shard 0", "was killed by SIGSEGV", 1)
+    assert taken(engine) == [
+        Refuse("shard 0 was killed by SIGSEGV before the server was ready"),
+        Terminate("router"),
+    ]
+
+
+def test_a_restarted_program_that_cannot_start_is_logged_and_tried_again() -> None:
+    """A full table of processes or a lock still held passes; the server that is up stays up."""
+    engine = a_running_engine()
+    engine.exited("router", "was killed by SIGKILL", 0)
+    taken(engine)
+    engine.failed("router", "port 6788 is in use", 1)
+    engine.exited("router", "ended with status 1", 2)
+    assert taken(engine)[0] == Log("router cannot start: port 6788 is in use", is_problem=True)
+    assert engine.next_deadline_ms() == 2 + RESTART_DELAY_MS
+
+
+def test_stop_before_the_server_is_up_ends_with_status_0() -> None:
+    """SIGTERM right after the start is a stop like any other."""
+    engine = an_engine()
+    engine.start()
+    engine.stop(0)
+    for name in reversed(NAMES):
+        engine.exited(name, "was killed by SIGTERM", 1)
+    assert taken(engine)[-1] == Exit(0)
+
+
+def test_names_are_unique() -> None:
+    """Two programs of one name would share one process id."""
+    with pytest.raises(AssertionError, match="unique"):
+        Engine([Program("router", 0), Program("router", 0)], DRAIN_MS)
