@@ -1,0 +1,590 @@
+"""One client's conversation with a flashq server, without any I/O.
+
+Owns request numbers, routing, repeats, deadlines, heartbeats and leases. A shell (`sync_client`,
+`async_client`) owns the socket and the clock, and drives this object:
+
+    opened(now)                 a fresh socket is there
+    request(call, now, ms)      -> corr; its outcome comes as a `Completed` event
+    receive(frames, now)        a message arrived
+    tick(now)                   time went by; `next_deadline()` says when it matters next
+    data_to_send()              -> messages to send now
+    events()                    -> what happened; after `data_to_send`, which can cause some
+
+Time is monotonic milliseconds and an argument; session ids come from a callable. The rules:
+
+* A request that changes state carries the session and a number, and is repeated under the same
+  number whenever an answer may have got lost: after a reconnect, a restarted router, or a new epoch
+  of its shard. The server never carries it out twice.
+* "Nothing happened" errors (busy, starting, ...) are repeated with backoff until the deadline.
+* A delivery that nobody waits for any more is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+
+from flashq.client.calls import Call, prepare, verdict_of
+from flashq.client.happenings import (
+    AnyHappening,
+    Completed,
+    Connected,
+    Disconnected,
+    EventsInterrupted,
+    LeasesLost,
+    Malformed,
+    NoticeReceived,
+    ServerClosing,
+    SubscriptionRefused,
+)
+from flashq.client.leases import HeldLeases
+from flashq.client.requests import RETRY_MAX_MS, RETRY_MIN_MS, Request, RequestTable
+from flashq.client.results import AnyNotice, Delivered, Job
+from flashq.errors import (
+    BadMessage,
+    ConnectionClosed,
+    FlashQError,
+    JobNotFound,
+    LeaseLost,
+    MessageTooLarge,
+    SessionExpired,
+)
+from flashq.ids import shard_of_job, shard_of_queue
+from flashq.protocol.codec import decode, encode
+from flashq.protocol.framing import (
+    DELIVERY,
+    NOTICE,
+    REPLY,
+    ROUTE_ANY,
+    ROUTE_COORDINATOR,
+    ROUTE_ROUTER,
+    pack_header,
+    pairs,
+    unpack_header,
+)
+from flashq.protocol.leases import Pull, PullBatch, Release
+from flashq.protocol.registry import Scope
+from flashq.protocol.sessions import (
+    Auth,
+    ClosingNotice,
+    Goodbye,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    HelloReply,
+    ShardNotice,
+    Subscribe,
+)
+
+REQUESTS_MAX: Final = 65_536
+REQUESTS_BYTES_MAX: Final = 256 * 1024 * 1024
+PAIRS_PER_MESSAGE_MAX: Final = 512
+MESSAGE_BYTES_TARGET: Final = 1024 * 1024
+"""Pending pairs share a message up to this size; a larger single one goes by itself."""
+
+HELLO_TIMEOUT_MIN_MS: Final = 1000
+HELLO_TIMEOUT_MAX_MS: Final = 5000
+UNANSWERED_HEARTBEATS_MAX: Final = 2
+RELEASE_TIMEOUT_MS: Final = 30_000
+
+_FIXED_ROUTES: Final = {
+    Scope.COORDINATOR: ROUTE_COORDINATOR,
+    Scope.ROUTER: ROUTE_ROUTER,
+}
+_DELIVERING: Final = (Pull, PullBatch)
+
+
+class _Beat(NamedTuple):
+    """A heartbeat under way: to which route, when, and which leases it named."""
+
+    route: int
+    at: int
+    named: dict[int, int]
+
+
+class _Subscription(Struct):
+    corr: int
+    events: frozenset[str]
+
+
+class Connection:
+    """The state of one session.
+
+    Args:
+        new_session: gives 16 fresh random bytes.
+        client: who this is, for people who look at the server.
+        token: shown to the server after each hello.
+        requests_max, requests_bytes_max: bounds on what is outstanding; above them a request
+            ends with `Busy`.
+    """
+
+    def __init__(
+        self,
+        new_session: Callable[[], bytes],
+        *,
+        client: str = "",
+        token: str | None = None,
+        requests_max: int = REQUESTS_MAX,
+        requests_bytes_max: int = REQUESTS_BYTES_MAX,
+    ) -> None:
+        self._new_session: Final = new_session
+        self._client: Final = client
+        self._token = token
+        self.session = new_session()
+        #: the answer to the last hello; None until the first
+        self.server: HelloReply | None = None
+        #: whether requests may be sent
+        self._ready = False
+        #: whether there is a socket
+        self._open = False
+        self._closing = False
+        #: the goodbye to the router, while it is not answered
+        self._farewell: int | None = None
+        #: an error that every request gets, until another token or server
+        self._refusal: FlashQError | None = None
+
+        self._requests: Final = RequestTable(requests_max, requests_bytes_max)
+        #: pairs of the connection's own: hello, auth, heartbeats
+        self._control: list[tuple[bytes, bytes]] = []
+        self._happened: list[AnyHappening] = []
+
+        #: the hello or auth under way, and when it is given up or said again
+        self._setup = 0
+        self._setup_word = ""
+        self._setup_deadline: int | None = None
+        self._setup_retry_at: int | None = None
+        self._setup_backoff = 0
+        self._hello_timeout = HELLO_TIMEOUT_MIN_MS
+
+        self._leases: Final = HeldLeases()
+        self._epochs: list[int] = []
+        self._heartbeat_at: int | None = None
+        #: heartbeats without an answer yet
+        self._beats: dict[int, _Beat] = {}
+        #: heartbeats to the router since its last answer
+        self._unanswered = 0
+        #: shards that may keep something for this session
+        self._touched: set[int] = set()
+        #: by queue, and the queue of each subscription's corr
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._subscribed_queue: dict[int, str] = {}
+
+    # --- stimuli
+
+    def opened(self, now: int) -> None:
+        """Begin on a fresh socket: say hello, and repeat everything once it is answered."""
+        self._open = True
+        self._control.clear()
+        self._beats.clear()
+        self._unanswered = 0
+        self._say_hello(now)
+
+    def request(self, call: Call, now: int, timeout: int) -> int:
+        """Take on a request.
+
+        Args:
+            call: what to send.
+            timeout: ms until it ends with an error if there was no answer.
+
+        Returns:
+            The corr of its `Completed` event.
+        """
+        request = self._add(call, now, timeout)
+        refusal = self._refusal if call.command.request is not Auth else None
+        error = refusal or self._requests.objection()
+        if error is not None:
+            self._complete(request, None, error)
+        else:
+            self._requests.enqueue(request)
+        return request.corr
+
+    def abandon(self, corr: int) -> None:
+        """Forget a request that nobody waits for any more. Jobs it still brings are given back."""
+        request = self._requests.get(corr)
+        if request is not None:
+            self._requests.remove(request)
+
+    def give_back(self, jobs: Iterable[Job], now: int) -> None:
+        """Return delivered jobs to their queue, uncounted, because nobody took them over."""
+        found = [job for job in jobs if job.token is not None]
+        if found and not self._closing:
+            release = Release(ids=[job.id for job in found], tokens=[job.token for job in found])
+            request = self._add(prepare(release), now, RELEASE_TIMEOUT_MS)
+            request.silent = True
+            self._requests.enqueue(request)
+
+    def use_token(self, token: str | None) -> None:
+        """Show this token from now on."""
+        self._token = token
+        self._refusal = None
+
+    def subscribe(self, queue: str, events: frozenset[str], now: int, timeout: int) -> int:
+        """Ask for events of `queue` (`*` for all), in place of what was asked for it before.
+
+        It is asked again after every reconnect until `unsubscribed`. One call for a queue must
+        have ended before the next is made.
+        """
+        known = self._subscriptions.get(queue)
+        call = prepare(Subscribe(queue=queue, events=sorted(events)))
+        request = self._add(call, now, timeout, corr=known.corr if known else None)
+        self._subscriptions[queue] = _Subscription(request.corr, events)
+        self._subscribed_queue[request.corr] = queue
+        self._requests.enqueue(request)
+        return request.corr
+
+    def unsubscribed(self, queue: str) -> None:
+        """Forget a subscription; the shell has sent UNSUBSCRIBE or will not."""
+        known = self._subscriptions.pop(queue, None)
+        if known is not None:
+            del self._subscribed_queue[known.corr]
+
+    def receive(self, frames: Sequence[bytes], now: int) -> None:
+        """Take in one message."""
+        try:
+            for head, body in pairs(frames):
+                header = unpack_header(head)
+                if header.flags & REPLY:
+                    self._on_reply(header.flags, header.corr, body, now)
+                elif header.flags & NOTICE:
+                    self._on_notice(header.corr, body)
+        except BadMessage as error:
+            self._happened.append(Malformed(error.text))
+
+    def tick(self, now: int) -> None:
+        """Act on everything that is due."""
+        for request, error in self._requests.expired(now):
+            self._complete(request, None, error)
+        self._requests.retry_due(now)
+        if not self._open:
+            return
+        if self._setup_retry_at is not None and self._setup_retry_at <= now:
+            self._say_hello(now)
+        elif self._setup_deadline is not None and self._setup_deadline <= now:
+            self._hello_timeout = min(self._hello_timeout * 2, HELLO_TIMEOUT_MAX_MS)
+            self._disconnect("no answer to hello")
+        elif self._heartbeat_at is not None and self._heartbeat_at <= now:
+            self._beat(now)
+
+    def close(self) -> None:
+        """End the session: goodbye to the router and to every shard it touched.
+
+        Everything outstanding ends with `ConnectionClosed`.
+        """
+        self._closing = True
+        for request in self._requests.all():
+            self._complete(request, None, ConnectionClosed())
+        if self._open and self.server is not None:
+            body = encode(Goodbye(session=self.session))
+            for route in (*sorted(self._touched), ROUTE_ROUTER):
+                self._farewell = self._say(route, body)
+        self._heartbeat_at = None
+        self._setup_deadline = None
+        self._setup_retry_at = None
+        self._refusal = ConnectionClosed()
+
+    # --- instructions
+
+    def data_to_send(self) -> list[list[bytes]]:
+        """Return the messages to send now: all that is pending, in as few messages as sensible."""
+        if not self._control and not (self._ready and self._requests.has_unsent):
+            return []
+        messages: list[list[bytes]] = []
+        frames: list[bytes] = []
+        size = 0
+        for pair in self._control:
+            frames += pair
+        self._control.clear()
+        largest = self.server.message_bytes_max if self.server else MESSAGE_BYTES_TARGET
+        target = min(largest, MESSAGE_BYTES_TARGET)
+        while self._ready and (request := self._requests.next_unsent()) is not None:
+            body = request.body
+            if len(body) > largest:
+                self._complete(request, None, MessageTooLarge())
+                continue
+            if frames and (size + len(body) > target or len(frames) >= 2 * PAIRS_PER_MESSAGE_MAX):
+                messages.append(frames)
+                frames, size = [], 0
+            request.route = route = self._route(request.call)
+            request.sent += 1
+            request.last_error = None
+            if request.n is not None and route < self._shard_count:
+                self._touched.add(route)
+            frames.append(pack_header(0, route, request.corr))
+            frames.append(body)
+            size += len(body)
+        if frames:
+            messages.append(frames)
+        return messages
+
+    def events(self) -> list[AnyHappening]:
+        """Return what has happened since the last call."""
+        happened = self._happened
+        if happened:
+            self._happened = []
+        return happened
+
+    def next_deadline(self) -> int | None:
+        """Return when `tick` is needed next, in ms of the monotonic clock; None for never."""
+        due = [self._requests.next_deadline()]
+        if self._open:
+            due += (self._setup_deadline, self._setup_retry_at, self._heartbeat_at)
+        return min((at for at in due if at is not None), default=None)
+
+    @property
+    def shard_count(self) -> int | None:
+        """How many shards the server has; None before the first hello."""
+        return self.server.shard_count if self.server else None
+
+    @property
+    def farewell_pending(self) -> bool:
+        """Whether the router has yet to answer the goodbye."""
+        return self._farewell is not None
+
+    @property
+    def leases_held(self) -> int:
+        """How many jobs this session holds."""
+        return len(self._leases)
+
+    # --- requests
+
+    def _add(self, call: Call, now: int, timeout: int, corr: int | None = None) -> Request:
+        request = self._requests.add(call, self.session, now, timeout, corr)
+        if call.settles:
+            request.tokens = self._leases.tokens_of(call.settles, call.tokens)
+        return request
+
+    def _complete(self, request: Request, reply: Any, error: FlashQError | None) -> None:
+        self._requests.remove(request)
+        if request.call.settles and (error is None or isinstance(error, JobNotFound | LeaseLost)):
+            self._leases.settle(request.call.settles, request.tokens)
+        if not request.silent:
+            self._happened.append(Completed(request.corr, reply, error))
+
+    @property
+    def _shard_count(self) -> int:
+        return self.server.shard_count if self.server else 0
+
+    def _route(self, call: Call) -> int:
+        key = call.key
+        if isinstance(key, str):
+            return shard_of_queue(key, self._shard_count)
+        if isinstance(key, int):
+            return shard_of_job(key, self._shard_count)
+        if key:
+            count = self._shard_count
+            shards = {job_id % count for job_id in key}
+            if len(shards) == 1:
+                return shards.pop()
+        return _FIXED_ROUTES.get(call.command.scope, ROUTE_ANY)
+
+    # --- replies
+
+    def _on_reply(self, flags: int, corr: int, body: bytes, now: int) -> None:
+        request = self._requests.get(corr)
+        if request is None:
+            self._on_other_reply(flags, corr, body, now)
+            return
+        verdict = verdict_of(body)
+        error = verdict.error
+        if error is not None:
+            self._on_error(request, error, verdict.retryable, now)
+        elif request.call.command.request in _DELIVERING:
+            try:
+                delivered = decode(body, Delivered)
+            except BadMessage as damage:
+                self._complete(request, None, damage)
+                return
+            self._leases.take(delivered.jobs)
+            if delivered.job is not None:
+                self._leases.take((delivered.job,))
+            self._complete(request, delivered, None)
+        else:
+            self._complete(request, body, None)
+
+    def _on_error(self, request: Request, error: FlashQError, retryable: bool, now: int) -> None:
+        if isinstance(error, SessionExpired) and request.n is not None and request.sent <= 1:
+            # Its only copy was not carried out, so it can safely be a new request.
+            if request.session == self.session:
+                self._renew_session(now)
+            self._requests.stamp(request, self.session)
+            request.sent = 0
+            self._requests.enqueue(request)
+        elif retryable:
+            self._requests.refused(request, error, now)
+        else:
+            self._complete(request, None, error)
+
+    def _on_other_reply(self, flags: int, corr: int, body: bytes, now: int) -> None:
+        if corr == self._setup:
+            self._on_setup_reply(body, now)
+        elif corr == self._farewell:
+            self._farewell = None
+        elif corr in self._beats:
+            self._on_heartbeat_reply(self._beats.pop(corr), body, now)
+        elif corr in self._subscribed_queue:
+            error = verdict_of(body).error
+            if error is not None:
+                queue = self._subscribed_queue[corr]
+                self.unsubscribed(queue)
+                self._happened.append(SubscriptionRefused(queue, error))
+        elif flags & DELIVERY and verdict_of(body).error is None:
+            # Its request timed out or was abandoned, or this is a second copy of its answer.
+            delivered = decode(body, Delivered)
+            jobs = [*delivered.jobs, delivered.job] if delivered.job else delivered.jobs
+            self.give_back((job for job in jobs if not self._leases.holds(job)), now)
+
+    # --- hello, auth, session
+
+    def _say(self, route: int, body: bytes) -> int:
+        corr = self._requests.next_corr()
+        self._control.append((pack_header(0, route, corr), body))
+        return corr
+
+    def _say_hello(self, now: int) -> None:
+        self._ready = False
+        self._setup_retry_at = None
+        self._heartbeat_at = None
+        self._setup_deadline = now + self._hello_timeout
+        self._setup_word = "HELLO"
+        hello = Hello(session=self.session, client=self._client or None)
+        self._setup = self._say(ROUTE_ROUTER, encode(hello))
+
+    def _on_setup_reply(self, body: bytes, now: int) -> None:
+        self._setup = 0
+        self._setup_deadline = None
+        verdict = verdict_of(body)
+        error = verdict.error
+        if error is None and self._setup_word == "HELLO":
+            try:
+                self.server = decode(body, HelloReply)
+            except BadMessage as damage:
+                error = damage
+        if error is not None and (verdict.retryable or self._setup_word == "HELLO"):
+            self._setup_backoff = min(max(2 * self._setup_backoff, RETRY_MIN_MS), RETRY_MAX_MS)
+            self._setup_retry_at = now + self._setup_backoff
+            if not verdict.retryable:
+                self._fail_all(error)
+            return
+        if error is not None:
+            self._refusal = error  # the token; every request is told so
+            self._fail_all(error)
+        elif self._setup_word == "HELLO" and self._token is not None:
+            self._setup_word = "AUTH"
+            self._setup_deadline = now + self._hello_timeout
+            self._setup = self._say(ROUTE_ROUTER, encode(Auth(token=self._token)))
+            return
+        self._become_ready(now)
+
+    def _become_ready(self, now: int) -> None:
+        assert self.server is not None
+        self._note_epochs(self.server.epochs)
+        self._ready = True
+        self._setup_backoff = 0
+        self._hello_timeout = HELLO_TIMEOUT_MIN_MS
+        self._heartbeat_at = now + self.server.heartbeat_interval
+        self._requests.enqueue_all()
+        self._subscribe_again()
+        self._happened.append(Connected(self.server))
+
+    def _subscribe_again(self) -> None:
+        for queue, known in self._subscriptions.items():
+            if known.corr in self._requests:
+                continue  # its first SUBSCRIBE is about to be repeated anyway
+            body = encode(Subscribe(queue=queue, events=sorted(known.events)))
+            self._control.append((pack_header(0, ROUTE_ROUTER, known.corr), body))
+            self._happened.append(EventsInterrupted(queue))
+
+    def _fail_all(self, error: FlashQError) -> None:
+        for request in self._requests.all():
+            if request.call.command.request is not Auth:
+                self._complete(request, None, error)
+
+    def _renew_session(self, now: int) -> None:
+        """Go on as a new session. What is outstanding under the old one stays there."""
+        self.session = self._new_session()
+        hello = Hello(session=self.session, client=self._client or None)
+        self._say(ROUTE_ROUTER, encode(hello))  # a lost one shows in the next heartbeat's answer
+        self._subscribe_again()
+
+    def _disconnect(self, reason: str) -> None:
+        self._open = False
+        self._ready = False
+        self._setup = 0
+        self._setup_deadline = None
+        self._heartbeat_at = None
+        self._happened.append(Disconnected(reason))
+
+    # --- heartbeats and epochs
+
+    def _beat(self, now: int) -> None:
+        assert self.server is not None
+        if self._unanswered >= UNANSWERED_HEARTBEATS_MAX:
+            self._disconnect(f"{self._unanswered} heartbeats without an answer")
+            return
+        self._heartbeat_at = now + self.server.heartbeat_interval
+        self._unanswered += 1
+        oldest = now - self.server.session_timeout
+        for corr in [corr for corr, beat in self._beats.items() if beat.at < oldest]:
+            del self._beats[corr]
+        leases = self._leases.by_shard(self._shard_count)
+        waited_on = {
+            request.route
+            for request in self._requests.waiting()
+            if request.sent and request.route < self._shard_count
+        }
+        self._send_beat(ROUTE_ROUTER, {}, now)
+        for shard in sorted(waited_on | leases.keys()):
+            self._send_beat(shard, leases.get(shard, {}), now)
+
+    def _send_beat(self, route: int, named: dict[int, int], now: int) -> None:
+        heartbeat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
+        self._beats[self._say(route, encode(heartbeat))] = _Beat(route, now, named)
+
+    def _on_heartbeat_reply(self, beat: _Beat, body: bytes, now: int) -> None:
+        if beat.route == ROUTE_ROUTER:
+            self._unanswered = 0
+        if verdict_of(body).error is not None:
+            return  # a shard that is starting, say: the next heartbeat asks again
+        reply = decode(body, HeartbeatReply)
+        if beat.route == ROUTE_ROUTER:
+            if self.server is not None and (reply.boot != self.server.boot or not reply.known):
+                self._say_hello(now)
+            else:
+                self._note_epochs(reply.epochs)
+        elif reply.lost:
+            being_settled = {
+                job_id for request in self._requests.all() for job_id in request.call.settles
+            }
+            lost = self._leases.lose(reply.lost, beat.named, being_settled)
+            if lost:
+                self._happened.append(LeasesLost(lost))
+
+    def _note_epochs(self, epochs: Sequence[int]) -> None:
+        for shard, epoch in enumerate(epochs):
+            self._note_epoch(shard, epoch)
+
+    def _note_epoch(self, shard: int, epoch: int) -> None:
+        """A shard under a new epoch has forgotten what was parked or half done: repeat it."""
+        known = self._epochs
+        known += [0] * (shard + 1 - len(known))
+        if epoch in (0, known[shard]):
+            return  # not ready yet, or no news
+        known[shard] = epoch
+        for request in self._requests.all():
+            if request.route == shard and request.sent:
+                self._requests.enqueue(request)
+
+    # --- notices
+
+    def _on_notice(self, corr: int, body: bytes) -> None:
+        notice: Any = decode(body, AnyNotice)  # type: ignore[arg-type]
+        if isinstance(notice, ShardNotice):
+            self._note_epoch(notice.shard, notice.epoch)
+        elif isinstance(notice, ClosingNotice):
+            self._happened.append(ServerClosing())
+        else:
+            queue = self._subscribed_queue.get(corr)
+            if queue is not None:
+                self._happened.append(NoticeReceived(queue, notice))
