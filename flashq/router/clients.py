@@ -1,0 +1,137 @@
+"""The clients the router knows: who said hello, who showed a token, who listens to events.
+
+Owns the table of clients and its bounds. A client is known by its ZeroMQ identity, which is only a
+return address; what was granted to it holds for the session that it said under this identity.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from flashq.errors import Busy
+
+SUBSCRIPTIONS_MAX: Final = 1000
+"""Queues that one client can listen to."""
+
+
+class Subscription:
+    """One client's wish for events of one queue (`*` for all)."""
+
+    __slots__ = ("corr", "events", "json")
+
+    def __init__(self, corr: int, events: frozenset[str], *, json: bool) -> None:
+        self.corr: Final = corr
+        #: names of events; empty for all
+        self.events: Final = events
+        self.json: Final = json
+
+
+class Client:
+    """What is known of one client."""
+
+    __slots__ = (
+        "authenticated",
+        "identity",
+        "json",
+        "last_seen_ms",
+        "missed",
+        "session",
+        "subscriptions",
+    )
+
+    def __init__(self, identity: bytes, now_ms: int) -> None:
+        self.identity: Final = identity
+        self.last_seen_ms = now_ms
+        #: said in its hello; None before one, and then it gets no notices
+        self.session: bytes | None = None
+        #: it said its hello in JSON, and reads notices in it
+        self.json = False
+        self.authenticated = False
+        #: by queue
+        self.subscriptions: dict[str, Subscription] = {}
+        #: by shard: the first event that could not be sent to it since the last one that could
+        self.missed: dict[int, int] = {}
+
+
+class ClientTable:
+    """All clients, by identity, in the order in which they were last seen.
+
+    Args:
+        clients_max: most clients.
+        silence_ms_max: how long a silent one is remembered.
+    """
+
+    def __init__(self, clients_max: int, silence_ms_max: int) -> None:
+        self._clients_max = clients_max
+        self._silence_ms_max = silence_ms_max
+        #: the one seen longest ago first
+        self._clients: OrderedDict[bytes, Client] = OrderedDict()
+        #: all and only clients with subscriptions
+        self.listeners: dict[bytes, Client] = {}
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(list(self._clients.values()))
+
+    def get(self, identity: bytes) -> Client | None:
+        """Return the client, if it is known."""
+        return self._clients.get(identity)
+
+    def see(self, identity: bytes, now_ms: int) -> Client | None:
+        """Return the client, if it is known, and note that it lives."""
+        client = self._clients.get(identity)
+        if client is not None:
+            client.last_seen_ms = now_ms
+            self._clients.move_to_end(identity)
+        return client
+
+    def admit(self, identity: bytes, now_ms: int) -> Client:
+        """Return the client, made known if it was not.
+
+        Raises:
+            Busy: there are too many.
+        """
+        client = self.see(identity, now_ms)
+        if client is None:
+            if len(self._clients) >= self._clients_max:
+                raise Busy(detail=f"{self._clients_max} clients are connected")
+            client = self._clients[identity] = Client(identity, now_ms)
+        return client
+
+    def forget(self, identity: bytes) -> None:
+        """Drop all that is known of a client."""
+        self._clients.pop(identity, None)
+        self.listeners.pop(identity, None)
+
+    def subscribe(self, client: Client, queue: str, subscription: Subscription) -> None:
+        """Let the client listen to a queue; a second wish for it replaces the first.
+
+        Raises:
+            Busy: the client listens to too many.
+        """
+        if queue not in client.subscriptions and len(client.subscriptions) >= SUBSCRIPTIONS_MAX:
+            raise Busy(detail=f"a client can listen to {SUBSCRIPTIONS_MAX} queues")
+        client.subscriptions[queue] = subscription
+        self.listeners[client.identity] = client
+
+    def unsubscribe(self, client: Client, queue: str) -> None:
+        """End the client's wish for a queue, if there is one."""
+        client.subscriptions.pop(queue, None)
+        if not client.subscriptions:
+            client.missed.clear()
+            self.listeners.pop(client.identity, None)
+
+    def forget_silent(self, now_ms: int) -> None:
+        """Drop the clients that have been silent for too long."""
+        while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
+            self.forget(next(iter(self._clients)))
+
+    def next_deadline_ms(self) -> int | None:
+        """Return when the next client will have been silent for too long."""
+        for client in self._clients.values():
+            return client.last_seen_ms + self._silence_ms_max
+        return None

@@ -1,0 +1,540 @@
+"""The router's decisions: where each pair goes, who may send it, and what many shards answer.
+
+Pure: frames and the monotonic time come in as arguments, and what has to be sent stands in boxes
+until it is taken. It owns the way of requests and replies, gathers with their deadline, and the
+shards' epochs as the coordinator tells them. It has no table of requests: the way home travels with
+each of them.
+
+A tail that the router adds begins with one byte that says what for, then the pair's account (see
+`Lane`), then the client's identity or the gather's number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from flashq.errors import (
+    AuthenticationRequired,
+    BadMessage,
+    Busy,
+    FlashQError,
+    InvalidRequest,
+    MessageTooLarge,
+    ShuttingDown,
+)
+from flashq.ids import shard_of_job, shard_of_queue
+from flashq.protocol.codec import (
+    Outline,
+    decode_outline,
+    decode_request,
+    encode,
+    error_reply,
+    request_word,
+)
+from flashq.protocol.framing import (
+    BOUNCED,
+    CLIENT_FLAGS,
+    DELIVERY,
+    HEADER_BYTES,
+    INTERNAL,
+    JSON,
+    NOTICE,
+    REPLY,
+    ROUTE_ANY,
+    ROUTE_COORDINATOR,
+    ROUTE_ROUTER,
+    VERSION,
+    pack_header,
+    unpack_header,
+)
+from flashq.protocol.internal import Epochs, Refused, RouterHello, decode_internal, encode_internal
+from flashq.protocol.registry import BY_WORD, WORD_ALIASES, Scope
+from flashq.protocol.sessions import (
+    ClosingNotice,
+    Goodbye,
+    ShardNotice,
+)
+from flashq.router.gathers import Division, ask_all, divide_by_id, join
+from flashq.router.outbox import ACCOUNT_BYTES, PAIR_OVERHEAD_BYTES, Lane, split
+from flashq.router.sessions import Asker, Sessions
+from flashq.router.settings import RouterSettings
+
+COORDINATOR_HELLO_MS: Final = 2000
+ERA_MS: Final = 60_000
+GATHERS_MAX: Final = 10_000
+
+TO_CLIENT: Final = 0
+TO_GATHER: Final = 1
+_CLIENT: Final = bytes([TO_CLIENT])
+_GATHER: Final = bytes([TO_GATHER])
+_KIND_AT: Final = HEADER_BYTES
+_ACCOUNT_AT: Final = HEADER_BYTES + 1
+_HOME_AT: Final = _ACCOUNT_AT + ACCOUNT_BYTES
+"""Where in a reply's header the kind of its tail, its account and its way home stand."""
+
+
+class Parcel(NamedTuple):
+    """One message to send: to a client by its identity, or to a peer by its routing id."""
+
+    to: bytes
+    frames: list[bytes]
+
+
+class _Gather:
+    """A request that several shards answer."""
+
+    __slots__ = ("asker", "deadline_ms", "division", "replies", "waiting")
+
+    def __init__(self, asker: Asker, division: Division, deadline_ms: int) -> None:
+        self.asker: Final = asker
+        self.division: Final = division
+        self.deadline_ms: Final = deadline_ms
+        #: shards that have not answered yet, with the epoch under which each was asked
+        self.waiting: dict[int, int] = {}
+        self.replies: dict[int, bytes] = {}
+
+
+class Router:
+    """See the module. Times are of the monotonic clock, in ms."""
+
+    def __init__(self, settings: RouterSettings, now_ms: int) -> None:
+        self._settings = settings
+        #: to shard `i` at `i`, to the coordinator at the end
+        self._lanes = [Lane(shard_routing_id(shard)) for shard in range(settings.shard_count)]
+        self._lanes.append(Lane(COORDINATOR_ROUTING_ID))
+        self._coordinator = self._lanes[-1]
+        #: by the first four bytes of a client's header: the lane it goes to as it is
+        self._direct = self._direct_lanes()
+        #: by identity: headers and bodies for the client, since the last flush
+        self._boxes: dict[bytes, list[bytes]] = {}
+        self._sessions = Sessions(settings, self._send_notice)
+        #: by number; in the order of their deadlines
+        self._gathers: dict[int, _Gather] = {}
+        self._gathers_made = 0
+        self._hello_at_ms = now_ms
+        self._era_at_ms = now_ms + ERA_MS
+        self._draining = False
+        #: when the last reply of a peer passed, or the drain began
+        self._last_reply_ms = now_ms
+        #: what was dropped, by reason
+        self.dropped: Counter[str] = Counter()
+        #: why this router must not run; it exits then
+        self.refused: str | None = None
+
+    def _direct_lanes(self) -> dict[bytes, Lane]:
+        routes = [*enumerate(self._lanes[:-1]), (ROUTE_COORDINATOR, self._coordinator)]
+        return {
+            pack_header(flags, route, 0)[:4]: lane
+            for flags in range(CLIENT_FLAGS + 1)
+            for route, lane in routes
+        }
+
+    # --- what the process asks
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether somebody listens, so that the shards' events are worth having."""
+        return self._sessions.has_listeners
+
+    @property
+    def epochs(self) -> list[int]:
+        """Each shard's epoch, 0 for one that is not ready."""
+        return [lane.epoch for lane in self._lanes[:-1]]
+
+    @property
+    def bytes_under_way(self) -> int:
+        """What is sent and not answered yet, over all peers."""
+        return sum(lane.bytes_under_way for lane in self._lanes)
+
+    def next_deadline_ms(self) -> int:
+        """Return when `tick` has something to do next."""
+        deadlines = [self._hello_at_ms, self._era_at_ms]
+        for gather in self._gathers.values():
+            deadlines.append(gather.deadline_ms)
+            break
+        if (session_ms := self._sessions.next_deadline_ms()) is not None:
+            deadlines.append(session_ms)
+        return min(deadlines)
+
+    def take_client_parcels(self) -> list[Parcel]:
+        """Return the messages for clients, and forget them."""
+        boxes, self._boxes = self._boxes, {}
+        return [Parcel(to, frames) for to, box in boxes.items() for frames in split(box)]
+
+    def take_peer_parcels(self) -> list[Parcel]:
+        """Return the messages for shards and the coordinator, and forget them."""
+        parcels = []
+        for lane in self._lanes:
+            if lane.frames:
+                frames, lane.frames = lane.frames, []
+                parcels += [Parcel(lane.routing_id, part) for part in split(frames)]
+        return parcels
+
+    # --- from clients
+
+    def handle_client(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> None:
+        """Take a client's message.
+
+        Args:
+            identity: the client's return address.
+            frames: pairs of header and body, or garbage.
+        """
+        if (
+            len(frames) & 1 or not frames or self._draining or self._settings.tokens
+        ) and not self._may_enter(identity, frames, now_ms):
+            return
+        direct = self._direct
+        bytes_max = self._settings.peer_bytes_max
+        body_max = self._settings.message_bytes_max
+        halves = iter(frames)
+        for header, body in zip(halves, halves, strict=True):
+            lane = direct.get(header[:4])
+            if lane is None or len(header) != HEADER_BYTES:
+                self._handle_pair(identity, header, body, now_ms)
+                continue
+            size = len(body) + PAIR_OVERHEAD_BYTES
+            if lane.bytes_under_way + size > bytes_max or len(body) > body_max:
+                self._refuse(identity, header, self._too_much(lane, body))
+                continue
+            lane.frames += (header + _CLIENT + lane.admit(size) + identity, body)
+
+    def _may_enter(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
+        """Decide on a whole message; answer what is not let in."""
+        if len(frames) % 2 or not frames:
+            self.dropped["half message"] += 1
+            error: FlashQError = BadMessage(
+                detail=f"{len(frames)} frames, expected pairs of header and body"
+            )
+        elif self._draining:
+            error = ShuttingDown()
+        else:
+            if self._sessions.is_authenticated(identity, now_ms):
+                return True
+            for header, body in zip(frames[::2], frames[1::2], strict=True):
+                self._handle_stranger(identity, header, body, now_ms)
+            return False
+        for header in frames[::2]:
+            self._refuse(identity, header, error)
+        return False
+
+    def _handle_stranger(self, identity: bytes, header: bytes, body: bytes, now_ms: int) -> None:
+        """Take a pair of a client that has not shown a token: AUTH is all it may say."""
+        word = request_word(body, json=len(header) > 1 and bool(header[1] & JSON))
+        if word == "AUTH":
+            self._handle_pair(identity, header, body, now_ms)
+        else:
+            self._refuse(identity, header, AuthenticationRequired())
+
+    def _too_much(self, lane: Lane, body: bytes) -> FlashQError:
+        if len(body) > self._settings.message_bytes_max:
+            return MessageTooLarge()
+        return Busy(detail=f"{lane.bytes_under_way} bytes are under way")
+
+    def _refuse(self, identity: bytes, header: bytes, error: FlashQError) -> None:
+        """Answer a pair with an error, if its header can be read that far."""
+        if len(header) < HEADER_BYTES:
+            self.dropped["unreadable header"] += 1
+            return
+        corr = int.from_bytes(header[4:HEADER_BYTES], "big")
+        self._reply(Asker(identity, corr, header[1]), error_reply(error))
+
+    def _handle_pair(self, identity: bytes, header: bytes, body: bytes, now_ms: int) -> None:
+        """Take a pair that is not simply passed on."""
+        try:
+            flags, route, corr, tail = unpack_header(header)
+            if tail:
+                raise BadMessage(detail=f"header of {len(header)} bytes, expected {HEADER_BYTES}")
+            if flags & ~CLIENT_FLAGS:
+                raise BadMessage(detail=f"flags {flags:#04x}, a client may set {CLIENT_FLAGS:#04x}")
+            if len(body) > self._settings.message_bytes_max:
+                raise MessageTooLarge
+            if route not in (ROUTE_ANY, ROUTE_ROUTER):
+                raise BadMessage(
+                    detail=f"route {route}, there are {self._settings.shard_count} shards"
+                )
+            self._handle_request(Asker(identity, corr, flags), body, now_ms)
+        except FlashQError as error:
+            self._refuse(identity, header, error)
+
+    def _handle_request(self, asker: Asker, body: bytes, now_ms: int) -> None:
+        """Find out who carries a request out, and give it to them."""
+        outline = decode_outline(body, json=asker.json)
+        word = WORD_ALIASES.get(outline.cmd, outline.cmd)
+        command = BY_WORD.get(word)
+        if command is None:
+            raise InvalidRequest(detail=f"unknown command '{outline.cmd[:64]}'")
+        shards = self._settings.shard_count
+        match command.scope:
+            case Scope.ROUTER:
+                self._handle_own(asker, body, now_ms)
+            case Scope.COORDINATOR:
+                self._pass_on(asker, ROUTE_COORDINATOR, body)
+            case Scope.JOB:
+                self._pass_on(asker, shard_of_job(_job_of(outline, command.id_field), shards), body)
+            case Scope.JOBS:
+                ids_max = self._settings.limits.batch_jobs_max
+                division = divide_by_id(outline, body, shards, ids_max, json=asker.json)
+                if isinstance(division, int):
+                    self._pass_on(asker, division, body)
+                else:
+                    self._scatter(asker, division, now_ms)
+            case Scope.QUEUE if outline.queue is None:
+                raise InvalidRequest(detail="missing field `queue`")
+            case Scope.QUEUE | Scope.QUEUE_OR_ALL if outline.queue is not None:
+                self._pass_on(asker, shard_of_queue(outline.queue, shards), body)
+            case _:
+                self._scatter(asker, self._for_all(word, asker, body), now_ms)
+
+    def _pass_on(self, asker: Asker, route: int, body: bytes) -> None:
+        lane = self._coordinator if route == ROUTE_COORDINATOR else self._lanes[route]
+        size = len(body) + PAIR_OVERHEAD_BYTES
+        if lane.bytes_under_way + size > self._settings.peer_bytes_max:
+            raise self._too_much(lane, body)
+        tail = _CLIENT + lane.admit(size) + asker.identity
+        lane.frames += (pack_header(asker.flags, route, asker.corr, tail), body)
+
+    def _handle_own(self, asker: Asker, body: bytes, now_ms: int) -> None:
+        """Carry out one of the router's own commands."""
+        request = decode_request(body, json=asker.json)
+        if isinstance(request, Goodbye):
+            self._sessions.forget(asker.identity)
+            self._scatter(asker, self._for_all("GOODBYE", asker, body), now_ms)
+        else:
+            self._reply(asker, self._sessions.handle(request, asker, now_ms, self.epochs))
+
+    def _for_all(self, word: str, asker: Asker, body: bytes) -> Division:
+        return ask_all(word, body, self._settings.shard_count, json=asker.json)
+
+    # --- scatter and gather
+
+    def _scatter(self, asker: Asker, division: Division, now_ms: int) -> None:
+        if len(self._gathers) >= GATHERS_MAX:
+            raise Busy(detail=f"{GATHERS_MAX} requests wait for several shards")
+        sizes = {shard: len(body) + PAIR_OVERHEAD_BYTES for shard, body in division.bodies.items()}
+        for shard, size in sizes.items():
+            lane = self._lanes[shard]
+            # A question without content is let through: it is how one finds out what is wrong.
+            if size > 1024 and lane.bytes_under_way + size > self._settings.peer_bytes_max:
+                raise self._too_much(lane, division.bodies[shard])
+        self._gathers_made += 1
+        number = self._gathers_made.to_bytes(8, "big")
+        gather = _Gather(asker, division, now_ms + self._settings.gather_timeout_ms)
+        for shard, body in division.bodies.items():
+            lane = self._lanes[shard]
+            gather.waiting[shard] = lane.epoch
+            tail = _GATHER + lane.admit(sizes[shard]) + number
+            lane.frames += (pack_header(asker.flags, shard, 0, tail), body)
+        self._gathers[self._gathers_made] = gather
+
+    def _gathered(self, shard: int, number: int, body: bytes) -> None:
+        """Note a shard's part of a gather."""
+        gather = self._gathers.get(number)
+        if gather is None or gather.waiting.pop(shard, None) is None:
+            self.dropped["late reply"] += 1
+            return
+        gather.replies[shard] = body
+        if not gather.waiting:
+            self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """Answer a gather with what there is."""
+        gather = self._gathers.pop(number)
+        asker = gather.asker
+        try:
+            body = join(gather.division, gather.replies, json=asker.json)
+        except FlashQError as error:
+            self._reply(asker, error_reply(error))
+        else:
+            self._put(asker.identity, _reply_header(asker), body)
+
+    # --- from shards and the coordinator
+
+    def handle_shard(self, shard: int, frames: Sequence[bytes], now_ms: int) -> None:
+        """Take a shard's message: replies that carry the tails of their requests."""
+        self._take_replies(self._lanes[shard], shard, frames, now_ms)
+
+    def handle_coordinator(self, frames: Sequence[bytes], now_ms: int) -> None:
+        """Take the coordinator's message: replies, and what it says itself."""
+        self._take_replies(self._coordinator, ROUTE_COORDINATOR, frames, now_ms)
+
+    def _take_replies(self, lane: Lane, peer: int, frames: Sequence[bytes], now_ms: int) -> None:
+        self._last_reply_ms = now_ms
+        boxes = self._boxes
+        for header, body in _pairs(frames):
+            if len(header) <= _HOME_AT or header[0] != VERSION:
+                self._handle_internal(peer, header, body)
+                continue
+            lane.settle(header, _ACCOUNT_AT)
+            if header[_KIND_AT] == TO_CLIENT:
+                identity = header[_HOME_AT:]
+                box = boxes.get(identity)
+                if box is None:
+                    boxes[identity] = [header[:HEADER_BYTES], body]
+                else:
+                    box += (header[:HEADER_BYTES], body)
+            elif header[_KIND_AT] == TO_GATHER:
+                self._gathered(peer, int.from_bytes(header[_HOME_AT:], "big"), body)
+            else:
+                self.dropped["unreadable reply"] += 1
+
+    def _handle_internal(self, peer: int, header: bytes, body: bytes) -> None:
+        if peer != ROUTE_COORDINATOR or len(header) < HEADER_BYTES or not header[1] & INTERNAL:
+            self.dropped["unreadable reply"] += 1
+            return
+        try:
+            message = decode_internal(body)
+        except BadMessage:
+            message = None
+        match message:
+            case Epochs(epochs=epochs) if len(epochs) == self._settings.shard_count:
+                for shard, epoch in enumerate(epochs):
+                    self._set_epoch(shard, epoch)
+            case Refused(reason=reason):
+                self.refused = reason
+            case _:
+                self.dropped["unreadable reply"] += 1
+
+    def _set_epoch(self, shard: int, epoch: int) -> None:
+        """Note a shard's epoch. Under a new one everything that was under way there is gone: the
+        clients are told, and gathers do not wait for it any more."""
+        lane = self._lanes[shard]
+        if epoch == lane.epoch:
+            return
+        lane.epoch = epoch
+        if not epoch:
+            return
+        lane.forget_under_way()
+        for number, gather in list(self._gathers.items()):
+            # One asked while no epoch was known may have been kept for the new process.
+            if gather.waiting.get(shard, 0) not in (0, epoch):
+                del gather.waiting[shard]
+                if not gather.waiting:
+                    self._finish(number)
+        self._notify_all(ShardNotice(shard=shard, epoch=epoch))
+
+    def handle_event(self, frames: Sequence[bytes]) -> None:
+        """Take an event as a shard published it: queue and body."""
+        try:
+            if len(frames) != 2:
+                raise BadMessage(detail=f"event of {len(frames)} frames")
+            self._sessions.handle_event(frames[1])
+        except BadMessage:
+            self.dropped["unreadable event"] += 1
+
+    # --- to clients
+
+    def _reply(self, asker: Asker, body: Struct) -> None:
+        self._put(asker.identity, _reply_header(asker), encode(body, json=asker.json))
+
+    def _put(self, identity: bytes, header: bytes, body: bytes) -> None:
+        self._boxes.setdefault(identity, []).extend((header, body))
+
+    def _notify_all(self, notice: ShardNotice | ClosingNotice) -> None:
+        bodies = {json: encode(notice, json=json) for json in (False, True)}
+        for client in self._sessions.greeted():
+            self._send_notice(client.identity, 0, bodies[client.json], json=client.json)
+
+    def _send_notice(self, identity: bytes, corr: int, body: bytes, *, json: bool) -> None:
+        header = pack_header(NOTICE | (JSON if json else 0), ROUTE_ROUTER, corr)
+        self._put(identity, header, body)
+
+    def undeliverable(
+        self, identity: bytes, frames: Sequence[bytes], now_ms: int, *, gone: bool
+    ) -> None:
+        """A message to a client could not be sent.
+
+        Deliveries of jobs go back to their shards at once; events are told as a gap later.
+
+        Args:
+            gone: there is no such client any more; else it reads too slowly.
+        """
+        for header, body in _pairs(frames):
+            flags, shard = header[1], int.from_bytes(header[2:4], "big")
+            if flags & DELIVERY and shard < self._settings.shard_count:
+                bounced = pack_header(flags | BOUNCED, shard, int.from_bytes(header[4:], "big"))
+                self._lanes[shard].frames += (bounced, body)
+                self.dropped["bounced delivery"] += 1
+                continue
+            if flags & NOTICE and not gone:
+                self._sessions.note_undelivered(identity, body, now_ms, json=bool(flags & JSON))
+            self.dropped["reply to nobody" if gone else "reply to a slow client"] += 1
+        if gone:
+            self._sessions.forget(identity)
+
+    # --- time
+
+    def tick(self, now_ms: int) -> None:
+        """Do what is due: gathers, the hello to the coordinator, silent clients."""
+        while self._gathers:
+            number = next(iter(self._gathers))
+            if self._gathers[number].deadline_ms > now_ms:
+                break
+            self._finish(number)
+        if now_ms >= self._hello_at_ms:
+            self._hello_at_ms = now_ms + COORDINATOR_HELLO_MS
+            hello = encode_internal(RouterHello(config_hash=self._settings.config_hash))
+            self._coordinator.frames += (pack_header(INTERNAL, ROUTE_COORDINATOR, 0), hello)
+        if now_ms >= self._era_at_ms:
+            self._era_at_ms = now_ms + ERA_MS
+            for lane in self._lanes:
+                lane.end_era()
+        self._sessions.tick(now_ms)
+
+    def drain(self, now_ms: int) -> None:
+        """Begin to go down: tell the clients, and take no more requests."""
+        if not self._draining:
+            self._draining = True
+            self._last_reply_ms = now_ms
+            self._notify_all(ClosingNotice())
+
+    def is_drained(self, now_ms: int, quiet_ms: int) -> bool:
+        """Tell whether nothing more is to be expected.
+
+        Parked pulls stay under way for a minute, so it is enough that no reply passed for a while.
+
+        Args:
+            quiet_ms: that while.
+        """
+        if not self._draining or self._gathers:
+            return False
+        return self.bytes_under_way == 0 or now_ms - self._last_reply_ms >= quiet_ms
+
+
+# --- routing ids
+
+
+COORDINATOR_ROUTING_ID: Final = b"C"
+
+
+def shard_routing_id(shard: int) -> bytes:
+    """Return the routing id under which the router's socket knows a shard."""
+    return b"S" + shard.to_bytes(2, "big")
+
+
+def shard_of_routing_id(routing_id: bytes) -> int:
+    """Return the shard's number of such a routing id."""
+    return int.from_bytes(routing_id[1:], "big")
+
+
+def _reply_header(asker: Asker) -> bytes:
+    return pack_header(REPLY | (asker.flags & JSON), ROUTE_ROUTER, asker.corr)
+
+
+def _job_of(outline: Outline, field: str) -> int:
+    """Return the id of the job that a request is about."""
+    job_id = outline.parent_id if field == "parent_id" else outline.id
+    if job_id is None and isinstance(outline.job_id, int):
+        job_id = outline.job_id
+    if job_id is None:
+        raise InvalidRequest(detail=f"missing field `{field}`")
+    return job_id
+
+
+def _pairs(frames: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Split the frames of one of our own messages."""
+    halves = iter(frames)
+    return zip(halves, halves, strict=True)

@@ -1,0 +1,25 @@
+"""What a router has to know of the server's settings, as its engine gets it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from flashq.protocol.limits import EngineLimits
+
+
+class RouterSettings(Struct, frozen=True, kw_only=True):
+    """What a router has to know. Durations in ms.
+
+    `boot` differs between any two starts; `tokens` are those of which a client has to show one,
+    none when everybody may come in.
+    """
+
+    version: str
+    boot: int
+    shard_count: int
+    limits: EngineLimits
+    message_bytes_max: int
+    peer_bytes_max: int
+    gather_timeout_ms: int
+    config_hash: str
+    tokens: tuple[str, ...] = ()
