@@ -298,6 +298,15 @@ class StorageUnavailable(FlashQError):
     retryable = True
 
 
+class StorageDamaged(FlashQError):
+    """What is stored contradicts itself; the text names the place."""
+
+    code = "storage_damaged"
+    template = "storage damaged: {detail}"
+    http_status = 500
+    grpc_status = "DATA_LOSS"
+
+
 class OutcomeUnknown(FlashQError):
     """The request may or may not have been carried out."""
 

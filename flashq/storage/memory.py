@@ -1,0 +1,203 @@
+"""The storage of `memory:`: everything in the coordinator's own memory.
+
+A shard that is killed comes back with every job; when the coordinator ends, all is gone. Because
+nothing is left to count on from, numbers that must not come again are seeded from the wall clock:
+
+* **Sequences**, from which job ids are made. Ids go up to 2**53 - 1, so a shard has
+  `2**53 / shard_count` sequences. A run's reservation begins on a line that rises with the clock
+  and crosses 7/8 of that space in 2**26 s (2.1 years): the last eighth is what a run that begins
+  at the end of the line can still use. For 32 shards the line rises by 3,670 sequences a
+  millisecond, faster than one shard's process can make jobs (3 million a second, in batches,
+  without pause), so it is always ahead of what the runs before have used. The same holds for
+  fewer shards. With more, the shards together have 117 million a second, and one of them must
+  not use more than its share of that on average over a run: 114,000 a second of 1,024 shards.
+  Every 2.1 years the line begins anew; what had the ids then is long gone.
+* **Epochs** begin at the clock's tenths of seconds, modulo 2**20, and fit 21 bits with a million
+  grants to come. They differ from those of the run before unless it ended less than 100 ms ago,
+  or a whole number of 29.1 hours.
+
+Both need a wall clock that is not set back between two runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+from zlib import crc32
+
+from flashq.errors import StorageDamaged
+from flashq.ids import JOB_ID_MAX
+from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+from flashq.storage.port import Grant, Opened, Put, StoredShard, Write
+
+SEED_FROM_MS: Final = 1_735_689_600_000
+"""2025-01-01, where the line of sequences began."""
+SEED_PERIOD_MS: Final = 2**26 * 1000
+
+EPOCH_UNIT_MS: Final = 100
+EPOCH_SEED_COUNT: Final = 2**20
+
+
+def first_sequence(wall_ms: int, shard_count: int) -> int:
+    """Return the sequence up to which a run that begins now counts as reserved.
+
+    Args:
+        wall_ms: the wall clock.
+    """
+    space = JOB_ID_MAX // shard_count
+    per_ms = space * 7 // 8 // SEED_PERIOD_MS
+    return max(0, wall_ms - SEED_FROM_MS) % SEED_PERIOD_MS * per_ms
+
+
+def first_epoch(wall_ms: int) -> int:
+    """Return the epoch after which a run that begins now grants its first one."""
+    return wall_ms // EPOCH_UNIT_MS % EPOCH_SEED_COUNT
+
+
+class _Generation:
+    """A checkpoint that is being written."""
+
+    __slots__ = ("number", "pages", "parts")
+
+    def __init__(self, number: int) -> None:
+        self.number: Final = number
+        self.pages: dict[int, bytes] = {}
+        self.parts: dict[str, bytes] = {}
+
+
+class _Shard:
+    """What is stored of one shard."""
+
+    __slots__ = (
+        "epoch",
+        "incarnation",
+        "last_seq",
+        "log",
+        "pages",
+        "parts",
+        "reserved",
+        "unfinished",
+    )
+
+    def __init__(self, epoch: int, reserved: int) -> None:
+        self.epoch = epoch
+        self.incarnation = 0
+        self.reserved = reserved
+        #: of the log, or of the checkpoint when it is newer
+        self.last_seq = 0
+        #: in order and without a hole; never older than the checkpoint
+        self.log: list[Append] = []
+        #: of the current checkpoint; never empty bytes
+        self.pages: dict[int, bytes] = {}
+        self.parts: dict[str, bytes] = {}
+        self.unfinished: _Generation | None = None
+
+    def grant(self, write: Grant) -> None:
+        self.epoch = write.epoch
+        self.incarnation = write.incarnation
+        self.reserved = max(self.reserved, write.reserved)
+        self.unfinished = None
+
+    def append(self, write: Append) -> None:
+        assert write.first_seq == self.last_seq + 1, (write.first_seq, self.last_seq)
+        self.log.append(write)
+        self.last_seq = write.last_seq
+
+    def add_slice(self, write: CheckpointSlice) -> None:
+        generation = self.unfinished
+        if generation is None or generation.number != write.generation:
+            generation = self.unfinished = _Generation(write.generation)
+        generation.pages.update(write.pages)
+        generation.parts.update(write.parts)
+        if not write.last:
+            return
+        self.unfinished = None
+        if write.full:
+            self.pages.clear()
+            self.parts.clear()
+        self.pages |= generation.pages
+        self.parts |= generation.parts
+        self.pages = {number: content for number, content in self.pages.items() if content}
+        self.parts = {name: content for name, content in self.parts.items() if content}
+        self.log = [blob for blob in self.log if blob.last_seq > write.seq]
+        self.last_seq = max(self.last_seq, write.seq)
+
+    def pieces(self) -> Iterator[tuple[str, bytes] | tuple[int, bytes] | Append]:
+        yield from self.parts.items()
+        yield from self.pages.items()
+        yield from self.log
+
+
+class MemoryStorage:
+    """See the module.
+
+    Args:
+        wall_ms: the wall clock at the start.
+        uuid: 16 random bytes.
+    """
+
+    def __init__(self, wall_ms: int, uuid: bytes) -> None:
+        self._wall_ms = wall_ms
+        self._uuid = uuid
+        self._shards: list[_Shard] = []
+        self._parts: dict[str, bytes] = {}
+
+    def open(self, shard_count: int) -> Opened:
+        """Begin with nothing but numbers; a second time, with what is there."""
+        if not self._shards:
+            epoch = first_epoch(self._wall_ms)
+            reserved = first_sequence(self._wall_ms, shard_count)
+            self._shards = [_Shard(epoch, reserved) for _ in range(shard_count)]
+        shards = [
+            StoredShard(shard.epoch, shard.incarnation, shard.reserved, shard.last_seq)
+            for shard in self._shards
+        ]
+        return Opened(self._uuid, shards, dict(self._parts))
+
+    def write(self, group: Sequence[Write]) -> None:
+        """Carry out a group of writes."""
+        for write in group:
+            match write:
+                case Append():
+                    self._shards[write.shard].append(write)
+                case CheckpointSlice():
+                    self._shards[write.shard].add_slice(write)
+                case Reserve():
+                    shard = self._shards[write.shard]
+                    shard.reserved = max(shard.reserved, write.upto)
+                case Grant():
+                    self._shards[write.shard].grant(write)
+                case Put():
+                    if write.content:
+                        self._parts[write.name] = write.content
+                    else:
+                        self._parts.pop(write.name, None)
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery; `cursor` counts pieces."""
+        reply = Recovered(cursor=0, parts=[], pages=[], log=[])
+        size = 0
+        for index, piece in enumerate(self._shards[shard].pieces()):
+            if index < cursor:
+                continue
+            content = piece.records if isinstance(piece, Append) else piece[1]
+            if size and size + len(content) > bytes_max:
+                reply.cursor = index
+                break
+            size += len(content)
+            if isinstance(piece, Append):
+                if crc32(content) != piece.checksum:
+                    raise StorageDamaged(
+                        detail=f"log of shard {shard}, {piece.first_seq} to {piece.last_seq}"
+                    )
+                reply.log.append((piece.first_seq, piece.last_seq, content))
+            elif isinstance(piece[0], int):
+                reply.pages.append((piece[0], content))
+            else:
+                reply.parts.append((piece[0], content))
+        return reply
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._shards.clear()
+        self._parts.clear()
