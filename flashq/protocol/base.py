@@ -6,9 +6,9 @@ language can write them. An optional field takes null for "not given".
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 Unsigned = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 """A count, an id, a time or a duration in milliseconds."""
@@ -17,6 +17,12 @@ I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """16 random bytes that a client makes up once; base64 in JSON."""
+if TYPE_CHECKING:
+    OptionalRaw = Raw | None
+else:
+    # msgspec takes nothing but null for `Raw | None`. A null on the wire is a Raw that holds null;
+    # None stands for a field that is not there.
+    OptionalRaw = Raw
 Durability = Literal["durable", "async", "memory"]
 OnDependencyFailure = Literal["fail", "ignore", "wait"]
 

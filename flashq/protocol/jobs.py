@@ -13,6 +13,7 @@ from flashq.protocol.base import (
     Fraction,
     Mutation,
     OnDependencyFailure,
+    OptionalRaw,
     Reply,
     Request,
     SessionId,
@@ -121,8 +122,8 @@ class Flow(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="F
 
     queue: str
     children: list[NewChild]
-    data: Raw | None = None
-    parent_data: Raw | None = None
+    data: OptionalRaw = None
+    parent_data: OptionalRaw = None
     session: SessionId | None = None
     n: Unsigned | None = None
     done_below: Unsigned | None = None
@@ -176,7 +177,7 @@ class GetResult(Request, kw_only=True, tag="GETRESULT"):
 
 class ResultReply(Reply, kw_only=True):
     id: int
-    result: Raw | None
+    result: OptionalRaw
 
 
 class WaitJob(Request, kw_only=True, omit_defaults=True, tag="WAITJOB"):
@@ -187,7 +188,7 @@ class WaitJob(Request, kw_only=True, omit_defaults=True, tag="WAITJOB"):
 
 
 class WaitReply(Reply, kw_only=True):
-    result: Raw | None
+    result: OptionalRaw
 
 
 class GetJobsBatch(Request, kw_only=True, tag="GETJOBSBATCH"):

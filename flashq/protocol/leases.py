@@ -6,9 +6,7 @@ no longer its own; one that does not is served by the job's state alone.
 
 from __future__ import annotations
 
-from msgspec import Raw
-
-from flashq.protocol.base import Mutation, Reply, Request, Unsigned
+from flashq.protocol.base import Mutation, OptionalRaw, Reply, Request, Unsigned
 from flashq.protocol.objects import JobView, Progress
 
 
@@ -47,7 +45,7 @@ class EmptyPullBatchReply(Reply, kw_only=True):
 
 class Ack(Mutation, kw_only=True, omit_defaults=True, tag="ACK"):
     id: Unsigned
-    result: Raw | None = None
+    result: OptionalRaw = None
     token: Unsigned | None = None
 
 
@@ -56,7 +54,7 @@ class AckBatch(Mutation, kw_only=True, omit_defaults=True, tag="ACKB"):
 
     ids: list[Unsigned]
     tokens: list[Unsigned | None] | None = None
-    results: list[Raw | None] | None = None
+    results: list[OptionalRaw] | None = None
 
 
 class AckBatchReply(Reply, kw_only=True, omit_defaults=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from flashq.protocol.base import OptionalRaw
+
 NULL_MSGPACK = b"\xc0"
 NULL_JSON = b"null"
 
 
-class JobView(Struct, kw_only=True, omit_defaults=True):
+class JobView(Struct, omit_defaults=True):
     """A job as a reader sees it. Times are Unix milliseconds; 0 means "not set".
 
     Keys at their defaults are left out. `token` names the current lease, in the reply that hands
@@ -23,6 +25,7 @@ class JobView(Struct, kw_only=True, omit_defaults=True):
     run_at: int = 0
     started_at: int = 0
     attempts: int = 0
+    token: int | None = None
     max_attempts: int = 0
     backoff: int = 0
     ttl: int = 0
@@ -47,12 +50,11 @@ class JobView(Struct, kw_only=True, omit_defaults=True):
     completed_at: int = 0
     jitter: float = 0.0
     lost: int = 0
-    token: int | None = None
     error: str | None = None
     history: list[Attempt] = []
 
 
-class FullJobView(JobView, kw_only=True, omit_defaults=False):
+class FullJobView(JobView, omit_defaults=False):
     """A job with every key present, for readers of the older protocols."""
 
 
@@ -158,7 +160,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     error: str | None = None
     progress: int | None = None
     message: str | None = None
-    data: list[Raw | None] | None = None
+    data: list[OptionalRaw] | None = None
 
 
 EVENTS = (
