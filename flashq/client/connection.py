@@ -338,6 +338,11 @@ class Connection:
         return self.server.shard_count if self.server else None
 
     @property
+    def refusal(self) -> FlashQError | None:
+        """Why every request fails at once, as with a token that the server does not know."""
+        return self._refusal
+
+    @property
     def farewell_pending(self) -> bool:
         """Whether the router has yet to answer the goodbye."""
         return self._farewell is not None
@@ -396,9 +401,7 @@ class Connection:
             except BadMessage as damage:
                 self._complete(request, None, damage)
                 return
-            self._leases.take(delivered.jobs)
-            if delivered.job is not None:
-                self._leases.take((delivered.job,))
+            self._leases.take(delivered.all())
             self._complete(request, delivered, None)
         else:
             self._complete(request, body, None)
@@ -432,8 +435,8 @@ class Connection:
         elif flags & DELIVERY and verdict_of(body).error is None:
             # Its request timed out or was abandoned, or this is a second copy of its answer.
             delivered = decode(body, Delivered)
-            jobs = [*delivered.jobs, delivered.job] if delivered.job else delivered.jobs
-            self.give_back((job for job in jobs if not self._leases.holds(job)), now)
+            stranded = (job for job in delivered.all() if not self._leases.holds(job))
+            self.give_back(stranded, now)
 
     # --- hello, auth, session
 

@@ -160,6 +160,10 @@ class Delivered(Struct, kw_only=True):
     job: Job | None = None
     jobs: list[Job] = []
 
+    def all(self) -> list[Job]:
+        """Return what was delivered."""
+        return self.jobs if self.job is None else [self.job]
+
 
 class JobFound(Reply, kw_only=True):
     job: Job | None
