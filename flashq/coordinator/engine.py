@@ -1,0 +1,319 @@
+"""The coordinator's decisions: it grants epochs, keeps the shards' logs and fires crons.
+
+Pure: frames and both clocks come in as arguments. What has to be written comes out as a group; what
+depends on it is sent only once `committed` is called for the group. It owns the order of things
+within a turn and the routers; shards, crons and mailboxes have modules of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from msgspec import Struct, msgpack
+
+from flashq.coordinator.crons import CronTable
+from flashq.coordinator.mailboxes import Mailboxes
+from flashq.coordinator.outbox import Group, Outbox, Parcel
+from flashq.coordinator.repeats import Repeats
+from flashq.coordinator.shards import Recovery, ShardLinks
+from flashq.errors import BadMessage, FlashQError, InvalidRequest
+from flashq.ids import shard_of_queue
+from flashq.protocol.base import Reply
+from flashq.protocol.codec import decode_request, encode, error_reply
+from flashq.protocol.crons import CronsReply, DeleteCron, ListCrons, SetCron
+from flashq.protocol.framing import (
+    INTERNAL,
+    JSON,
+    REPLY,
+    ROUTE_COORDINATOR,
+    Header,
+    pack_header,
+    pairs,
+    unpack_header,
+)
+from flashq.protocol.internal import (
+    Append,
+    CheckpointSlice,
+    Epochs,
+    Fetch,
+    Mail,
+    MailAck,
+    Obliterated,
+    Recovered,
+    Refused,
+    Reserve,
+    RouterHello,
+    Safe,
+    ShardHello,
+    ShardReady,
+    decode_internal,
+)
+from flashq.protocol.limits import EngineLimits
+from flashq.storage.port import Opened, Put
+
+ROUTER_SILENCE_MS: Final = 30_000
+ROUTERS_MAX: Final = 1000
+PROBE_MS: Final = 100
+"""How often a coordinator that goes down looks whether shards are still there."""
+POSTPONED_MS: Final = 1000
+"""When a cron that could not fire, since its shard takes no mail, is tried again."""
+
+_INCARNATION: Final = "incarnation"
+
+
+class CoordinatorSettings(Struct, frozen=True, kw_only=True):
+    """What a coordinator has to know of the server's settings."""
+
+    shard_count: int
+    limits: EngineLimits
+    config_hash: str
+
+
+class Coordinator:
+    """See the module.
+
+    Args:
+        settings: the server's.
+        opened: what storage has.
+        now_ms: the wall clock.
+    """
+
+    def __init__(self, settings: CoordinatorSettings, opened: Opened, now_ms: int) -> None:
+        self._shard_count = settings.shard_count
+        self._config_hash = settings.config_hash
+        self._outbox = Outbox()
+        self._links = ShardLinks(opened.shards, settings.config_hash, self._outbox)
+        self._mailboxes = Mailboxes(
+            settings.shard_count, self._incarnation_from(opened, now_ms), self._outbox
+        )
+        self._mailboxes.load(opened.parts)
+        self._crons = CronTable(settings.limits, self._outbox)
+        self._crons.load(opened.parts)
+        self._repeats = Repeats(self._outbox)
+        self._repeats.load(opened.parts)
+        #: when each router was last heard, on the monotonic clock
+        self._routers: dict[bytes, int] = {}
+        #: when crons are tried again that could not fire, on the wall clock; None when all could
+        self._postponed_to_ms: int | None = None
+        #: when to look again whether shards are there, on the monotonic clock; None before a drain
+        self._probe_at_ms: int | None = None
+        #: what was dropped, by reason
+        self.dropped: Counter[str] = Counter()
+
+    def _incarnation_from(self, opened: Opened, now_ms: int) -> int:
+        """The coordinator's incarnation as a peer: a new one only when its state was lost."""
+        content = opened.parts.get(_INCARNATION)
+        if content is not None:
+            return msgpack.decode(content, type=int)
+        self._outbox.write(Put(_INCARNATION, msgpack.encode(now_ms)))
+        return now_ms
+
+    # --- input
+
+    def handle(self, identity: bytes, frames: Sequence[bytes], now_ms: int, mono_ms: int) -> None:
+        """Take a message of a shard or a router.
+
+        Args:
+            identity: its return address.
+            frames: pairs of header and body.
+            now_ms: the wall clock.
+            mono_ms: the monotonic clock.
+        """
+        try:
+            for header_frame, body in pairs(frames):
+                header = unpack_header(header_frame)
+                if header.flags & INTERNAL:
+                    self._handle_internal(identity, body, now_ms, mono_ms)
+                else:
+                    self._handle_request(identity, header, body, now_ms)
+        except BadMessage:
+            self.dropped["unreadable message"] += 1
+        self._tell_routers()
+
+    def _handle_internal(self, identity: bytes, body: bytes, now_ms: int, mono_ms: int) -> None:
+        match decode_internal(body):
+            case Append() as blob:
+                self._links.append(identity, blob)
+            case CheckpointSlice() as part:
+                self._links.take_slice(identity, part)
+            case Reserve() as request:
+                self._links.reserve(identity, request)
+            case Fetch() as fetch:
+                self._links.fetch(identity, fetch)
+            case ShardHello() as hello:
+                self._links.greet(identity, hello, now_ms)
+            case ShardReady() as ready:
+                shard = self._links.set_ready(identity, ready)
+                if shard is not None:
+                    self._mailboxes.send(shard, identity, mono_ms)
+            case RouterHello() as hello:
+                self._greet_router(identity, hello, mono_ms)
+            case Mail() as mail if 0 <= mail.sender < self._shard_count:
+                self._take_mail(identity, mail)
+            case MailAck() as ack if 0 <= ack.receiver < self._shard_count:
+                self._mailboxes.acknowledge(ack.receiver, ack)
+            case _:
+                self.dropped["unexpected message"] += 1
+
+    # --- routers
+
+    def _greet_router(self, identity: bytes, hello: RouterHello, mono_ms: int) -> None:
+        if hello.config_hash != self._config_hash:
+            reason = "the router's settings or version differ from the coordinator's"
+            self._outbox.send(identity, Refused(reason=reason))
+            return
+        if identity in self._routers or len(self._routers) < ROUTERS_MAX:
+            self._routers[identity] = mono_ms
+        self._outbox.send(identity, Epochs(epochs=self._links.epochs))
+
+    def _tell_routers(self) -> None:
+        """Tell every router the epochs, if they have changed."""
+        if self._links.changed:
+            self._links.changed = False
+            for identity in self._routers:
+                self._outbox.send(identity, Epochs(epochs=self._links.epochs))
+
+    # --- mail of shards
+
+    def _take_mail(self, identity: bytes, mail: Mail) -> None:
+        if self._mailboxes.take(mail.sender, mail):
+            match mail.body:
+                case Obliterated(queue=queue):
+                    self._crons.delete_of_queue(queue)
+                case _:
+                    self.dropped["unexpected mail"] += 1
+        ack = self._mailboxes.taken(mail.sender)
+        self._outbox.then(partial(self._outbox.send, identity, ack))
+
+    # --- requests of clients, by way of a router
+
+    def _handle_request(self, identity: bytes, header: Header, body: bytes, now_ms: int) -> None:
+        json = bool(header.flags & JSON)
+        reply: Struct
+        try:
+            reply = self._carry_out(decode_request(body, json=json), now_ms, json=json)
+        except FlashQError as error:
+            reply = error_reply(error)
+        flags = REPLY | (JSON if json else 0)
+        frame = pack_header(flags, ROUTE_COORDINATOR, header.corr, header.tail)
+        self._outbox.then(
+            partial(self._outbox.send_pair, identity, frame, encode(reply, json=json))
+        )
+
+    def _carry_out(self, request: Struct, now_ms: int, *, json: bool) -> Reply:
+        match request:
+            case ListCrons():
+                return CronsReply(crons=self._crons.view(json=json))
+            case SetCron() | DeleteCron():
+                if not self._repeats.has(request):
+                    if isinstance(request, SetCron):
+                        self._crons.set(request, now_ms, json=json)
+                    else:
+                        self._crons.delete(request.name)
+                    self._repeats.note(request)
+                return Reply()
+            case _:
+                raise InvalidRequest(detail=f"{type(request).__name__} is not the coordinator's")
+
+    # --- time
+
+    def tick(self, now_ms: int, mono_ms: int) -> None:
+        """Do what is due: fire crons, send mail again, forget silent routers."""
+        if self._postponed_to_ms is None or now_ms >= self._postponed_to_ms:
+            self._fire_crons(now_ms, mono_ms)
+        for shard in range(self._shard_count):
+            resend_at_ms = self._mailboxes.resend_at_ms(shard)
+            address = self._links.address_of(shard)
+            if resend_at_ms is not None and resend_at_ms <= mono_ms and address is not None:
+                self._mailboxes.send(shard, address, mono_ms)
+        silent = [
+            identity
+            for identity, heard_ms in self._routers.items()
+            if mono_ms - heard_ms >= ROUTER_SILENCE_MS
+        ]
+        for identity in silent:
+            del self._routers[identity]
+        if self._probe_at_ms is not None and mono_ms >= self._probe_at_ms:
+            self._probe_at_ms = mono_ms + PROBE_MS
+            for link in self._links.connected():
+                assert link.identity is not None  # it is connected
+                self._outbox.send(link.identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+
+    def _fire_crons(self, now_ms: int, mono_ms: int) -> None:
+        """Fire what is due. Next run, executions and message are written in one group."""
+        self._postponed_to_ms = None
+        for cron in self._crons.due(now_ms):
+            shard = shard_of_queue(cron.queue, self._shard_count)
+            if self._mailboxes.is_full(shard):
+                self._crons.postpone(cron)
+                self._postponed_to_ms = now_ms + POSTPONED_MS
+                continue
+            number = self._mailboxes.post(shard, self._crons.fire(cron, now_ms))
+            self._outbox.then(partial(self._let_go, shard, number, mono_ms))
+
+    def _let_go(self, shard: int, number: int, mono_ms: int) -> None:
+        """A message is safe: it leaves, if its shard is there."""
+        self._mailboxes.confirm(shard, number)
+        address = self._links.address_of(shard)
+        if address is not None:
+            self._mailboxes.send(shard, address, mono_ms, after=number - 1)
+
+    def next_wait_ms(self, now_ms: int, mono_ms: int) -> int:
+        """Return after how many ms `tick` has something to do, at most a minute."""
+        waits = [60_000]
+        next_run_ms = self._crons.next_run_ms()
+        if next_run_ms is not None:
+            waits.append(max(next_run_ms, self._postponed_to_ms or 0) - now_ms)
+        for shard in range(self._shard_count):
+            resend_at_ms = self._mailboxes.resend_at_ms(shard)
+            # A shard that is away gets its mail when it says that it is ready.
+            if resend_at_ms is not None and self._links.address_of(shard) is not None:
+                waits.append(resend_at_ms - mono_ms)
+        if self._probe_at_ms is not None:
+            waits.append(self._probe_at_ms - mono_ms)
+        return max(0, min(waits))
+
+    # --- output
+
+    def take_group(self) -> Group | None:
+        """Return the group that has to be committed now, if there is one; groups are committed in
+        the order in which they are taken."""
+        return self._outbox.take_group()
+
+    def committed(self, group: Group) -> None:
+        """The group is stored: say what depended on it."""
+        self._links.committed(group)
+        for action in group.then:
+            action()
+
+    def take_recoveries(self) -> list[Recovery]:
+        """Return what storage has to be asked for, after the groups taken so far."""
+        return self._links.take_recoveries()
+
+    def recovered(self, recovery: Recovery, part: Recovered) -> None:
+        """Hand on what storage had."""
+        self._links.recovered(recovery, part)
+
+    def take_parcels(self) -> list[Parcel]:
+        """Return the messages to send, and forget them."""
+        return self._outbox.take_parcels()
+
+    def undeliverable(self, identity: bytes) -> None:
+        """There is nobody at this address any more."""
+        self._routers.pop(identity, None)
+        self._links.lose(identity)
+
+    # --- the end
+
+    def drain(self, mono_ms: int) -> None:
+        """Begin to go down: serve until the shards have gone."""
+        if self._probe_at_ms is None:
+            self._probe_at_ms = mono_ms
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether a drain has begun and no shard is left."""
+        return self._probe_at_ms is not None and not self._links.connected()

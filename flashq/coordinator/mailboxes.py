@@ -1,0 +1,180 @@
+"""The coordinator's durable mailboxes: firings to shards, and what shards tell it.
+
+Owns numbers, what is not acknowledged yet, and when it is sent again. A message leaves only after
+its record is safe; an acknowledgement leaves only after what the message caused is safe. Numbers
+count from 1 per shard and hold for the coordinator's incarnation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from msgspec import msgpack
+
+from flashq.coordinator.outbox import Outbox
+from flashq.errors import StorageDamaged
+from flashq.protocol.internal import (
+    COORDINATOR,
+    Mail,
+    MailAck,
+    PeerMessage,
+    decode_internal,
+    encode_internal,
+)
+from flashq.storage.port import Put
+
+RESEND_MS: Final = 1000
+RESENT_AT_ONCE_MAX: Final = 100
+PENDING_MAX: Final = 1000
+"""Messages for one shard that wait for it; above it nothing fires there."""
+
+_COUNTERS: Final = "mailbox."
+_MESSAGES: Final = "mail."
+
+
+class _Counters(NamedTuple):
+    """What is stored of a mailbox besides its messages."""
+
+    posted: int
+    """Number of the last message posted."""
+    taken_incarnation: int
+    taken: int
+    """Number of the shard's last message that was carried out, of that incarnation."""
+
+
+_decode_counters: Final = msgpack.Decoder(_Counters).decode
+
+
+class _Mailbox:
+    """Both directions with one shard."""
+
+    __slots__ = ("counters", "pending", "resend_at_ms", "safe")
+
+    def __init__(self) -> None:
+        self.counters = _Counters(0, 0, 0)
+        #: by number, in order: posted and not acknowledged
+        self.pending: OrderedDict[int, Mail] = OrderedDict()
+        #: messages up to this number are stored, so they may leave
+        self.safe = 0
+        self.resend_at_ms = 0
+
+
+class Mailboxes:
+    """The mailboxes with all shards.
+
+    Args:
+        shard_count: how many there are.
+        incarnation: the coordinator's; a new one only when its state was lost.
+        outbox: where writes go.
+    """
+
+    def __init__(self, shard_count: int, incarnation: int, outbox: Outbox) -> None:
+        self._incarnation = incarnation
+        self._outbox = outbox
+        self._boxes = [_Mailbox() for _ in range(shard_count)]
+
+    def load(self, parts: Mapping[str, bytes]) -> None:
+        """Take up what was stored.
+
+        Raises:
+            StorageDamaged: it contradicts itself.
+        """
+        for name, content in parts.items():
+            if name.startswith(_COUNTERS):
+                box = self._boxes[int(name.removeprefix(_COUNTERS))]
+                box.counters = _decode_counters(content)
+                box.safe = box.counters.posted
+        for name, content in parts.items():
+            if name.startswith(_MESSAGES):
+                mail = decode_internal(content)
+                shard = int(name.split(".")[1])
+                if not isinstance(mail, Mail) or mail.number > self._boxes[shard].safe:
+                    raise StorageDamaged(detail=f"coordinator's part {name}")
+                self._boxes[shard].pending[mail.number] = mail
+        for box in self._boxes:
+            box.pending = OrderedDict(sorted(box.pending.items()))
+
+    # --- to shards
+
+    def is_full(self, shard: int) -> bool:
+        """Tell whether nothing more can be posted to a shard for now."""
+        return len(self._boxes[shard].pending) >= PENDING_MAX
+
+    def post(self, shard: int, body: PeerMessage) -> int:
+        """Write a message for a shard, and return its number; `confirm` it once it is safe."""
+        box = self._boxes[shard]
+        number = box.counters.posted + 1
+        mail = Mail(
+            sender=COORDINATOR,
+            incarnation=self._incarnation,
+            number=number,
+            body=body,  # type: ignore[arg-type]
+        )
+        box.counters = box.counters._replace(posted=number)
+        box.pending[number] = mail
+        self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", encode_internal(mail)))
+        self._write_counters(shard)
+        return number
+
+    def confirm(self, shard: int, number: int) -> None:
+        """The message is safe, so it may leave."""
+        self._boxes[shard].safe = number
+
+    def send(self, shard: int, to: bytes, mono_ms: int, *, after: int = 0) -> None:
+        """Send what is safe and not acknowledged.
+
+        Args:
+            after: only what is numbered above this.
+        """
+        box = self._boxes[shard]
+        box.resend_at_ms = mono_ms + RESEND_MS
+        left = RESENT_AT_ONCE_MAX
+        for number, mail in box.pending.items():
+            if number > box.safe or not left:
+                break
+            if number > after:
+                self._outbox.send(to, mail)
+                left -= 1
+
+    def resend_at_ms(self, shard: int) -> int | None:
+        """Return when what is pending for a shard is due again; None when nothing is."""
+        box = self._boxes[shard]
+        return box.resend_at_ms if box.pending else None
+
+    def acknowledge(self, shard: int, ack: MailAck) -> None:
+        """The shard has everything up to a number."""
+        box = self._boxes[shard]
+        if ack.incarnation != self._incarnation:
+            return
+        while box.pending and (number := next(iter(box.pending))) <= ack.number:
+            del box.pending[number]
+            self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", b""))
+
+    # --- from shards
+
+    def take(self, shard: int, mail: Mail) -> bool:
+        """Note a shard's message, and tell whether it has to be carried out.
+
+        The first message of an incarnation counts whatever its number: what came before it was
+        acknowledged by a coordinator whose state is lost.
+        """
+        counters = self._boxes[shard].counters
+        known = counters.taken_incarnation == mail.incarnation
+        if known and mail.number != counters.taken + 1:
+            return False
+        self._boxes[shard].counters = counters._replace(
+            taken_incarnation=mail.incarnation, taken=mail.number
+        )
+        self._write_counters(shard)
+        return True
+
+    def taken(self, shard: int) -> MailAck:
+        """Return the acknowledgement of everything carried out so far."""
+        _posted, incarnation, number = self._boxes[shard].counters
+        return MailAck(receiver=COORDINATOR, incarnation=incarnation, number=number)
+
+    def _write_counters(self, shard: int) -> None:
+        counters = msgpack.encode(self._boxes[shard].counters)
+        self._outbox.write(Put(f"{_COUNTERS}{shard}", counters))

@@ -1,0 +1,283 @@
+"""The coordinator's conversation with each shard: grant, recovery, log, checkpoints, blocks.
+
+Owns who may write under which epoch, and how far each shard's log has come. An older epoch is
+fenced: whoever still writes under it is refused, and exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from flashq.coordinator.outbox import Group, Outbox
+from flashq.ids import EPOCH_BITS
+from flashq.protocol.internal import (
+    Append,
+    CheckpointSafe,
+    CheckpointSlice,
+    Fetch,
+    Granted,
+    Recovered,
+    Refused,
+    Reserve,
+    ReservedUpTo,
+    Resumed,
+    Safe,
+    ShardHello,
+    ShardReady,
+)
+from flashq.storage.port import Grant, StoredShard
+
+
+class Recovery(NamedTuple):
+    """A part of a recovery that storage has to be asked for."""
+
+    to: bytes
+    shard: int
+    epoch: int
+    cursor: int
+
+
+class ShardLink:
+    """What the coordinator knows of one shard."""
+
+    __slots__ = (
+        "epoch",
+        "epoch_last",
+        "identity",
+        "incarnation",
+        "last_seq",
+        "ready",
+        "recovering",
+        "reserved",
+        "resyncing",
+        "safe_seq",
+        "shard",
+    )
+
+    def __init__(self, shard: int, stored: StoredShard) -> None:
+        self.shard: Final = shard
+        #: what its process writes under
+        self.epoch = stored.epoch
+        #: the highest that was ever granted, or that the clock gave for a storage without memory
+        self.epoch_last = stored.epoch
+        #: of its state; 0 while there is none
+        self.incarnation = stored.incarnation
+        self.reserved = stored.reserved
+        #: the log has come in up to here
+        self.last_seq = stored.last_seq
+        #: and is stored up to here
+        self.safe_seq = stored.last_seq
+        #: routing id of the process that holds the epoch; None for none that was heard
+        self.identity: bytes | None = None
+        #: it serves, under `epoch`
+        self.ready = False
+        #: it was granted `epoch` here and does not serve yet
+        self.recovering = False
+        #: storage has less than the shard had been told: only a checkpoint of everything counts
+        self.resyncing = False
+
+
+class ShardLinks:
+    """All shards.
+
+    Args:
+        stored: what storage knows of each.
+        config_hash: what a shard's has to be.
+        outbox: where writes and messages go.
+    """
+
+    def __init__(self, stored: Sequence[StoredShard], config_hash: str, outbox: Outbox) -> None:
+        self._links = [ShardLink(shard, of) for shard, of in enumerate(stored)]
+        self._config_hash = config_hash
+        self._outbox = outbox
+        self._recoveries: list[Recovery] = []
+        #: epochs or readiness have changed since the routers were told
+        self.changed = False
+
+    @property
+    def epochs(self) -> list[int]:
+        """Each shard's epoch, 0 for one that is not ready."""
+        return [link.epoch if link.ready else 0 for link in self._links]
+
+    def connected(self) -> list[ShardLink]:
+        """Return the shards that can be talked to."""
+        return [link for link in self._links if link.identity is not None]
+
+    def address_of(self, shard: int) -> bytes | None:
+        """Return where a shard that serves can be reached; None for one that does not."""
+        link = self._links[shard]
+        return link.identity if link.ready else None
+
+    def take_recoveries(self) -> list[Recovery]:
+        """Return what storage has to be asked for, once the group is committed."""
+        recoveries, self._recoveries = self._recoveries, []
+        return recoveries
+
+    def lose(self, identity: bytes) -> None:
+        """There is nobody at this address any more."""
+        for link in self._links:
+            if link.identity == identity:
+                link.identity = None
+
+    # --- hello
+
+    def greet(self, identity: bytes, hello: ShardHello, now_ms: int) -> None:
+        """Grant a fresh shard an epoch, let a running one go on, or refuse it."""
+        if hello.config_hash != self._config_hash:
+            self._refuse(identity, "its settings or version differ from the coordinator's")
+        elif not 0 <= hello.shard < len(self._links):
+            self._refuse(identity, f"there are {len(self._links)} shards, no number {hello.shard}")
+        elif not hello.epoch:
+            self._grant(self._links[hello.shard], identity, now_ms)
+        else:
+            self._resume(self._links[hello.shard], identity, hello)
+
+    def _refuse(self, identity: bytes, reason: str) -> None:
+        self._outbox.send(identity, Refused(reason=reason))
+
+    def _grant(self, link: ShardLink, identity: bytes, now_ms: int) -> None:
+        if link.identity != identity or link.ready:  # else it has not heard the first grant yet
+            link.epoch = link.epoch_last = link.epoch_last + 1
+            assert link.epoch < 2**EPOCH_BITS, "no epochs are left"
+            if not link.incarnation or link.resyncing:
+                link.incarnation = max(link.incarnation + 1, now_ms)
+            link.identity = identity
+            link.resyncing = False
+            link.recovering = True
+            self._change(link, ready=False)
+            self._write_grant(link)
+        granted = Granted(epoch=link.epoch, incarnation=link.incarnation, reserved=link.reserved)
+        self._outbox.then(partial(self._outbox.send, identity, granted))
+
+    def _write_grant(self, link: ShardLink) -> None:
+        self._outbox.write(Grant(link.shard, link.epoch, link.incarnation, link.reserved))
+
+    def _change(self, link: ShardLink, *, ready: bool) -> None:
+        link.ready = ready
+        self.changed = True
+
+    def _resume(self, link: ShardLink, identity: bytes, hello: ShardHello) -> None:
+        """Let a shard go on under the epoch it has, also when the grant of it was lost with an
+        earlier coordinator's memory."""
+        lost_grant = not link.incarnation or hello.epoch > link.epoch
+        if hello.epoch < link.epoch and not lost_grant:
+            self._refuse_fenced(identity, link, hello.epoch)
+            return
+        link.identity = identity
+        if lost_grant:
+            link.epoch = hello.epoch
+            link.epoch_last = max(link.epoch_last, hello.epoch)
+            link.recovering = False
+            link.incarnation = hello.incarnation or link.incarnation
+            link.reserved = max(link.reserved, hello.reserved)
+            self._write_grant(link)
+            self._change(link, ready=True)
+        if link.last_seq < hello.safe_seq or (lost_grant and link.last_seq):
+            link.resyncing = True
+        resumed = Resumed(last_seq=link.last_seq, resync=link.resyncing)
+        self._outbox.then(partial(self._outbox.send, identity, resumed))
+
+    def _refuse_fenced(self, identity: bytes, link: ShardLink, epoch: int) -> None:
+        self._refuse(
+            identity, f"fenced: shard {link.shard} is at epoch {link.epoch}, no longer at {epoch}"
+        )
+
+    def _holder(self, identity: bytes, shard: int, epoch: int) -> ShardLink | None:
+        """Return the shard's link if `epoch` is its current one; an older one is refused.
+
+        A newer one belongs to a shard that has not noticed yet that this coordinator is new; it
+        says hello again when it hears nothing.
+        """
+        if not 0 <= shard < len(self._links):
+            return None
+        link = self._links[shard]
+        if epoch < link.epoch:
+            self._refuse_fenced(identity, link, epoch)
+        if epoch != link.epoch:
+            return None
+        link.identity = identity
+        return link
+
+    # --- recovery
+
+    def fetch(self, identity: bytes, fetch: Fetch) -> None:
+        """Note what a recovering shard asks for."""
+        for link in self._links:
+            if link.recovering and link.identity == identity and link.epoch == fetch.epoch:
+                recovery = Recovery(identity, link.shard, fetch.epoch, fetch.cursor)
+                self._recoveries.append(recovery)
+                return
+        self._refuse(identity, f"fenced: epoch {fetch.epoch} is nobody's recovery")
+
+    def recovered(self, recovery: Recovery, part: Recovered) -> None:
+        """Hand on what storage had."""
+        self._outbox.send(recovery.to, part)
+
+    def set_ready(self, identity: bytes, message: ShardReady) -> int | None:
+        """Note that a shard serves; return its number if that is so."""
+        link = self._holder(identity, message.shard, message.epoch)
+        if link is None:
+            return None
+        if not link.ready:
+            link.recovering = False
+            self._change(link, ready=True)
+        return link.shard
+
+    # --- log, checkpoints, blocks
+
+    def append(self, identity: bytes, blob: Append) -> None:
+        """Take a blob of the log if it joins on to what is there, else say what is safe."""
+        link = self._holder(identity, blob.shard, blob.epoch)
+        if link is None or link.resyncing:
+            return
+        if (
+            blob.first_seq != link.last_seq + 1
+            or blob.last_seq < blob.first_seq
+            or crc32(blob.records) != blob.checksum
+        ):
+            self._outbox.send(identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+            return
+        link.last_seq = blob.last_seq
+        self._outbox.write(blob)
+        self._outbox.append(link.shard, link.epoch, link.last_seq)
+
+    def committed(self, group: Group) -> None:
+        """A group is stored: tell each shard how far its log is safe."""
+        for shard, (epoch, seq) in group.appended.items():
+            link = self._links[shard]
+            link.safe_seq = max(link.safe_seq, seq)
+            if link.identity is not None and link.epoch == epoch:
+                self._outbox.send(link.identity, Safe(epoch=epoch, seq=link.safe_seq))
+
+    def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
+        """Take part of a checkpoint. While storage has less than it had told the shard, only one of
+        everything counts; when that is whole, the log goes on from it."""
+        link = self._holder(identity, part.shard, part.epoch)
+        if link is None or (link.resyncing and not part.full):
+            return
+        self._outbox.write(part)
+        answer = CheckpointSafe(epoch=link.epoch, generation=part.generation, last=part.last)
+        self._outbox.then(partial(self._outbox.send, identity, answer))
+        if part.last and link.resyncing:
+            self._outbox.then(partial(self._resynced, link, part))
+
+    def _resynced(self, link: ShardLink, part: CheckpointSlice) -> None:
+        """Storage has everything again, as of the checkpoint's sequence: the log goes on there."""
+        if link.epoch != part.epoch or link.identity is None:
+            return
+        link.resyncing = False
+        link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
+        self._outbox.send(link.identity, Resumed(last_seq=link.last_seq))
+
+    def reserve(self, identity: bytes, request: Reserve) -> None:
+        """Make sequences the shard's."""
+        link = self._holder(identity, request.shard, request.epoch)
+        if link is None:
+            return
+        link.reserved = max(link.reserved, request.upto)
+        self._outbox.write(request)
+        answer = ReservedUpTo(epoch=link.epoch, upto=link.reserved)
+        self._outbox.then(partial(self._outbox.send, identity, answer))
