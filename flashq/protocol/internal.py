@@ -36,12 +36,16 @@ class ShardHello(Internal, kw_only=True, tag="shard-hello"):
         config_hash: of the settings that all processes must share.
         epoch: 0 from a fresh process; else the epoch it runs under and wants to go on with.
         safe_seq: the last log sequence it was told is safe (0 from a fresh process).
+        incarnation, reserved: what it was granted, for a coordinator that has lost it (0 from a
+            fresh process).
     """
 
     shard: int
     config_hash: str
     epoch: int = 0
     safe_seq: int = 0
+    incarnation: int = 0
+    reserved: int = 0
 
 
 class Granted(Internal, kw_only=True, tag="granted"):
@@ -184,12 +188,15 @@ class PeerMessage(Struct, tag_field="k", array_like=True, kw_only=False):
 
 
 class CreateChild(PeerMessage, tag="child"):
-    """Make a flow's child number `position`. `options` is the encoded NewChild without payload."""
+    """Make a flow's child number `position`. `options` is the encoded `records.Options`, with the
+    parent in it; `delay` is ms."""
 
     parent: int
     position: int
     queue: str
     data: bytes
+    priority: int
+    delay: int
     options: bytes
 
 
@@ -200,11 +207,12 @@ class ChildCreated(PeerMessage, tag="made"):
 
 
 class ChildEnded(PeerMessage, tag="ended"):
-    """`reason` is None when the child completed, else why it did not."""
+    """`reason` is None when the child completed, else why it did not; `removed`: it never will."""
 
     parent: int
     child: int
     reason: str | None
+    removed: bool = False
 
 
 class Watch(PeerMessage, tag="watch"):
@@ -216,8 +224,8 @@ class Watch(PeerMessage, tag="watch"):
 
 
 class DependencyAnswer(PeerMessage, tag="dep"):
-    """How the dependency stands: pending, completed, failed (with a reason), unknown (never
-    existed) or forgotten (ended too long ago)."""
+    """How the dependency stands: pending, completed, failed (with a reason), removed (with a
+    reason), unknown (never existed) or forgotten (ended too long ago)."""
 
     dependency: int
     dependent: int

@@ -10,12 +10,8 @@ NULL_MSGPACK = b"\xc0"
 NULL_JSON = b"null"
 
 
-class JobView(Struct, omit_defaults=True):
-    """A job as a reader sees it. Times are Unix milliseconds; 0 means "not set".
-
-    Keys at their defaults are left out. `token` names the current lease, in the reply that hands
-    the job out. `error` is why the job failed; `history` has one entry for each failed attempt.
-    """
+class PlainJobView(Struct, omit_defaults=True):
+    """The keys of a job that says nothing special: a JobView, made and encoded in half the time."""
 
     id: int
     queue: str
@@ -26,15 +22,25 @@ class JobView(Struct, omit_defaults=True):
     started_at: int = 0
     attempts: int = 0
     token: int | None = None
+    completed_at: int = 0
+
+
+class JobView(PlainJobView, omit_defaults=True):
+    """A job as a reader sees it. Times are Unix milliseconds; 0 means "not set".
+
+    Keys at their defaults are left out. `token` names the current lease, in the reply that hands
+    the job out. `error` is why the job failed; `history` has one entry for each failed attempt.
+    """
+
     max_attempts: int = 0
     backoff: int = 0
     ttl: int = 0
     timeout: int = 0
     unique_key: str | None = None
-    depends_on: list[int] = []
+    depends_on: tuple[int, ...] = ()
     progress: int = 0
     progress_msg: str | None = None
-    tags: list[str] = []
+    tags: tuple[str, ...] = ()
     lifo: bool = False
     remove_on_complete: bool = False
     remove_on_fail: bool = False
@@ -42,16 +48,15 @@ class JobView(Struct, omit_defaults=True):
     stall_timeout: int = 0
     stall_count: int = 0
     parent_id: int | None = None
-    children_ids: list[int] = []
+    children_ids: tuple[int, ...] = ()
     children_completed: int = 0
     custom_id: str | None = None
     keep_completed_age: int = 0
     keep_completed_count: int = 0
-    completed_at: int = 0
     jitter: float = 0.0
     lost: int = 0
     error: str | None = None
-    history: list[Attempt] = []
+    history: tuple[Attempt, ...] = ()
 
 
 class FullJobView(JobView, omit_defaults=False):

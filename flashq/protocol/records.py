@@ -1,8 +1,9 @@
 """The records of the log: facts that `ShardState.evolve` turns into state.
 
-A command's facts form one `Entry`, which has one log sequence number and takes effect whole. Records
-say what was decided, with every choice in them (ids, times, tokens), so that replaying them needs
-no clock, no limits and no settings. They are encoded as arrays; a new field goes last, with a default.
+A command's facts form one `Entry`, which has one log sequence number and takes effect whole.
+Records say what was decided, with every choice in them (ids, times, tokens), so that replaying them
+needs no clock, no limits and no settings. They are encoded as arrays; a new field goes last, with a
+default.
 """
 
 from __future__ import annotations
@@ -87,11 +88,17 @@ class Confirmed(Record, tag=3):
 
 
 class DependencyKnown(Record, tag=4):
-    """What was heard of one dependency: pending, completed, failed, unknown, forgotten."""
+    """What was heard of one dependency, or of a child that failed too early.
+
+    `settled`: it need not be waited for any more. `dooms`: the job will die of it, with this text.
+    `rejects` (text, code): the push that is still pending will be refused.
+    """
 
     id: int
     dependency: int
-    outcome: str
+    settled: bool = False
+    dooms: str | None = None
+    rejects: tuple[str, str] | None = None
 
 
 class ChildMade(Record, tag=5):
@@ -109,10 +116,10 @@ class ChildDone(Record, tag=6):
 
 
 class Freed(Record, tag=7):
-    """A job waits for nothing any more: it enters its queue with its own run_at, at least `run_at`."""
+    """A job waits for nothing any more and enters its queue; `note` is added to its log."""
 
     id: int
-    run_at: int
+    note: str | None = None
 
 
 class WatchedBy(Record, tag=8):
@@ -120,6 +127,26 @@ class WatchedBy(Record, tag=8):
 
     id: int
     dependent: int
+
+
+class Awaited(Record, tag=9):
+    """The answer to a push waits until the `pending` jobs are confirmed or refused. `key` is the first
+    of them; `kind` is push, batch or flow; `ids` and `errors` (index, text, code) are the answer so
+    far."""
+
+    key: int
+    kind: str
+    ids: list[int | None]
+    errors: list[tuple[int, str, str]]
+    pending: list[int]
+    session: bytes
+    n: int
+
+
+class AwaitedDone(Record, tag=50):
+    """The answer was given."""
+
+    key: int
 
 
 # --- jobs are worked on
@@ -207,6 +234,8 @@ class Promoted(Record, tag=21):
 
 
 class DataSet(Record, tag=22):
+    """The payload was replaced; `json` tells how the new one is encoded."""
+
     id: int
     data: bytes
     json: bool
@@ -230,6 +259,12 @@ class Retried(Record, tag=25):
     ids: list[int]
 
 
+class Raised(Record, tag=26):
+    """A job of level memory becomes one of a level that lasts; `image` is all of it."""
+
+    image: bytes
+
+
 # --- queues
 
 
@@ -250,7 +285,7 @@ class QueueSet(Record, tag=30):
 
 
 class QueueGone(Record, tag=31):
-    """The queue's settings, debounce windows and name are forgotten; its jobs were removed before."""
+    """The queue's settings and debounce windows are forgotten; its jobs were removed before."""
 
     queue: str
 
@@ -295,6 +330,8 @@ class Received(Record, tag=43):
 AnyRecord = (
     Pushed
     | Parked
+    | Awaited
+    | AwaitedDone
     | Confirmed
     | DependencyKnown
     | ChildMade
@@ -315,6 +352,7 @@ AnyRecord = (
     | Removed
     | ResultsDropped
     | Retried
+    | Raised
     | QueueSet
     | QueueGone
     | DebounceStarted

@@ -1,0 +1,330 @@
+"""A checkpoint: the exact state at one log sequence, written while work goes on.
+
+When a checkpoint begins, the pages that changed since the last one become its to-do list, and from
+then on the first change of a job on such a page keeps the job's old image aside (`ShardState.touch`).
+So every page can be written later as it was at the beginning. The keyed parts (settings, sessions,
+mailboxes, counters: small beside the jobs) are encoded at the beginning itself.
+
+Also the way back: a fresh state from parts and pages, before the log is replayed on it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct, msgpack
+
+from flashq.errors import BadMessage
+from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.records import Answer, QueueSettings
+from flashq.shard.indexes import PAGE_SEQUENCES
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    COMPLETED,
+    DELAYED,
+    FAILED,
+    PENDING,
+    WAITING,
+    Damage,
+    Delivery,
+    Job,
+    options_of,
+)
+from flashq.shard.pages import JobImage, decode_page, encode_page, extra_of, image_of
+from flashq.shard.state import AwaitedPush, Mailbox, ShardState, Totals, is_volatile
+
+PART: Final = "state"
+"""All keyed parts are one part: they are encoded at one moment anyway."""
+
+
+class QueuePart(Struct, array_like=True):
+    name: str
+    settings: QueueSettings
+    debounces: dict[str, int]
+
+
+class SessionPart(Struct, array_like=True):
+    session: bytes
+    done_below: int
+    answers: list[Answer]
+
+
+class MailboxPart(Struct, array_like=True):
+    peer: int
+    next_number: int
+    pending: list[tuple[int, int, AnyPeerMessage]]
+
+
+class Part(Struct, array_like=True):
+    """Everything but the jobs."""
+
+    shard: int
+    shard_count: int
+    seq: int
+    now_ms: int
+    incarnation: int
+    next_sequence: int
+    totals: Totals
+    ended: int
+    queues: list[QueuePart]
+    sessions: list[SessionPart]
+    expired_sessions: list[bytes]
+    awaited: list[AwaitedPush]
+    awaiting: dict[int, int]
+    mailboxes: list[MailboxPart]
+    inboxes: dict[int, tuple[int, int]]
+    outcomes: list[tuple[int, int, bytes]]
+    """(page, mark, codes), the page with the latest end last."""
+
+
+_encode: Final = msgpack.Encoder().encode
+_decode_part: Final = msgpack.Decoder(Part).decode
+
+
+def encode_part(state: ShardState) -> bytes:
+    """Return everything but the jobs, as it is now."""
+    pages = state.index.pages
+    return _encode(
+        Part(
+            state.shard,
+            state.shard_count,
+            state.seq,
+            state.now_ms,
+            state.incarnation,
+            state.next_sequence,
+            state.totals,
+            state.ended,
+            [
+                QueuePart(queue.name, queue.settings, queue.debounces)
+                for queue in state.queues.values()
+                if queue.debounces or queue.settings != QueueSettings()
+            ],
+            [
+                SessionPart(name, session.done_below, list(session.answers.values()))
+                for name, session in state.sessions.items()
+            ],
+            list(state.expired_sessions),
+            list(state.awaited.values()),
+            state.awaiting,
+            [
+                MailboxPart(peer, box.next_number, list(box.pending))
+                for peer, box in state.mailboxes.items()
+            ],
+            state.inboxes,
+            [
+                (number, pages[number].ended_mark, bytes(pages[number].outcomes or b""))
+                for number in state.outcome_pages
+            ],
+        )
+    )
+
+
+class Checkpoint:
+    """One checkpoint under way.
+
+    Args:
+        state: the state, at the sequence that the checkpoint is of.
+        full: write every page, not only those that changed.
+    """
+
+    def __init__(self, state: ShardState, *, full: bool) -> None:
+        self._state = state
+        self.seq = state.seq
+        self.full = full
+        self.part = encode_part(state)
+        numbers = list(state.index.pages) if full else state.dirty_pages
+        # A dirty page that has been forgotten since is made anew, empty, so that storage drops it.
+        self._todo: list[int] = []
+        for number in numbers:
+            page = state.index.page(number)
+            page.dirty = False
+            page.aside = {}
+            self._todo.append(number)
+        state.dirty_pages = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every page has been given."""
+        return not self._todo
+
+    def next_pages(self, jobs_max: int) -> list[tuple[int, bytes]]:
+        """Return some pages as they were at the beginning: number and content.
+
+        Args:
+            jobs_max: stop after the page with which so many jobs have been encoded.
+        """
+        pages: list[tuple[int, bytes]] = []
+        encoded = 0
+        while self._todo and encoded < jobs_max:
+            number = self._todo.pop()
+            images = self._images(number)
+            encoded += len(images)
+            pages.append((number, encode_page(images)))
+        return pages
+
+    def _images(self, number: int) -> list[bytes]:
+        index = self._state.index
+        page = index.pages[number]
+        aside = page.aside
+        assert aside is not None, f"page {number} was to be written, and nothing was kept aside"
+        page.aside = None
+        images: list[bytes] = []
+        for offset, job in enumerate(page.jobs):
+            if offset in aside:
+                image = aside[offset]
+                if image is not None:
+                    images.append(image)
+            elif job is not None and not is_volatile(job):
+                images.append(image_of(job))
+        if not page.live and page.outcomes is None:
+            del index.pages[number]
+        return images
+
+
+# --- the way back
+
+
+def load_part(state: ShardState, content: bytes) -> None:
+    """Load everything but the jobs into a fresh state.
+
+    Raises:
+        Damage: it is damaged, or another shard's.
+    """
+    try:
+        part = _decode_part(content)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise Damage(f"checkpoint part: {error}") from None
+    if (part.shard, part.shard_count) != (state.shard, state.shard_count):
+        raise Damage(f"checkpoint of shard {part.shard} of {part.shard_count}")
+    state.seq = part.seq
+    state.now_ms = part.now_ms
+    state.incarnation = part.incarnation
+    state.next_sequence = part.next_sequence
+    state.totals = part.totals
+    state.ended = part.ended
+    for stored in part.queues:
+        queue = state.queue(stored.name)
+        queue.settings = stored.settings
+        for debounce_id, until in stored.debounces.items():
+            state.start_debounce(queue, debounce_id, until)
+    for saved in part.sessions:
+        session = state.session(saved.session)
+        session.done_below = saved.done_below
+        session.answers = {answer.n: answer for answer in saved.answers}
+    state.expired_sessions.update(dict.fromkeys(part.expired_sessions))
+    for push in part.awaited:
+        state.awaited[push.key] = push
+        if not push.pending:
+            state.answerable.append(push.key)
+        if push.session:
+            state.awaited_requests[push.session, push.n] = push.key
+    state.awaiting = part.awaiting
+    for kept in part.mailboxes:
+        mailbox = state.mailboxes[kept.peer] = Mailbox()
+        mailbox.next_number = kept.next_number
+        mailbox.pending.extend(kept.pending)
+    state.inboxes = part.inboxes
+    for number, mark, codes in part.outcomes:
+        page = state.index.page(number)
+        page.outcomes = bytearray(codes)
+        page.ended_mark = mark
+        state.outcome_pages[number] = None
+
+
+class JobLoader:
+    """Fills a fresh state with the jobs of a checkpoint's pages.
+
+    Jobs come in any order; `finish` sorts them into lanes, dead letters and retention. Equal
+    options share one object again, and jobs of one delivery share it.
+    """
+
+    def __init__(self, state: ShardState) -> None:
+        self._state = state
+        self._jobs: list[Job] = []
+        self._deliveries: dict[tuple[int, bytes], Delivery] = {}
+        self._names: dict[str, str] = {}
+
+    def load(self, content: bytes) -> None:
+        """Load one page.
+
+        Raises:
+            Damage: it is damaged.
+        """
+        for image in self.read(content):
+            self._jobs.append(self._job(image))
+
+    @staticmethod
+    def read(content: bytes) -> list[JobImage]:
+        """Return a page's images.
+
+        Raises:
+            Damage: it is damaged.
+        """
+        try:
+            return decode_page(content)
+        except BadMessage as error:
+            raise Damage(error.text) from None
+
+    def _job(self, image: JobImage) -> Job:
+        job = Job(
+            image.id,
+            self._names.setdefault(image.queue, image.queue),
+            image.data,
+            image.priority,
+            image.created_at,
+            image.run_at,
+            image.state,
+            image.attempts,
+            self._state.intern(image.options),
+            image.started_at,
+            image.ended_at,
+            None,
+            None if image.extra is None else extra_of(image.extra),
+        )
+        if job.state == ACTIVE:
+            key = (image.token, image.session)
+            delivery = self._deliveries.get(key)
+            if delivery is None:
+                delivery = self._deliveries[key] = self._delivery(image)
+            delivery.jobs.append(job)
+            delivery.open += 1
+            job.lease = delivery
+        return job
+
+    def _delivery(self, image: JobImage) -> Delivery:
+        made = Delivery(image.token, image.session, [], 0)
+        if not image.session:
+            return made
+        return self._state.session(image.session).deliveries.setdefault(image.token, made)
+
+    def finish(self) -> None:
+        """Sort everything into its indexes."""
+        state = self._state
+        self._jobs.sort(key=lambda job: (job.ended_at, job.run_at, job.id))
+        for job in self._jobs:
+            queue = state.queue(job.queue)
+            state.add(job, queue)
+            if job.state == WAITING:
+                queue.ready.lane(job.priority).add(job)
+            elif job.state == DELAYED:
+                state.delayed.add(job.run_at, job.id)
+            elif job.state == COMPLETED:
+                state.file_completed(job, queue)
+            elif job.state == FAILED:
+                queue.dlq[job.id] = job
+            elif job.state == PENDING and job.id not in state.awaiting:
+                raise Damage(f"job {job.id} is pending for no push")
+            ttl = options_of(job).ttl
+            if ttl and job.state in (WAITING, DELAYED):
+                state.expiring.add(job.created_at + ttl + 1, job.id)
+        self._jobs.clear()
+
+
+def mark_clean(state: ShardState) -> None:
+    """Note that a state is as storage has it: nothing of it need be written again."""
+    state.dirty_pages = []
+    for page in state.index.pages.values():
+        page.dirty = False
+
+
+assert PAGE_SEQUENCES == 1024, "the page size is part of the stored format"

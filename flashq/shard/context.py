@@ -1,0 +1,184 @@
+"""What a handler may look at when it decides, and the decision it returns.
+
+A handler reads; it changes nothing. What it wants changed it returns as records.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from flashq.errors import Busy, JobNotFound, LevelInvalid
+from flashq.ids import shard_of_job
+from flashq.protocol import records as r
+from flashq.protocol.internal import AnyPeerMessage, ChildEnded, DependencyAnswer
+from flashq.protocol.limits import EngineLimits
+from flashq.protocol.records import AnyRecord
+from flashq.shard.lifecycle import FAILED, Job, options_of
+from flashq.shard.retry import is_final, retry_delay_ms
+from flashq.shard.state import Queue, ShardState
+
+LOST_MAX: Final = 3
+"""The third loss of its session makes a job a poison job: a dead letter."""
+
+
+class Decision(Struct):
+    """What a handler decided.
+
+    Args:
+        reply: the reply object; None when the answer comes later.
+        records: the facts.
+        durable: whether the reply waits for them to be safe; deliveries and heartbeats do not.
+    """
+
+    reply: Any
+    records: list[AnyRecord] = []
+    durable: bool = True
+
+
+class Context:
+    """The state, the limits and the moment of one decision."""
+
+    __slots__ = ("epoch", "level", "limits", "state", "throughput")
+
+    def __init__(self, state: ShardState, limits: EngineLimits, epoch: int, level: str) -> None:
+        self.state = state
+        self.limits = limits
+        self.epoch = epoch
+        #: the server's durability level
+        self.level = level
+        #: completions a second, lately
+        self.throughput = 0.0
+
+    @property
+    def now_ms(self) -> int:
+        """The wall clock; it never goes back."""
+        return self.state.now_ms
+
+    def need_job(self, job_id: int) -> Job:
+        """Return the job.
+
+        Raises:
+            JobNotFound: clients know none under this id.
+        """
+        job = self.state.job(job_id)
+        if job is None:
+            raise JobNotFound(id=job_id)
+        return job
+
+    def peer_of(self, job_id: int) -> int:
+        """Return the shard that owns a job."""
+        return shard_of_job(job_id, self.state.shard_count)
+
+    def send(self, job_id: int, body: AnyPeerMessage) -> AnyRecord:
+        """Return the record of a message to the shard of a job."""
+        return r.Sent(self.peer_of(job_id), body)
+
+    def level_for(self, queue: Queue | None, asked: str | None) -> str | None:
+        """Return the level to store on a job: None for the server's own, unless that is memory."""
+        level = asked or (queue.settings.durability if queue is not None else None) or self.level
+        return None if level == self.level != "memory" else level
+
+    def check_room(self, jobs: int, size: int) -> None:
+        """Check that the shard can take on so many jobs of so many payload bytes.
+
+        Raises:
+            Busy: it is full.
+        """
+        state, limits = self.state, self.limits
+        if state.index.count + jobs > limits.shard_jobs_max:
+            raise Busy(detail=f"shard {state.shard} holds {limits.shard_jobs_max} jobs")
+        if state.bytes + size > limits.shard_bytes_max:
+            raise Busy(detail=f"shard {state.shard} holds {limits.shard_bytes_max} bytes")
+
+    def check_joinable(self, level: str | None) -> None:
+        """Check that a job of this stored level may join flows and dependencies.
+
+        Raises:
+            LevelInvalid: it is of level memory.
+        """
+        if (level or self.level) == "memory":
+            raise LevelInvalid
+
+    # --- what follows from a job's end
+
+    def ending(self, job: Job, reason: str | None, *, removed: bool = False) -> list[AnyRecord]:
+        """Return the messages that tell others of a job's end.
+
+        Args:
+            job: the job that ends.
+            reason: None when it completed, else why it did not.
+            removed: it is gone, and so can never complete.
+        """
+        records: list[AnyRecord] = []
+        options, extra = job.options, job.extra
+        if options is not None and options.parent:
+            body = ChildEnded(options.parent, job.id, reason, removed)
+            records.append(self.send(options.parent, body))
+        if extra is not None and extra.watchers:
+            outcome = "completed" if reason is None else "removed" if removed else "failed"
+            for dependent in extra.watchers:
+                answer = DependencyAnswer(job.id, dependent, outcome, reason)
+                records.append(self.send(dependent, answer))
+        return records
+
+    def failing(
+        self, job: Job, reason: str, error: str | None, *, final: bool = False, counted: bool = True
+    ) -> list[AnyRecord]:
+        """Return what the bad end of an attempt leads to: a retry, or the job's death.
+
+        Args:
+            job: the job whose attempt ends.
+            reason: failed, timeout, stalled, lost, discarded or dependency.
+            error: the text that says more.
+            final: it dies whatever attempts are left.
+            counted: the attempt counts.
+        """
+        options = options_of(job)
+        attempts = job.attempts + counted
+        final = final or (counted and is_final(options, attempts))
+        if not final:
+            run_at = self.now_ms + retry_delay_ms(options, job.id, attempts)
+            return [r.Failed(job.id, reason, error, run_at, False, counted)]
+        records: list[AnyRecord] = [r.Failed(job.id, reason, error, 0, True, counted)]
+        gone = options.remove_on_fail
+        records += self.ending(job, error or reason, removed=gone)
+        if not gone:
+            records += self.evicting_dead_letter(job)
+        return records
+
+    def evicting_dead_letter(self, job: Job) -> list[AnyRecord]:
+        """Return the removal of the queue's oldest dead letter when one more would be too many."""
+        state = self.state
+        if state.counts[FAILED] < self.limits.dlq_jobs_max:
+            return []
+        dlq = state.queues[job.queue].dlq
+        oldest = next(iter(dlq.values()), None)
+        if oldest is None:
+            return []
+        return [r.Removed([oldest.id], "evicted"), *self.ending(oldest, "evicted", removed=True)]
+
+    def losing(self, jobs: list[Job]) -> list[AnyRecord]:
+        """Return what follows when the session that held these jobs is dead."""
+        back: list[int] = []
+        poisoned: list[AnyRecord] = []
+        for job in jobs:
+            lost = 1 + (job.extra.lost if job.extra is not None else 0)
+            if lost < LOST_MAX:
+                back.append(job.id)
+                continue
+            text = f"poison: {lost} sessions were lost while they held it"
+            poisoned += self.failing(job, "lost", text, final=True, counted=False)
+        records: list[AnyRecord] = [r.Requeued(back, "lost", 0)] if back else []
+        return records + poisoned
+
+    def removing(self, jobs: list[Job], reason: str) -> list[AnyRecord]:
+        """Return the removal of jobs, with word to whoever depends on them."""
+        if not jobs:
+            return []
+        records: list[AnyRecord] = [r.Removed([job.id for job in jobs], reason)]
+        for job in jobs:
+            if job.extra is not None or job.options is not None:
+                records += self.ending(job, reason, removed=True)
+        return records

@@ -1,0 +1,197 @@
+"""The middle of the engine: one decision at a time becomes records, a changed state, and a reply.
+
+Owns the outbox, the clock of this moment and the deadlines; the parts of the engine that park
+requests or watch leases are built on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from msgspec import Struct
+
+from flashq.errors import Busy, FlashQError
+from flashq.protocol import records as r
+from flashq.protocol.codec import error_reply
+from flashq.protocol.limits import EngineLimits
+from flashq.protocol.objects import Event
+from flashq.protocol.records import Answer, AnyRecord, Entry
+from flashq.shard.aftermath import Aftermath, Ended
+from flashq.shard.context import Context
+from flashq.shard.evolve import evolve
+from flashq.shard.outbox import Origin, Outbox, Reply
+from flashq.shard.state import ShardState, is_volatile
+from flashq.shard.timers import Timers
+
+
+class Waiter(Struct):
+    """A parked PULL or PULLB, or a parked WAITJOB. Times are ms on the engine's clock."""
+
+    origin: Origin
+    deadline: int
+    queue: str = ""
+    count: int = 0
+    single: bool = False
+    session: bytes = b""
+    n: int | None = None
+    done_below: int = 0
+    job_id: int = 0
+    timeout: int = 0
+    open: int = 1
+
+
+class Core:
+    """State, clock, outbox and deadlines of one shard engine.
+
+    Args:
+        state: what recovery gave.
+        limits: the bounds.
+        epoch: under which this process runs.
+        level: the server's durability level.
+    """
+
+    def __init__(self, state: ShardState, limits: EngineLimits, epoch: int, level: str) -> None:
+        self.state = state
+        self.limits = limits
+        self.epoch = epoch
+        self.context = Context(state, limits, epoch, level)
+        self.outbox = Outbox()
+        self.timers = Timers()
+        #: monotonic ms, less the time in which this process did not run
+        self.clock_ms = 0
+        #: the log sequence that has to be safe before replies leave
+        self.gate = 0
+        #: somebody listens to events
+        self.wants_events = False
+        self._event_seq = 0
+        #: parked pulls by queue, first come first; parked waits by job
+        self.pulls: dict[str, deque[Waiter]] = {}
+        self.waits: dict[int, list[Waiter]] = {}
+        self.waiters = 0
+        #: queues to serve, and ends to tell, before the engine is done with this input
+        self.woken: set[str] = set()
+        self.ended: list[Ended] = []
+
+    # --- parking
+
+    def check_waiters(self) -> None:
+        """Check that one more request can be parked.
+
+        Raises:
+            Busy: it cannot.
+        """
+        if self.waiters >= self.limits.waiters_max:
+            raise Busy(detail=f"{self.waiters} requests are waiting in this shard")
+
+    # --- deciding
+
+    def commit(
+        self, records: list[AnyRecord], *, durable: bool, answer: Answer | None = None
+    ) -> None:
+        """Let facts take effect, and put them into the log.
+
+        Args:
+            records: what was decided.
+            durable: whether later replies wait until this is safe.
+            answer: for repeats of the request that caused this.
+        """
+        state = self.state
+        if self.pulls or self.waits or self.wants_events:
+            aftermath = Aftermath(state, with_events=self.wants_events)
+            aftermath.note(records)
+            self.woken |= aftermath.woken
+            self.ended += aftermath.ended
+        else:
+            aftermath = None
+        kept = _for_the_log(state, records) if _may_be_volatile(state, records) else records
+        logged = bool(kept) or not records
+        evolve(state, Entry(state.now_ms, records, answer), logged=logged)
+        if logged:
+            self.outbox.entries.append(Entry(state.now_ms, kept, answer))
+            if durable:
+                self.gate = state.seq
+        if aftermath is not None and aftermath.happenings:
+            self._publish(aftermath)
+
+    def _publish(self, aftermath: Aftermath) -> None:
+        for said in aftermath.happenings:
+            self._event_seq += 1
+            event = Event(
+                seq=self._event_seq,
+                shard=self.state.shard,
+                epoch=self.epoch,
+                event=said.event,
+                queue=said.queue,
+                at=self.state.now_ms,
+                ids=said.ids,
+                error=said.error,
+                progress=said.progress,
+                message=said.message,
+                data=said.data,
+            )
+            self.outbox.events.append((self.gate, event))
+
+    def reply(self, origin: Origin, body: Any, *, delivery: bool = False) -> None:
+        """Answer a request, once what the answer tells of is safe."""
+        self.outbox.replies.append(Reply(origin, body, self.gate, self.state.seq, delivery))
+
+    def reply_now(self, origin: Origin, body: Any) -> None:
+        """Answer a request at once: the answer tells of nothing that a crash could undo."""
+        self.outbox.replies.append(Reply(origin, body, 0, 0))
+
+    def refuse(self, origin: Origin, error: FlashQError) -> None:
+        """Answer a request with an error."""
+        self.reply(origin, error_reply(error))
+
+
+def _may_be_volatile(state: ShardState, records: list[AnyRecord]) -> bool:
+    if state.volatile_jobs:
+        return True
+    first = records[0] if records else None
+    return (
+        isinstance(first, r.Pushed)
+        and first.options is not None
+        or len(records) > 1
+        and any(isinstance(record, r.Pushed) for record in records)
+    )
+
+
+def _for_the_log(state: ShardState, records: list[AnyRecord]) -> list[AnyRecord]:
+    """Return the records without what is about jobs of level memory."""
+    kept: list[AnyRecord] = []
+    fresh_volatile = False
+    for record in records:
+        if isinstance(record, r.Pushed):
+            if record.options is not None and record.options.level == "memory":
+                fresh_volatile = True
+                continue
+            kept.append(record)
+        elif isinstance(record, r.DebounceStarted):
+            if not fresh_volatile:
+                kept.append(record)
+        elif hasattr(record, "ids") and not isinstance(record, r.Awaited):
+            _keep_some(state, record, kept)
+        elif hasattr(record, "id"):
+            job = state.index.get(record.id)
+            if job is None or not is_volatile(job):
+                kept.append(record)
+        else:
+            kept.append(record)
+    return kept
+
+
+def _keep_some(state: ShardState, record: Any, kept: list[AnyRecord]) -> None:
+    places = [
+        place
+        for place, job_id in enumerate(record.ids)
+        if (job := state.index.get(job_id)) is None or not is_volatile(job)
+    ]
+    if len(places) == len(record.ids):
+        kept.append(record)
+    elif places:
+        fields = {name: getattr(record, name) for name in record.__struct_fields__}
+        fields["ids"] = [record.ids[place] for place in places]
+        if fields.get("results"):
+            fields["results"] = [record.results[place] for place in places]
+        kept.append(type(record)(**fields))

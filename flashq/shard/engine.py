@@ -1,0 +1,452 @@
+"""The shard engine: commands and time in; replies, log entries and events out.
+
+Pure and deterministic: no I/O, no clock, no randomness. Handlers decide by reading; `evolve` alone
+changes the durable state; what is volatile (parked requests, deadlines, when a session was last heard
+of, how full a token bucket is) belongs to the engine and is made anew after a restart.
+
+Invariants, beyond those of the state:
+
+* A request is answered once for each time it was asked, or parked with a deadline at which it is.
+* A job is handed out only while its queue is not paused, below its concurrency and within its rate,
+  and only jobs that are handed out spend tokens of the rate.
+* When the engine is done with an input, every queue in which something became deliverable has been
+  served: no job is ready while somebody waits for it and may have it.
+* Input comes before expiry: what has arrived is handled before `tick` lets anything expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from flashq.errors import FlashQError, InvalidRequest, SessionExpired
+from flashq.protocol import jobs, leases, queues, server
+from flashq.protocol import records as r
+from flashq.protocol.base import Reply as OkReply
+from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.limits import EngineLimits
+from flashq.protocol.records import Answer, AnyRecord
+from flashq.protocol.registry import BY_REQUEST
+from flashq.protocol.sessions import Goodbye, Heartbeat
+from flashq.shard import retention
+from flashq.shard.context import Context, Decision
+from flashq.shard.core import Core, Waiter
+from flashq.shard.handlers import changing, inspecting, leasing, peers, producing
+from flashq.shard.handlers import queues as queue_handlers
+from flashq.shard.leases import Leases
+from flashq.shard.lifecycle import DELAYED, WAITING
+from flashq.shard.outbox import Origin, Outbox
+from flashq.shard.pulling import Pulling
+from flashq.shard.state import ShardState
+
+Handler = Callable[[Context, Any, Origin], Decision]
+
+HANDLERS: Final[dict[type, Handler]] = {
+    jobs.Push: producing.push,
+    jobs.PushBatch: producing.push_batch,
+    jobs.PlainPushBatch: producing.push_plain_batch,
+    jobs.Flow: producing.push_flow,
+    jobs.GetChildren: producing.get_children,
+    leases.Ack: leasing.ack,
+    leases.AckBatch: leasing.ack_batch,
+    leases.Fail: leasing.fail,
+    leases.Release: leasing.release,
+    leases.HeartbeatJob: leasing.heartbeat_job,
+    leases.SetProgress: leasing.set_progress,
+    leases.GetProgress: leasing.get_progress,
+    leases.MoveToDelayed: leasing.move_to_delayed,
+    jobs.GetJob: inspecting.get_job,
+    jobs.GetState: inspecting.get_state,
+    jobs.GetResult: inspecting.get_result,
+    jobs.GetJobByCustomId: inspecting.get_job_by_custom_id,
+    jobs.GetJobsBatch: inspecting.get_jobs_batch,
+    jobs.GetJobs: inspecting.get_jobs,
+    jobs.Log: inspecting.log,
+    jobs.GetLogs: inspecting.get_logs,
+    jobs.Cancel: changing.cancel,
+    jobs.ChangePriority: changing.change_priority,
+    jobs.Promote: changing.promote,
+    jobs.UpdateJob: changing.update,
+    jobs.Discard: changing.discard,
+    queues.Pause: queue_handlers.pause,
+    queues.Resume: queue_handlers.resume,
+    queues.IsPaused: queue_handlers.is_paused,
+    queues.SetRateLimit: queue_handlers.set_rate_limit,
+    queues.ClearRateLimit: queue_handlers.clear_rate_limit,
+    queues.SetConcurrency: queue_handlers.set_concurrency,
+    queues.ClearConcurrency: queue_handlers.clear_concurrency,
+    queues.QueueConfig: queue_handlers.configure,
+    queues.Drain: queue_handlers.drain,
+    queues.Obliterate: queue_handlers.obliterate,
+    queues.Clean: queue_handlers.clean,
+    queues.Count: queue_handlers.count,
+    queues.GetJobCounts: queue_handlers.get_job_counts,
+    queues.ListQueues: queue_handlers.list_queues,
+    queues.GetDlq: queue_handlers.get_dlq,
+    queues.RetryDlq: queue_handlers.retry_dlq,
+    queues.PurgeDlq: queue_handlers.purge_dlq,
+    server.Stats: queue_handlers.stats,
+    server.GetMetrics: queue_handlers.metrics,
+}
+"""What decides each command; those that may have to wait are the engine's own."""
+
+_UNGATED: Final = frozenset({server.Stats, server.GetMetrics})
+"""Answered at once: they also say how much is not safe yet."""
+
+_MUTATING: Final = frozenset(kind for kind, command in BY_REQUEST.items() if command.mutates) | {
+    jobs.PlainPushBatch
+}
+
+
+class Engine:
+    """One shard's engine.
+
+    Args:
+        state: what recovery gave, or a fresh one.
+        limits: the bounds.
+        epoch: under which this process runs; part of every lease token.
+        level: the server's durability level: durable, async or memory.
+    """
+
+    def __init__(
+        self, state: ShardState, limits: EngineLimits, *, epoch: int, level: str = "async"
+    ) -> None:
+        self._core = core = Core(state, limits, epoch, level)
+        self._leases = Leases(core, self._drop_waiter)
+        self._pulling = Pulling(core, self._leases)
+        self._gap_ms = 0
+        self._mono_ms = 0
+        #: who waits for the answer of an awaited push, by its key
+        self._awaiting: dict[int, list[Origin]] = {}
+        self._rate_mark = (0, 0)
+        #: why no change is taken on at present: storage lags, or the process drains
+        self.refusal: FlashQError | None = None
+
+    def _drop_waiter(self, waiter: Waiter) -> None:
+        self._pulling.drop(waiter)
+
+    # --- what surrounds the engine
+
+    @property
+    def state(self) -> ShardState:
+        return self._core.state
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is to be sent and logged; the reader empties its lists."""
+        return self._core.outbox
+
+    @property
+    def gate(self) -> int:
+        """The log sequence of the last durable change."""
+        return self._core.gate
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are live."""
+        return len(self._leases.sessions)
+
+    @property
+    def waiters(self) -> int:
+        """How many requests are parked."""
+        return self._core.waiters
+
+    def listen(self, wanted: bool) -> None:
+        """Say whether anybody listens to events; if not, none are made."""
+        self._core.wants_events = wanted
+
+    def start(self, now_ms: int, mono_ms: int) -> None:
+        """Begin, after recovery: what was under way gets its time anew."""
+        self._observe(now_ms, mono_ms)
+        self._core.gate = self.state.seq
+        self._leases.resume()
+        self._settle()
+
+    def stretch(self, gap_ms: int) -> None:
+        """Do not count `gap_ms` in which this process did not run (stopped, swapped out)."""
+        self._gap_ms += gap_ms
+
+    # --- input
+
+    def handle(self, command: Any, origin: Origin, now_ms: int, mono_ms: int) -> None:
+        """Carry out one request.
+
+        Args:
+            command: an instance of a command's request Struct.
+            origin: where the answer goes.
+            now_ms: the wall clock; never less than before.
+            mono_ms: the monotonic clock.
+        """
+        self._observe(now_ms, mono_ms)
+        try:
+            self._dispatch(command, origin)
+        except FlashQError as error:
+            self._core.refuse(origin, error)
+        self._settle()
+
+    def take_mail(
+        self,
+        peer: int,
+        incarnation: int,
+        number: int,
+        body: AnyPeerMessage,
+        now_ms: int,
+        mono_ms: int,
+    ) -> bool:
+        """Take a peer's message, if it is the next one.
+
+        Returns:
+            False when one before it is missing; True when it is taken, now or earlier.
+        """
+        self._observe(now_ms, mono_ms)
+        taken = self._take(peer, incarnation, number, body)
+        self._settle()
+        return taken
+
+    def mail_taken(self, peer: int, incarnation: int, number: int) -> None:
+        """A peer has safely taken our messages up to `number`."""
+        pending = self.state.mailbox(peer).pending
+        if incarnation == self.state.incarnation and pending and pending[0][0] <= number:
+            self._core.commit([r.MailTaken(peer, number)], durable=False)
+
+    def bounced(self, held: list[tuple[int, int]], now_ms: int, mono_ms: int) -> None:
+        """Take back jobs (id, token) whose delivery could not be delivered."""
+        self._observe(now_ms, mono_ms)
+        back = []
+        for job_id, token in held:
+            job = self.state.index.get(job_id)
+            if job is not None and job.lease is not None and job.lease.token == token:
+                back.append(job_id)
+        if back:
+            self._core.commit([r.Requeued(back, "released", 0)], durable=False)
+        self._settle()
+
+    def tick(self, now_ms: int, mono_ms: int) -> None:
+        """Let what is due happen: delays, time-outs, leases, waiters, retention."""
+        self._observe(now_ms, mono_ms)
+        core = self._core
+        core.timers.run_due(core.clock_ms)
+        for records in (
+            retention.beyond_bounds(core.context),
+            retention.beyond_age(core.context),
+        ):
+            if records:
+                core.commit(records, durable=False)
+        self._settle()
+
+    def next_deadline_ms(self) -> int | None:
+        """Return when `tick` is due on the monotonic clock, None for never."""
+        state, core = self.state, self._core
+        wall = [
+            at
+            for at in (
+                state.delayed.first_ms(),
+                state.expiring.first_ms(),
+                state.ages.first_ms(),
+                state.next_debounce_end_ms(),
+            )
+            if at is not None
+        ]
+        deadlines = [self._mono_ms + max(0, at - state.now_ms) for at in wall]
+        timer = core.timers.next_ms()
+        if timer is not None:
+            deadlines.append(timer + self._gap_ms)
+        return min(deadlines) if deadlines else None
+
+    # --- one input, step by step
+
+    def _observe(self, now_ms: int, mono_ms: int) -> None:
+        """Take in the time, and what came due by it."""
+        core, state = self._core, self.state
+        self._mono_ms = mono_ms
+        core.clock_ms = mono_ms - self._gap_ms
+        if now_ms > state.now_ms:
+            core.woken.update(state.advance(now_ms))
+            first = state.expiring.first_ms()
+            if first is not None and first <= state.now_ms:
+                self._expire_jobs()
+
+    def _expire_jobs(self) -> None:
+        state = self.state
+        expired = []
+        for at, job_id in state.expiring.pop_until(state.now_ms):
+            job = state.index.get(job_id)
+            if job is None or job.state not in (WAITING, DELAYED) or job.options is None:
+                continue
+            if job.created_at + job.options.ttl + 1 == at:
+                expired.append(job)
+        unique = list({job.id: job for job in expired}.values())
+        if unique:
+            self._core.commit(self._core.context.removing(unique, "expired"), durable=False)
+
+    def _dispatch(self, command: Any, origin: Origin) -> None:
+        kind = type(command)
+        if kind in _MUTATING:
+            if self.refusal is not None:
+                raise self.refusal
+            if command.session is not None and self._is_repeat(command, origin):
+                return
+        handler = HANDLERS.get(kind)
+        if handler is None:
+            self._dispatch_own(command, origin)
+            return
+        if kind is server.GetMetrics:
+            self._measure_rate()
+        decision = handler(self._core.context, command, origin)
+        reply = decision.reply
+        if not decision.records:
+            if kind in _UNGATED:
+                self._core.reply_now(origin, reply)
+            else:
+                self._core.reply(origin, reply)
+            return
+        answer = None
+        if reply is not None and command.session is not None and command.n is not None:
+            body = encode_msgpack(reply)
+            answer = Answer(command.session, command.n, command.done_below or 0, body)
+            if not origin.flags:
+                reply = body
+        self._core.commit(decision.records, durable=decision.durable, answer=answer)
+        self._after(kind, command, decision.records, origin)
+        if reply is not None:
+            self._core.reply(origin, reply)
+
+    def _after(self, kind: type, command: Any, records: list[AnyRecord], origin: Origin) -> None:
+        """Keep what is volatile in step with what was just decided."""
+        if kind is queues.SetRateLimit or kind is queues.ClearRateLimit:
+            self._pulling.fill_bucket(command.queue)
+        elif kind is leases.HeartbeatJob:
+            self._leases.beat(command.id if command.id is not None else command.job_id)
+        last = records[-1]
+        if isinstance(last, r.Awaited):
+            self._awaiting[last.key] = [origin]
+
+    def _dispatch_own(self, command: Any, origin: Origin) -> None:
+        if isinstance(command, leases.Pull | leases.PullBatch):
+            self._pulling.pull(command, origin)
+        elif isinstance(command, jobs.WaitJob):
+            self._pulling.wait(command, origin)
+        elif isinstance(command, Heartbeat):
+            self._core.reply_now(origin, self._leases.heartbeat(command))
+        elif isinstance(command, Goodbye) and command.session is not None:
+            self._leases.goodbye(command.session)
+            self._core.reply_now(origin, OkReply())
+        else:
+            word = BY_REQUEST[type(command)].word
+            raise InvalidRequest(detail=f"{word} is not for a shard")
+
+    # --- repeats
+
+    def _is_repeat(self, command: Any, origin: Origin) -> bool:
+        """Note that the session lives, and answer a request that was carried out before.
+
+        Raises:
+            SessionExpired: what the session has asked before is no longer known.
+        """
+        session_id, n, state = command.session, command.n, self.state
+        if session_id in state.expired_sessions:
+            raise SessionExpired
+        self._leases.hear(session_id)
+        if n is None:
+            return False
+        session = state.sessions.get(session_id)
+        if session is not None:
+            answer = session.answers.get(n)
+            if answer is not None:
+                if not answer.token:
+                    self._core.reply(origin, answer.body)
+                    return True
+                return self._pulling.answer_again(command, answer, origin)
+            if n < session.done_below:
+                raise SessionExpired
+        key = state.awaited_requests.get((session_id, n))
+        if key is not None:
+            self._awaiting[key] = [origin]
+            return True
+        return self._pulling.rejoin(session_id, n, origin)
+
+    # --- mail
+
+    def _take(self, peer: int, incarnation: int, number: int, body: AnyPeerMessage) -> bool:
+        known, last = self.state.inboxes.get(peer, (incarnation, 0))
+        if known != incarnation:
+            last = 0  # the peer lost its state, and counts anew
+        if number <= last:
+            return True
+        if number != last + 1:
+            return False
+        core = self._core
+        records: list[AnyRecord] = [r.Received(peer, incarnation, number)]
+        records += peers.take_mail(core.context, body)
+        if peer == self.state.shard:
+            records.append(r.MailTaken(peer, number))
+        core.commit(records, durable=core.context.level == "durable")
+        return True
+
+    def _take_own_mail(self) -> bool:
+        """Take the next message that this shard sent to itself; False when there is none."""
+        state = self.state
+        mailbox = state.mailboxes.get(state.shard)
+        if mailbox is None or not mailbox.pending:
+            return False
+        number, _, body = mailbox.pending[0]
+        taken = self._take(state.shard, state.incarnation, number, body)
+        assert taken, "a shard's own mail is in order"
+        return True
+
+    def _finish_awaited(self) -> bool:
+        """Answer a push that no longer waits for other shards; False when there is none."""
+        state = self.state
+        if not state.answerable:
+            return False
+        key = state.answerable[0]
+        push = state.awaited[key]
+        outcome = producing.awaited_reply(self._core.context, key)
+        answer = None
+        if not isinstance(outcome, FlashQError) and push.session:
+            answer = Answer(push.session, push.n, 0, encode_msgpack(outcome))
+        self._core.commit(
+            [r.AwaitedDone(key)], durable=self._core.context.level == "durable", answer=answer
+        )
+        for origin in self._awaiting.pop(key, ()):
+            if isinstance(outcome, FlashQError):
+                self._core.refuse(origin, outcome)
+            else:
+                self._core.reply(origin, outcome)
+        return True
+
+    # --- afterwards
+
+    def _settle(self) -> None:
+        """Do everything that follows from an input, until nothing more does."""
+        core = self._core
+        while True:
+            if self._take_own_mail() or self._finish_awaited():
+                continue
+            if core.ended:
+                ended, core.ended = core.ended, []
+                for end in ended:
+                    self._pulling.tell_end(end)
+            elif core.woken:
+                woken, core.woken = core.woken, set()
+                if self.refusal is None:
+                    for name in sorted(woken & core.pulls.keys()):
+                        self._pulling.serve(name)
+            else:
+                return
+
+    def accept(self) -> None:
+        """Take on changes again after a refusal, and serve those that waited."""
+        self.refusal = None
+        self._core.woken.update(self._core.pulls)
+        self._settle()
+
+    def _measure_rate(self) -> None:
+        """Bring the throughput up to date: completions a second since it was last asked for."""
+        core, done = self._core, self.state.totals.completed
+        since_ms, before = self._rate_mark
+        elapsed = core.clock_ms - since_ms
+        if elapsed >= 1000:
+            core.context.throughput = (done - before) * 1000 / elapsed if since_ms else 0.0
+            self._rate_mark = (core.clock_ms, done)

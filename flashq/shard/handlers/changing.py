@@ -1,0 +1,83 @@
+"""CANCEL, CHANGEPRIORITY, PROMOTE, UPDATEJOB, DISCARD."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flashq.errors import JobNotFound, WrongState
+from flashq.protocol import records as r
+from flashq.protocol.base import Reply
+from flashq.protocol.jobs import Cancel, ChangePriority, Discard, Promote, UpdateJob
+from flashq.shard.context import Context, Decision
+from flashq.shard.handlers.producing import check_payload
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    COMPLETED,
+    DELAYED,
+    FAILED,
+    FLOW,
+    PARKED,
+    WAITING,
+    Job,
+)
+from flashq.shard.outbox import Origin
+
+_ENDED: Final = (COMPLETED, FAILED)
+_UPDATABLE: Final = (WAITING, DELAYED, ACTIVE, FAILED)
+_DISCARDABLE: Final = (WAITING, DELAYED, ACTIVE, PARKED, FLOW)
+
+
+def _is_durable(context: Context, job: Job) -> bool:
+    level = job.options.level if job.options is not None else None
+    return (level or context.level) == "durable"
+
+
+def cancel(context: Context, command: Cancel, origin: Origin) -> Decision:
+    """Remove a job that has not ended; whoever works on it learns by its lease."""
+    job = context.need_job(command.id)
+    if job.state in _ENDED:
+        raise WrongState(f"Job {job.id} cannot be cancelled (already completed/failed)")
+    return Decision(Reply(), context.removing([job], "cancelled"), _is_durable(context, job))
+
+
+def change_priority(context: Context, command: ChangePriority, origin: Origin) -> Decision:
+    """Change a job's priority; a waiting one moves to its new place."""
+    job = context.state.job(command.id)
+    if job is None or job.state == COMPLETED:
+        text = f"Job {command.id} not found or cannot change priority"
+        raise JobNotFound(text) if job is None else WrongState(text)
+    record = r.PrioritySet(job.id, command.priority)
+    return Decision(Reply(), [record], _is_durable(context, job))
+
+
+def promote(context: Context, command: Promote, origin: Origin) -> Decision:
+    """Make a delayed job ready now."""
+    job = context.state.job(command.id)
+    if job is not None and job.state == WAITING:
+        raise WrongState(f"Job {job.id} is not delayed")
+    if job is None or job.state != DELAYED:
+        text = f"Job {command.id} not found or not in delayed state"
+        raise JobNotFound(text) if job is None else WrongState(text)
+    return Decision(Reply(), [r.Promoted(job.id)], _is_durable(context, job))
+
+
+def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
+    """Replace a job's payload."""
+    job = context.state.job(command.id)
+    if job is None or job.state not in _UPDATABLE:
+        raise JobNotFound(id=command.id)
+    data = bytes(command.data)
+    check_payload(context, data)
+    context.check_room(0, max(0, len(data) - len(job.data)))
+    record = r.DataSet(job.id, data, origin.json)
+    return Decision(Reply(), [record], _is_durable(context, job))
+
+
+def discard(context: Context, command: Discard, origin: Origin) -> Decision:
+    """Send a job to the dead letters, whatever attempts it has left."""
+    job = context.state.job(command.id)
+    if job is None or job.state not in _DISCARDABLE:
+        text = f"Job {command.id} not found or already in DLQ/completed"
+        raise JobNotFound(text) if job is None else WrongState(text)
+    records = context.failing(job, "discarded", None, final=True, counted=False)
+    return Decision(Reply(), records, _is_durable(context, job))

@@ -1,0 +1,159 @@
+"""GETJOB, GETSTATE, GETRESULT, GETJOBBYCUSTOMID, GETJOBS, GETJOBSBATCH, GETLOGS, LOG.
+
+Lists walk the pages of the id index from the newest id down and stop when they have enough; totals
+come from the counters, so they are exact and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from flashq.errors import BatchTooLarge, FieldTooLarge, InvalidRequest
+from flashq.protocol import records as r
+from flashq.protocol.base import Reply
+from flashq.protocol.jobs import (
+    GetJob,
+    GetJobByCustomId,
+    GetJobs,
+    GetJobsBatch,
+    GetLogs,
+    GetResult,
+    GetState,
+    JobReply,
+    JobsReply,
+    Log,
+    LogsReply,
+    ResultReply,
+    StateReply,
+)
+from flashq.shard.context import Context, Decision
+from flashq.shard.lifecycle import COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
+from flashq.shard.outbox import Origin
+from flashq.shard.views import job_view, log_entries, result_view, state_view
+
+LIST_LIMIT: Final = 100
+LIST_LIMIT_MAX: Final = 10_000
+LOG_MESSAGE_CHARS_MAX: Final = 10_000
+LOG_LEVEL_CHARS_MAX: Final = 32
+
+
+def get_job(context: Context, command: GetJob, origin: Origin) -> Decision:
+    """Give a job and its state."""
+    return Decision(_job_reply(context.state.job(command.id), origin))
+
+
+def _job_reply(job: Job | None, origin: Origin) -> JobReply:
+    view = None if job is None else job_view(job, origin)
+    return JobReply(job=view, state=state_name(job))
+
+
+def get_state(context: Context, command: GetState, origin: Origin) -> Decision:
+    """Give a job's state."""
+    return Decision(StateReply(id=command.id, state=state_name(context.state.job(command.id))))
+
+
+def get_result(context: Context, command: GetResult, origin: Origin) -> Decision:
+    """Give a completed job's result; null when there is none."""
+    job = context.state.job(command.id)
+    result = None if job is None or job.state != COMPLETED else result_view(job, origin)
+    return Decision(ResultReply(id=command.id, result=result))
+
+
+def get_job_by_custom_id(context: Context, command: GetJobByCustomId, origin: Origin) -> Decision:
+    """Find a job by its custom id: in the named queue, else the newest of all queues."""
+    queues = context.state.queues
+    if command.queue is not None:
+        named = queues.get(command.queue)
+        found = [named.custom_ids.get(command.job_id)] if named is not None else []
+    else:
+        found = [queue.custom_ids.get(command.job_id) for queue in queues.values()]
+    ids = [job_id for job_id in found if job_id is not None]
+    return Decision(_job_reply(context.state.job(max(ids)) if ids else None, origin))
+
+
+def get_jobs_batch(context: Context, command: GetJobsBatch, origin: Origin) -> Decision:
+    """Give many jobs, in the order asked for; unknown ones are left out."""
+    limit = context.limits.batch_jobs_max
+    if len(command.ids) > limit:
+        raise BatchTooLarge(count=len(command.ids), limit=limit)
+    jobs = [context.state.job(job_id) for job_id in command.ids]
+    views = [state_view(job, origin) for job in jobs if job is not None]
+    return Decision(JobsReply(ok=True, jobs=views))
+
+
+def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
+    """List jobs, newest ids first.
+
+    Raises:
+        FieldTooLarge: the page is beyond the bound.
+        InvalidRequest: there is no such state.
+    """
+    limit = LIST_LIMIT if command.limit is None else command.limit
+    if limit > LIST_LIMIT_MAX:
+        raise FieldTooLarge(field="limit", size=limit, limit=LIST_LIMIT_MAX)
+    state = None
+    if command.state is not None:
+        state = STATES_BY_NAME.get(command.state.lower())
+        if state is None:
+            raise InvalidRequest(detail=f"unknown state '{command.state}'")
+    offset = command.offset or 0
+    views = []
+    if limit:
+        for job in _matching(context, command.queue, state):
+            if offset:
+                offset -= 1
+                continue
+            views.append(state_view(job, origin))
+            if len(views) >= limit:
+                break
+    total = _total(context, command.queue, state)
+    return Decision(JobsReply(ok=True, jobs=views, total=total))
+
+
+def _matching(context: Context, queue: str | None, state: int | None) -> Iterator[Job]:
+    index = context.state.index
+    if queue is not None and queue not in context.state.queues:
+        return
+    for number in index.newest_first():
+        page = index.pages[number]
+        if not page.live:
+            continue
+        for job in reversed(page.jobs):
+            if job is None or job.state == PENDING:
+                continue
+            if (state is None or job.state == state) and (queue is None or job.queue == queue):
+                yield job
+
+
+def _total(context: Context, queue: str | None, state: int | None) -> int:
+    if queue is None:
+        counts = context.state.counts
+    elif queue in context.state.queues:
+        counts = context.state.queues[queue].counts
+    else:
+        return 0
+    return counts[state] if state is not None else sum(counts[:PENDING])
+
+
+def log(context: Context, command: Log, origin: Origin) -> Decision:
+    """Add an entry to a job's log."""
+    job = context.need_job(_id(command.id, command.job_id))
+    level = "info" if command.level is None else command.level[:LOG_LEVEL_CHARS_MAX]
+    message = command.message[:LOG_MESSAGE_CHARS_MAX]
+    record = r.Logged(job.id, level, message, context.limits.job_logs_max)
+    return Decision(Reply(), [record], durable=False)
+
+
+def get_logs(context: Context, command: GetLogs, origin: Origin) -> Decision:
+    """Give a job's log, oldest entry first; empty for an unknown job."""
+    job_id = _id(command.id, command.job_id)
+    job = context.state.job(job_id)
+    return Decision(LogsReply(id=job_id, logs=log_entries(None if job is None else job.extra)))
+
+
+def _id(named: int | None, alias: int | None) -> int:
+    job_id = named if named is not None else alias
+    if job_id is None:
+        raise InvalidRequest(detail="missing field `id`")
+    return job_id

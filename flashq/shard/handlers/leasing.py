@@ -1,0 +1,229 @@
+"""ACK, ACKB, FAIL, RELEASE, HEARTBEAT, PROGRESS, GETPROGRESS, MOVETODELAYED.
+
+PULL and PULLB are the engine's own: their answer may have to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flashq.errors import (
+    BatchTooLarge,
+    InvalidRequest,
+    JobNotActive,
+    JobNotFound,
+    LeaseLost,
+    PayloadTooLarge,
+)
+from flashq.ids import epoch_of_token
+from flashq.protocol import records as r
+from flashq.protocol.base import CountReply, Reply
+from flashq.protocol.codec import transcode
+from flashq.protocol.leases import (
+    Ack,
+    AckBatch,
+    AckBatchReply,
+    Fail,
+    GetProgress,
+    HeartbeatJob,
+    MoveToDelayed,
+    ProgressReply,
+    Release,
+    SetProgress,
+)
+from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Progress
+from flashq.protocol.records import AnyRecord
+from flashq.shard.context import Context, Decision
+from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, Job
+from flashq.shard.outbox import Origin
+from flashq.shard.retention import keep_newest_of_queue
+from flashq.shard.state import is_volatile
+
+ERROR_CHARS_MAX = 10_000
+"""Longer error texts are cut."""
+
+
+def holds(context: Context, job: Job, token: int | None) -> bool:
+    """Tell whether a worker that names `token` (or none) may end the job.
+
+    A delivery whose record was lost in a crash left the job waiting: its token is of an older
+    epoch, and good as long as the job has not been handed out since.
+    """
+    if job.state == ACTIVE:
+        return token is None or (job.lease is not None and job.lease.token == token)
+    return token is not None and is_lost_delivery(context, job, token)
+
+
+def is_lost_delivery(context: Context, job: Job, token: int) -> bool:
+    """Tell whether `token` can be of a delivery of this job that the log does not know."""
+    if job.state not in (WAITING, DELAYED) or epoch_of_token(token) >= context.epoch:
+        return False
+    return job.extra is None or job.extra.last_token < token
+
+
+def _held_job(context: Context, job_id: int, token: int | None, *, text: str | None = None) -> Job:
+    """Return the job that a worker may act on.
+
+    Raises:
+        JobNotFound: there is none, or it is not active (with `text`: JobNotActive with it).
+        LeaseLost: it names a token that is not current.
+    """
+    job = context.state.job(job_id)
+    if job is not None and holds(context, job, token):
+        return job
+    if job is not None and token is not None:
+        raise LeaseLost(id=job_id)
+    if text is not None:
+        raise JobNotActive(text.format(id=job_id))
+    raise JobNotFound(id=job_id)
+
+
+def _result(context: Context, raw: object, origin: Origin) -> bytes | None:
+    """Return a result as it is stored: MessagePack, None for null."""
+    if raw is None:
+        return None
+    data = bytes(raw)  # type: ignore[call-overload]
+    if data == (NULL_JSON if origin.json else NULL_MSGPACK):
+        return None
+    limit = context.limits.payload_bytes_max
+    if len(data) > limit:
+        raise PayloadTooLarge(size=len(data), limit=limit)
+    return transcode(data, to_json=False) if origin.json else data
+
+
+def ack(context: Context, command: Ack, origin: Origin) -> Decision:
+    """Complete a job."""
+    job = _held_job(context, command.id, command.token)
+    result = _result(context, command.result, origin)
+    records: list[AnyRecord] = [r.Acked([job.id], [] if result is None else [result])]
+    if job.extra is not None or job.options is not None:
+        records += context.ending(job, None)
+        records += keep_newest_of_queue(context, [job])
+    return Decision(Reply(), records, _is_durable(context, job))
+
+
+def _is_durable(context: Context, job: Job) -> bool:
+    level = job.options.level if job.options is not None else None
+    return (level or context.level) == "durable"
+
+
+def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
+    """Complete many jobs; those that cannot be are left out and named."""
+    ids = command.ids
+    _check_batch(context, ids, command.tokens, command.results)
+    held: list[Job] = []
+    places: list[int] = []
+    lost: list[int] = []
+    seen: set[int] | None = None if len(set(ids)) == len(ids) else set()
+    tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
+    jobs = context.state.index.get_many(ids)
+    for place, (job, token) in enumerate(zip(jobs, tokens, strict=True)):
+        lease = None if job is None else job.lease
+        if job is None or (
+            (lease is None or (token is not None and lease.token != token))
+            and not holds(context, job, token)
+        ):
+            lost.append(ids[place])
+            continue
+        if seen is not None:
+            if job.id in seen:
+                lost.append(job.id)
+                continue
+            seen.add(job.id)
+        held.append(job)
+        places.append(place)
+    results: list[bytes | None] = []
+    if command.results is not None:
+        results = [_result(context, command.results[place], origin) for place in places]
+    reply = AckBatchReply(ok=True, ids=[len(held)], lost=lost)
+    if not held:
+        return Decision(reply)
+    if not any(result is not None for result in results):
+        results = []
+    records: list[AnyRecord] = [r.Acked([job.id for job in held], results)]
+    special = [job for job in held if job.extra is not None or job.options is not None]
+    for job in special:
+        records += context.ending(job, None)
+    if special:
+        records += keep_newest_of_queue(context, special)
+    return Decision(reply, records, any(_is_durable(context, job) for job in held))
+
+
+def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object] | None) -> None:
+    limit = context.limits.batch_jobs_max
+    if len(ids) > limit:
+        raise BatchTooLarge(count=len(ids), limit=limit)
+    for other in in_line:
+        if other is not None and len(other) != len(ids):
+            raise InvalidRequest(detail=f"{len(other)} entries beside {len(ids)} ids")
+
+
+def fail(context: Context, command: Fail, origin: Origin) -> Decision:
+    """End an attempt: the job is retried, or dies."""
+    job = _held_job(context, command.id, command.token)
+    error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
+    return Decision(Reply(), context.failing(job, "failed", error), _is_durable(context, job))
+
+
+def release(context: Context, command: Release, origin: Origin) -> Decision:
+    """Give active jobs back, uncounted; those that are not held are left out."""
+    _check_batch(context, command.ids, command.tokens)
+    back: list[int] = []
+    durable = False
+    for position, job_id in enumerate(command.ids):
+        job = context.state.job(job_id)
+        token = command.tokens[position] if command.tokens is not None else None
+        if job is None or job.state != ACTIVE or job_id in back:
+            continue
+        if holds(context, job, token):
+            back.append(job_id)
+            durable = durable or _is_durable(context, job)
+    records: list[AnyRecord] = [r.Requeued(back, "released", 0)] if back else []
+    return Decision(CountReply(count=len(back)), records, durable)
+
+
+def heartbeat_job(context: Context, command: HeartbeatJob, origin: Origin) -> Decision:
+    """Keep an active job from stalling."""
+    job_id = command.id if command.id is not None else command.job_id
+    if job_id is None:
+        raise InvalidRequest(detail="missing field `id`")
+    text = "Job {id} not in processing"
+    job = _held_job(context, job_id, command.token, text=text)
+    if job.state != ACTIVE:
+        raise JobNotActive(text.format(id=job_id))
+    return Decision(Reply(), [r.Beaten(job.id)], durable=False)
+
+
+def set_progress(context: Context, command: SetProgress, origin: Origin) -> Decision:
+    """Set an active job's progress."""
+    text = "Job {id} not found in processing"
+    job = _held_job(context, command.id, command.token, text=text)
+    if job.state != ACTIVE:
+        raise JobNotActive(text.format(id=command.id))
+    progress = min(100, max(0, round(command.progress)))
+    message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
+    return Decision(Reply(), [r.ProgressSet(job.id, progress, message)], durable=False)
+
+
+def get_progress(context: Context, command: GetProgress, origin: Origin) -> Decision:
+    """Give an active job's progress."""
+    job = context.state.job(command.id)
+    if job is None or job.state != ACTIVE:
+        raise JobNotFound(id=command.id)
+    extra = job.extra
+    progress = Progress(
+        id=job.id,
+        progress=0 if extra is None else extra.progress,
+        message=None if extra is None else extra.progress_msg,
+    )
+    return Decision(ProgressReply(progress=progress))
+
+
+def move_to_delayed(context: Context, command: MoveToDelayed, origin: Origin) -> Decision:
+    """Put an active job back, to run later."""
+    text = "Job {id} not in processing"
+    job = _held_job(context, command.id, command.token, text=text)
+    if job.state != ACTIVE:
+        raise JobNotActive(text.format(id=command.id))
+    run_at = context.now_ms + command.delay
+    return Decision(Reply(), [r.Requeued([job.id], "moved", run_at)], _is_durable(context, job))

@@ -1,0 +1,495 @@
+"""PUSH, PUSHB, FLOW, GETCHILDREN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from flashq.errors import (
+    BatchTooLarge,
+    Debounced,
+    DependencyForgotten,
+    DuplicateJob,
+    FieldTooLarge,
+    FlashQError,
+    FlowEmpty,
+    InvalidRequest,
+    ParentNotFound,
+    PayloadTooLarge,
+    UnknownDependency,
+)
+from flashq.ids import job_id, shard_of_queue
+from flashq.protocol import records as r
+from flashq.protocol.base import Reply
+from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.internal import CreateChild, Watch
+from flashq.protocol.jobs import (
+    BatchError,
+    ChildrenReply,
+    Flow,
+    FlowReply,
+    GetChildren,
+    JobOptions,
+    NewChild,
+    NewJob,
+    PlainPushBatch,
+    Push,
+    PushBatch,
+    PushBatchReply,
+    PushReply,
+)
+from flashq.protocol.names import check_queue_name
+from flashq.protocol.records import AnyRecord, Options
+from flashq.shard.context import Context, Decision
+from flashq.shard.dependencies import ask_dependencies, is_ready_now, settle_known
+from flashq.shard.lifecycle import NO_OPTIONS, Job
+from flashq.shard.outbox import Origin
+from flashq.shard.pages import encode_page, image_of
+from flashq.shard.state import DEFAULT_SETTINGS, Queue
+from flashq.shard.views import job_view
+
+DEBOUNCE_TTL_MS: Final = 5000
+TEXT_BYTES_MAX: Final = 1024
+"""The longest unique key, custom id, debounce id or tag."""
+TAGS_MAX: Final = 64
+
+_CHILD_FORBIDS: Final = ("unique_key", "job_id", "debounce_id", "depends_on")
+
+
+# --- what a push says
+
+
+def options_of_push(
+    context: Context, queue: Queue | None, push: JobOptions, *, json: bool
+) -> Options | None:
+    """Return what the job's record says of it; None when it says nothing.
+
+    Raises:
+        FieldTooLarge: a text or list is beyond its bound.
+    """
+    for field in ("unique_key", "job_id", "debounce_id"):
+        _check_text(field, getattr(push, field))
+    tags = push.tags or ()
+    if len(tags) > TAGS_MAX:
+        raise FieldTooLarge(field="tags", size=f"{len(tags)} tags", limit=TAGS_MAX)
+    for tag in tags:
+        _check_text("tags", tag)
+    depends_on = tuple(dict.fromkeys(push.depends_on or ()))
+    limit = context.limits.depends_on_max
+    if len(depends_on) > limit:
+        raise FieldTooLarge(field="depends_on", size=f"{len(depends_on)} ids", limit=limit)
+    level = context.level_for(queue, push.durability)
+    if depends_on:
+        context.check_joinable(level)
+    settings = DEFAULT_SETTINGS if queue is None else queue.settings
+    options = Options(
+        ttl=push.ttl or 0,
+        timeout=push.timeout or 0,
+        max_attempts=push.max_attempts or 0,
+        backoff=push.backoff or 0,
+        jitter=push.jitter or 0.0,
+        unique_key=push.unique_key,
+        custom_id=push.job_id,
+        tags=tuple(tags),
+        depends_on=depends_on,
+        on_dependency_failure=push.on_dependency_failure or "fail",
+        lifo=push.lifo or False,
+        remove_on_complete=push.remove_on_complete or False,
+        remove_on_fail=push.remove_on_fail or False,
+        stall_timeout=push.stall_timeout or 0,
+        keep_completed_age=push.keep_completed_age or settings.keep_completed_age,
+        keep_completed_count=push.keep_completed_count or settings.keep_completed_count,
+        level=level,
+        json=json,
+    )
+    return None if options == NO_OPTIONS else options
+
+
+def _check_text(field: str, text: str | None) -> None:
+    if text is not None and len(text.encode()) > TEXT_BYTES_MAX:
+        size = f"{len(text.encode())} bytes"
+        raise FieldTooLarge(field=field, size=size, limit=f"{TEXT_BYTES_MAX} bytes")
+
+
+def check_payload(context: Context, data: bytes) -> None:
+    """Check a payload's size.
+
+    Raises:
+        PayloadTooLarge: it is beyond the bound.
+    """
+    limit = context.limits.payload_bytes_max
+    if len(data) > limit:
+        raise PayloadTooLarge(size=len(data), limit=limit)
+
+
+class _Batch:
+    """The records of one push or batch, and the keys that its own entries have taken so far."""
+
+    def __init__(self, context: Context, queue_name: str, *, json: bool) -> None:
+        self.context = context
+        self.queue_name = queue_name
+        self.queue = context.state.queues.get(queue_name)
+        self.json = json
+        self.records: list[AnyRecord] = []
+        self.pending: list[int] = []
+        self._sequence = context.state.next_sequence
+        self._unique: set[str] = set()
+        self._custom: dict[str, int] = {}
+        self._debounced: set[str] = set()
+        #: the record that the next entry joins, and what its entries share
+        self._open: r.Pushed | None = None
+
+    def next_id(self) -> int:
+        state = self.context.state
+        return job_id(self._sequence, state.shard, state.shard_count)
+
+    def push(self, push: JobOptions, data: bytes) -> int:
+        """Decide one entry; return the id of its job, which may be an older one.
+
+        Raises:
+            FlashQError: it is refused, and left no trace.
+        """
+        context, queue = self.context, self.queue
+        check_payload(context, data)
+        options = options_of_push(context, queue, push, json=self.json)
+        self._check_debounce(push.debounce_id)
+        if push.job_id is not None:
+            known = self._custom.get(push.job_id)
+            if known is None and queue is not None:
+                known = queue.custom_ids.get(push.job_id)
+            if known is not None:
+                return self._raise_level(known, options)
+        if push.unique_key is not None and (
+            push.unique_key in self._unique
+            or (queue is not None and push.unique_key in queue.unique_keys)
+        ):
+            raise DuplicateJob(key=push.unique_key)
+        new = self.next_id()
+        if options is not None and options.depends_on:
+            self._park(push, data, options)
+        else:
+            self._enqueue(push, data, options)
+        self._take_keys(push, new)
+        return new
+
+    def _check_debounce(self, debounce_id: str | None) -> None:
+        if debounce_id is None:
+            return
+        windows = {} if self.queue is None else self.queue.debounces
+        if debounce_id in self._debounced or windows.get(debounce_id, 0) > self.context.now_ms:
+            raise Debounced(debounce_id=debounce_id)
+
+    def _raise_level(self, known: int, options: Options | None) -> int:
+        """A push that must last gives its level to the job that stands for it."""
+        job = self.context.state.index.get(known)
+        wanted = None if options is None else options.level
+        if job is not None and job.options is not None:
+            if job.options.level == "memory" and (wanted or self.context.level) != "memory":
+                raised = copy(job)
+                raised.options = replace(job.options, level=wanted)
+                self.records.append(r.Raised(encode_page([image_of(raised)])))
+        return known
+
+    def _take_keys(self, push: JobOptions, new: int) -> None:
+        if push.unique_key is not None:
+            self._unique.add(push.unique_key)
+        if push.job_id is not None:
+            self._custom[push.job_id] = new
+        if push.debounce_id is not None:
+            ttl = DEBOUNCE_TTL_MS if push.debounce_ttl is None else push.debounce_ttl
+            self._debounced.add(push.debounce_id)
+            until = self.context.now_ms + ttl
+            self.records.append(r.DebounceStarted(self.queue_name, push.debounce_id, until))
+            self._open = None
+
+    def _enqueue(self, push: JobOptions, data: bytes, options: Options | None) -> None:
+        run_at = self.context.now_ms + (push.delay or 0)
+        priority = push.priority or 0
+        record = self._open
+        if record is not None and record.run_at == run_at and record.options == options:
+            record.data.append(data)
+            record.priorities.append(priority)
+        else:
+            record = r.Pushed(self.queue_name, self._sequence, [data], [priority], run_at, options)
+            self._open = record
+            self.records.append(record)
+        self._sequence += 1
+
+    def _park(self, push: JobOptions, data: bytes, options: Options) -> None:
+        """Decide a job that waits for others."""
+        context = self.context
+        local = ask_dependencies(context, options.depends_on)
+        if is_ready_now(local, options):
+            self._enqueue(push, data, options)
+            return
+        new = self.next_id()
+        run_at = context.now_ms + (push.delay or 0)
+        priority = push.priority or 0
+        self._open = None
+        self.records.append(
+            r.Parked(self.queue_name, self._sequence, data, priority, run_at, options, 0)
+        )
+        self._sequence += 1
+        remote = [dependency for dependency in options.depends_on if dependency not in local]
+        for dependency in remote:
+            self.records.append(context.send(dependency, Watch(dependency, new)))
+        self.records += settle_known(context, new, options, local, confirm=not remote)
+        if remote:
+            self.pending.append(new)
+
+
+# --- PUSH and PUSHB
+
+
+def push(context: Context, command: Push, origin: Origin) -> Decision:
+    """Add a job."""
+    check_queue_name(command.queue)
+    data = bytes(command.data)
+    context.check_room(1, len(data))
+    batch = _Batch(context, command.queue, json=origin.json)
+    new = batch.push(command, data)
+    durable = _is_durable(context, batch.queue, command.durability)
+    if batch.pending:
+        batch.records.append(_awaited("push", command, [new], [], batch.pending))
+        return Decision(None, batch.records)
+    return Decision(PushReply(id=new), batch.records, durable)
+
+
+def _is_durable(context: Context, queue: Queue | None, asked: str | None) -> bool:
+    return (context.level_for(queue, asked) or context.level) == "durable"
+
+
+def _awaited(
+    kind: str,
+    command: Any,
+    ids: list[int | None],
+    errors: list[tuple[int, str, str]],
+    pending: list[int],
+) -> AnyRecord:
+    protected = command.session is not None and command.n is not None
+    return r.Awaited(
+        pending[0],
+        kind,
+        ids,
+        errors,
+        list(pending),
+        command.session if protected else b"",
+        command.n if protected else 0,
+    )
+
+
+def push_batch(context: Context, command: PushBatch, origin: Origin) -> Decision:
+    """Add many jobs; each entry succeeds or fails by itself."""
+    check_queue_name(command.queue)
+    _check_batch(context, command.jobs)
+    datas = [bytes(job.data) for job in command.jobs]
+    context.check_room(len(datas), sum(map(len, datas)))
+    batch = _Batch(context, command.queue, json=origin.json)
+    ids: list[int | None] = []
+    errors: list[tuple[int, str, str]] = []
+    durable = False
+    for index, (job, data) in enumerate(zip(command.jobs, datas, strict=True)):
+        try:
+            ids.append(batch.push(job, data))
+        except FlashQError as error:
+            ids.append(None)
+            errors.append((index, error.text, error.code))
+        else:
+            durable = durable or _is_durable(context, batch.queue, job.durability)
+    if batch.pending:
+        batch.records.append(_awaited("batch", command, ids, errors, batch.pending))
+        return Decision(None, batch.records)
+    return Decision(batch_reply(ids, errors), batch.records, durable)
+
+
+def _check_batch(context: Context, jobs: Sequence[Any]) -> None:
+    limit = context.limits.batch_jobs_max
+    if len(jobs) > limit:
+        raise BatchTooLarge(count=len(jobs), limit=limit)
+
+
+def batch_reply(ids: list[int | None], errors: list[tuple[int, str, str]]) -> PushBatchReply:
+    """Return the reply of a batch."""
+    return PushBatchReply(
+        ok=True,
+        ids=ids,
+        errors=[BatchError(index=index, error=text, code=code) for index, text, code in errors],
+    )
+
+
+def push_plain_batch(context: Context, command: PlainPushBatch, origin: Origin) -> Decision:
+    """Add many jobs that say nothing but payload and priority: one record, whatever their number."""
+    check_queue_name(command.queue)
+    jobs = command.jobs
+    _check_batch(context, jobs)
+    datas = [bytes(job.data) for job in jobs]
+    sizes = [len(data) for data in datas]
+    if not datas or max(sizes) > context.limits.payload_bytes_max:
+        return push_batch(context, _with_options(command), origin)
+    context.check_room(len(datas), sum(sizes))
+    state = context.state
+    queue = state.queues.get(command.queue)
+    options = None
+    special = queue is not None and queue.settings is not DEFAULT_SETTINGS
+    if special or context.level == "memory":
+        options = options_of_push(context, queue, NewJob(data=jobs[0].data), json=origin.json)
+    elif origin.json:
+        options = Options(json=True)
+    priorities = [job.priority for job in jobs]
+    if priorities.count(priorities[0]) == len(priorities):
+        del priorities[1:]
+    first = state.next_sequence
+    record = r.Pushed(command.queue, first, datas, priorities, state.now_ms, options)
+    step = state.shard_count
+    start = job_id(first, state.shard, step)
+    ids: list[int | None] = list(range(start, start + len(datas) * step, step))
+    return Decision(PushBatchReply(ok=True, ids=ids), [record], _is_durable(context, queue, None))
+
+
+def _with_options(command: PlainPushBatch) -> PushBatch:
+    return PushBatch(
+        queue=command.queue,
+        jobs=[NewJob(data=job.data, priority=job.priority) for job in command.jobs],
+        session=command.session,
+        n=command.n,
+        done_below=command.done_below,
+    )
+
+
+# --- flows
+
+
+def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
+    """Add a parent and its children, which may belong to any shard.
+
+    The parent is pending until every child has been made; then the answer is given.
+    """
+    check_queue_name(command.queue)
+    raw = command.data if command.data is not None else command.parent_data
+    if raw is None:
+        raise InvalidRequest(detail="missing field `data`")
+    data = bytes(raw)
+    children = command.children
+    _check_children(context, command, children)
+    check_payload(context, data)
+    context.check_room(1, len(data))
+    batch = _Batch(context, command.queue, json=origin.json)
+    options = options_of_push(context, batch.queue, command, json=origin.json)
+    context.check_joinable(None if options is None else options.level)
+    known = _known_flow(context, batch.queue, command)
+    if known is not None:
+        return known
+    records: list[AnyRecord] = [
+        r.Parked(
+            command.queue,
+            context.state.next_sequence,
+            data,
+            command.priority or 0,
+            context.now_ms + (command.delay or 0),
+            options,
+            len(children),
+        )
+    ]
+    parent = batch.next_id()
+    for position, child in enumerate(children):
+        said = options_of_push(context, None, child, json=origin.json)
+        body = CreateChild(
+            parent,
+            position,
+            child.queue,
+            bytes(child.data),
+            child.priority or 0,
+            child.delay or 0,
+            encode_msgpack(replace(said or NO_OPTIONS, parent=parent, position=position)),
+        )
+        shard = shard_of_queue(child.queue, context.state.shard_count)
+        records.append(r.Sent(shard, body))
+    if command.debounce_id is not None:
+        ttl = DEBOUNCE_TTL_MS if command.debounce_ttl is None else command.debounce_ttl
+        until = context.now_ms + ttl
+        records.append(r.DebounceStarted(command.queue, command.debounce_id, until))
+    records.append(_awaited("flow", command, [parent], [], [parent]))
+    return Decision(None, records)
+
+
+def _check_children(context: Context, command: Flow, children: list[NewChild]) -> None:
+    if not children:
+        raise FlowEmpty
+    if command.depends_on:
+        raise InvalidRequest(detail="a flow's parent cannot have depends_on: it has children")
+    limit = context.limits.depends_on_max
+    if len(children) > limit:
+        raise FieldTooLarge(field="children", size=f"{len(children)} jobs", limit=limit)
+    for child in children:
+        check_queue_name(child.queue)
+        check_payload(context, bytes(child.data))
+        for field in _CHILD_FORBIDS:
+            if getattr(child, field) is not None:
+                raise InvalidRequest(detail=f"a flow's child cannot have {field}")
+        context.check_joinable(child.durability)
+
+
+def _known_flow(context: Context, queue: Queue | None, command: Flow) -> Decision | None:
+    """Return the decision for a flow that repeats a debounce id, custom id or unique key."""
+    if queue is None:
+        return None
+    if command.debounce_id is not None:
+        if queue.debounces.get(command.debounce_id, 0) > context.now_ms:
+            raise Debounced(debounce_id=command.debounce_id)
+    if command.job_id is not None:
+        known = queue.custom_ids.get(command.job_id)
+        if known is not None:
+            return Decision(flow_reply(context.state.index.get(known), known))
+    if command.unique_key is not None and command.unique_key in queue.unique_keys:
+        raise DuplicateJob(key=command.unique_key)
+    return None
+
+
+def flow_reply(parent: Job | None, parent_id: int) -> FlowReply:
+    """Return the reply of a flow."""
+    made = parent.extra.children if parent is not None and parent.extra is not None else None
+    return FlowReply(parent_id=parent_id, children_ids=list(made or ()))
+
+
+def get_children(context: Context, command: GetChildren, origin: Origin) -> Decision:
+    """Give a flow parent's children. Bodies are given for those of this shard; `children_ids`
+    names all of them."""
+    parent = context.state.job(command.parent_id)
+    if parent is None or parent.extra is None or parent.extra.children is None:
+        raise ParentNotFound(id=command.parent_id)
+    children = parent.extra.children
+    here = [context.state.job(child) for child in children]
+    return Decision(
+        ChildrenReply(
+            parent_id=parent.id,
+            children=[job_view(job, origin) for job in here if job is not None],
+            children_ids=list(children),
+            completed=parent.extra.children_completed,
+            total=len(children),
+        )
+    )
+
+
+# --- answers that had to wait
+
+
+def awaited_reply(context: Context, key: int) -> Reply | FlashQError:
+    """Return the answer of an awaited push whose jobs are all known by now.
+
+    Refused ones were marked with the dependency's outcome and are removed by the caller's records.
+    """
+    push = context.state.awaited[key]
+    if push.kind == "flow":
+        return flow_reply(context.state.index.get(key), key)
+    if push.kind == "batch":
+        return batch_reply(push.ids, sorted(push.errors))
+    if push.errors:
+        _, text, code = push.errors[0]
+        kind: type[FlashQError] = (
+            UnknownDependency if code == UnknownDependency.code else DependencyForgotten
+        )
+        return kind(text)
+    return PushReply(id=key)

@@ -1,0 +1,294 @@
+"""Whole queues: pause, limits, defaults, removal, counts, dead letters, and the shard's totals."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from flashq.errors import StateInvalid
+from flashq.protocol import queues as q
+from flashq.protocol import records as r
+from flashq.protocol.base import CountReply, Reply
+from flashq.protocol.internal import COORDINATOR, Obliterated
+from flashq.protocol.names import check_queue_name
+from flashq.protocol.objects import Metrics, QueueInfo, QueueMetrics
+from flashq.protocol.records import AnyRecord, QueueSettings
+from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
+from flashq.shard.context import Context, Decision
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    COMPLETED,
+    DELAYED,
+    FAILED,
+    FLOW,
+    PARKED,
+    STATES,
+    STATES_BY_NAME,
+    WAITING,
+    Job,
+)
+from flashq.shard.outbox import Origin
+from flashq.shard.state import DEFAULT_SETTINGS, Queue
+from flashq.shard.views import job_view
+
+DLQ_COUNT: Final = 100
+DLQ_COUNT_MAX: Final = 10_000
+_NO_COUNTS: Final = [0] * STATES
+_CLEANABLE: Final = (WAITING, DELAYED, COMPLETED, FAILED)
+
+
+def _settings(context: Context, name: str) -> QueueSettings:
+    queue = context.state.queues.get(name)
+    return DEFAULT_SETTINGS if queue is None else queue.settings
+
+
+def _set(context: Context, name: str, reply: Any = None, **changes: Any) -> Decision:
+    """Decide a change of a queue's settings."""
+    check_queue_name(name)
+    before = _settings(context, name)
+    after = replace(before, **changes)
+    records: list[AnyRecord] = [] if after == before else [r.QueueSet(name, after)]
+    return Decision(Reply() if reply is None else reply, records, context.level == "durable")
+
+
+def pause(context: Context, command: q.Pause, origin: Origin) -> Decision:
+    """Stop deliveries."""
+    return _set(context, command.queue, paused=True)
+
+
+def resume(context: Context, command: q.Resume, origin: Origin) -> Decision:
+    """Deliver again."""
+    return _set(context, command.queue, paused=False)
+
+
+def is_paused(context: Context, command: q.IsPaused, origin: Origin) -> Decision:
+    """Tell whether the queue is paused."""
+    return Decision(q.PausedReply(paused=_settings(context, command.queue).paused))
+
+
+def set_rate_limit(context: Context, command: q.SetRateLimit, origin: Origin) -> Decision:
+    """Limit deliveries a second. Setting it again fills the bucket: so it is a record each time."""
+    check_queue_name(command.queue)
+    after = replace(_settings(context, command.queue), rate_limit=command.limit)
+    return Decision(Reply(), [r.QueueSet(command.queue, after)], context.level == "durable")
+
+
+def clear_rate_limit(context: Context, command: q.ClearRateLimit, origin: Origin) -> Decision:
+    """Lift the rate limit."""
+    return _set(context, command.queue, rate_limit=None)
+
+
+def set_concurrency(context: Context, command: q.SetConcurrency, origin: Origin) -> Decision:
+    """Limit how many jobs are active; those that are already count."""
+    return _set(context, command.queue, concurrency=command.limit)
+
+
+def clear_concurrency(context: Context, command: q.ClearConcurrency, origin: Origin) -> Decision:
+    """Lift the concurrency limit."""
+    return _set(context, command.queue, concurrency=None)
+
+
+def configure(context: Context, command: q.QueueConfig, origin: Origin) -> Decision:
+    """Set the named defaults, and give all of them."""
+    changes = {
+        field: getattr(command, field)
+        for field in ("durability", "keep_completed_age", "keep_completed_count")
+        if getattr(command, field) is not None
+    }
+    after = replace(_settings(context, command.queue), **changes)
+    reply = q.QueueConfigReply(
+        durability=after.durability,
+        keep_completed_age=after.keep_completed_age,
+        keep_completed_count=after.keep_completed_count,
+    )
+    return _set(context, command.queue, reply, **changes)
+
+
+# --- removal
+
+
+def _jobs_of(context: Context, name: str, states: tuple[int, ...]) -> list[Job]:
+    """Return a queue's jobs in these states, oldest id first."""
+    queue = context.state.queues.get(name)
+    if queue is None or not any(queue.counts[state] for state in states):
+        return []
+    pages = context.state.index.pages
+    return [
+        job
+        for number in sorted(pages)
+        for job in pages[number].jobs
+        if job is not None and job.state in states and job.queue == name
+    ]
+
+
+def drain(context: Context, command: q.Drain, origin: Origin) -> Decision:
+    """Remove the waiting and delayed jobs."""
+    jobs = _jobs_of(context, command.queue, (WAITING, DELAYED))
+    return Decision(
+        CountReply(count=len(jobs)),
+        context.removing(jobs, "drained"),
+        context.level == "durable",
+    )
+
+
+def obliterate(context: Context, command: q.Obliterate, origin: Origin) -> Decision:
+    """Remove the queue with everything in it, and the crons that target it."""
+    states = (WAITING, DELAYED, ACTIVE, FAILED, PARKED, FLOW)
+    jobs = _jobs_of(context, command.queue, states)
+    records = context.removing(jobs, "obliterated")
+    completed = _jobs_of(context, command.queue, (COMPLETED,))
+    if completed:
+        records.append(r.Removed([job.id for job in completed], "obliterated"))
+    records.append(r.QueueGone(command.queue))
+    records.append(r.Sent(COORDINATOR, Obliterated(command.queue)))
+    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
+
+
+def clean(context: Context, command: q.Clean, origin: Origin) -> Decision:
+    """Remove old jobs in one state, oldest first."""
+    state = STATES_BY_NAME.get(command.state.lower())
+    if state not in _CLEANABLE:
+        raise StateInvalid
+    cutoff = context.now_ms - command.grace
+    jobs = [job for job in _jobs_of(context, command.queue, (state,)) if job.created_at <= cutoff]
+    if command.limit is not None:
+        del jobs[command.limit :]
+    if state == COMPLETED:
+        gone = [job.id for job in jobs]
+        records: list[AnyRecord] = [r.Removed(gone, "cleaned")] if gone else []
+    else:
+        records = context.removing(jobs, "cleaned")
+    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
+
+
+# --- counts
+
+
+def count(context: Context, command: q.Count, origin: Origin) -> Decision:
+    """Count the waiting and delayed jobs."""
+    counts = _counts(context, command.queue)
+    return Decision(CountReply(count=counts[WAITING] + counts[DELAYED]))
+
+
+def _counts(context: Context, name: str) -> list[int]:
+    queue = context.state.queues.get(name)
+    return _NO_COUNTS if queue is None else queue.counts
+
+
+def get_job_counts(context: Context, command: q.GetJobCounts, origin: Origin) -> Decision:
+    """Count the jobs by state."""
+    counts = _counts(context, command.queue)
+    return Decision(
+        q.JobCountsReply(
+            waiting=counts[WAITING],
+            active=counts[ACTIVE],
+            delayed=counts[DELAYED],
+            completed=counts[COMPLETED],
+            failed=counts[FAILED],
+            waitingchildren=counts[PARKED],
+            waitingparent=counts[FLOW],
+        )
+    )
+
+
+def list_queues(context: Context, command: q.ListQueues, origin: Origin) -> Decision:
+    """List every queue that has a job or a setting."""
+    queues = context.state.queues.values()
+    return Decision(q.QueuesReply(ok=True, queues=[_info(queue) for queue in queues]))
+
+
+def _info(queue: Queue) -> QueueInfo:
+    counts, settings = queue.counts, queue.settings
+    return QueueInfo(
+        name=queue.name,
+        pending=counts[WAITING] + counts[DELAYED],
+        processing=counts[ACTIVE],
+        dlq=counts[FAILED],
+        paused=settings.paused,
+        rate_limit=settings.rate_limit,
+        concurrency_limit=settings.concurrency,
+    )
+
+
+def stats(context: Context, command: Stats, origin: Origin) -> Decision:
+    """Count this shard's jobs; the node adds the shard's condition."""
+    counts = context.state.counts
+    return Decision(
+        StatsReply(
+            ok=True,
+            queued=counts[WAITING],
+            processing=counts[ACTIVE],
+            delayed=counts[DELAYED],
+            dlq=counts[FAILED],
+            completed=counts[COMPLETED],
+            waiting_dependencies=counts[PARKED] + counts[FLOW],
+        )
+    )
+
+
+def metrics(context: Context, command: GetMetrics, origin: Origin) -> Decision:
+    """Give this shard's totals and its queues' counts.
+
+    `jobs_per_second` and `avg_latency_ms` are the mean over all completions; whoever gathers several
+    shards weighs them by `total_completed`.
+    """
+    totals, queues = context.state.totals, context.state.queues.values()
+    done = totals.completed
+    return Decision(
+        MetricsReply(
+            ok=True,
+            metrics=Metrics(
+                total_pushed=totals.pushed,
+                total_completed=done,
+                total_failed=totals.failed,
+                total_expired=totals.expired,
+                total_cancelled=totals.cancelled,
+                total_retried=totals.retried,
+                total_timed_out=totals.timed_out,
+                total_stalled=totals.stalled,
+                total_lost=totals.lost,
+                total_evicted=totals.evicted,
+                jobs_per_second=context.throughput,
+                avg_latency_ms=totals.latency_ms_sum / done if done else 0.0,
+                queues=[
+                    QueueMetrics(
+                        name=queue.name,
+                        pending=queue.counts[WAITING] + queue.counts[DELAYED],
+                        processing=queue.counts[ACTIVE],
+                        dlq=queue.counts[FAILED],
+                        rate_limit=queue.settings.rate_limit,
+                    )
+                    for queue in queues
+                ],
+            ),
+        )
+    )
+
+
+# --- dead letters
+
+
+def get_dlq(context: Context, command: q.GetDlq, origin: Origin) -> Decision:
+    """List the dead letters, oldest failure first."""
+    queue = context.state.queues.get(command.queue)
+    wanted = DLQ_COUNT if command.count is None else min(command.count, DLQ_COUNT_MAX)
+    jobs = [] if queue is None else list(queue.dlq.values())[:wanted]
+    return Decision(q.DlqReply(jobs=[job_view(job, origin) for job in jobs]))
+
+
+def retry_dlq(context: Context, command: q.RetryDlq, origin: Origin) -> Decision:
+    """Put one dead letter, or all, back to work."""
+    queue = context.state.queues.get(command.queue)
+    dlq = {} if queue is None else queue.dlq
+    ids = list(dlq) if command.id is None else [command.id] if command.id in dlq else []
+    records: list[AnyRecord] = [r.Retried(ids)] if ids else []
+    return Decision(q.RetriedReply(ids=[len(ids)]), records, context.level == "durable")
+
+
+def purge_dlq(context: Context, command: q.PurgeDlq, origin: Origin) -> Decision:
+    """Remove the dead letters."""
+    queue = context.state.queues.get(command.queue)
+    jobs = [] if queue is None else list(queue.dlq.values())
+    records = context.removing(jobs, "purged")
+    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")

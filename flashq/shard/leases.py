@@ -1,0 +1,277 @@
+"""Who holds what: sessions, their heartbeats, and the deadlines of deliveries.
+
+A delivery with a session is held as long as the session is heard of and names it; one without is held
+until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. Times are on the
+engine's clock, which does not count time in which this process did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from flashq.errors import Busy
+from flashq.ids import epoch_of_token
+from flashq.protocol import records as r
+from flashq.protocol.records import AnyRecord
+from flashq.protocol.sessions import Heartbeat, HeartbeatReply
+from flashq.shard.core import Core, Waiter
+from flashq.shard.handlers.leasing import is_lost_delivery
+from flashq.shard.lifecycle import ACTIVE, Delivery, Job, options_of
+
+MISSED_MAX: Final = 2
+"""A lease that so many heartbeats in a row do not name goes back to its queue."""
+
+
+class LiveSession(Struct):
+    """A session that has been heard of."""
+
+    id: bytes
+    heard_ms: int
+    waiters: list[Waiter] = []
+    open: int = 1
+
+
+class _Watch:
+    """A delivery's deadlines."""
+
+    __slots__ = ("delivery", "since_ms")
+
+    def __init__(self, delivery: Delivery, since_ms: int) -> None:
+        self.delivery = delivery
+        self.since_ms = since_ms
+
+    @property
+    def open(self) -> int:
+        return self.delivery.open
+
+
+class Leases:
+    """Sessions and the deadlines of what is handed out.
+
+    Args:
+        core: the engine's middle.
+        drop: forgets a parked pull whose session is gone.
+    """
+
+    def __init__(self, core: Core, drop: Callable[[Waiter], None]) -> None:
+        self._core = core
+        self._drop = drop
+        self.sessions: dict[bytes, LiveSession] = {}
+
+    # --- after a restart
+
+    def resume(self) -> None:
+        """Give everybody who held or asked something before a restart the time to say so again."""
+        state = self._core.state
+        for session_id in state.sessions:
+            self._meet(session_id)
+        seen: set[int] = set()
+        for page in state.index.pages.values():
+            for job in page.jobs:
+                if job is not None and job.state == ACTIVE and job.lease is not None:
+                    if job.lease.token not in seen:
+                        seen.add(job.lease.token)
+                        self.watch(job.lease.jobs)
+
+    # --- sessions
+
+    def hear(self, session_id: bytes) -> LiveSession:
+        """Note that a session lives.
+
+        Raises:
+            Busy: it is new, and there are too many.
+        """
+        live = self.sessions.get(session_id)
+        if live is None:
+            if len(self.sessions) >= self._core.limits.sessions_max:
+                raise Busy(detail=f"{len(self.sessions)} sessions are live")
+            return self._meet(session_id)
+        live.heard_ms = self._core.clock_ms
+        return live
+
+    def _meet(self, session_id: bytes) -> LiveSession:
+        core = self._core
+        live = self.sessions[session_id] = LiveSession(session_id, core.clock_ms)
+        core.timers.at(core.clock_ms + core.limits.session_timeout_ms, self._check, live)
+        return live
+
+    def note_waiter(self, waiter: Waiter) -> None:
+        """Note that a pull is parked, to drop it with its session."""
+        live = self.sessions.get(waiter.session) if waiter.session else None
+        if live is not None:
+            live.waiters = [other for other in live.waiters if other.open]
+            live.waiters.append(waiter)
+
+    def _check(self, live: LiveSession) -> None:
+        """A session's deadline has come: is it silent, and for how long?"""
+        core, limits = self._core, self._core.limits
+        silent = core.clock_ms - live.heard_ms
+        if silent < limits.session_timeout_ms:
+            core.timers.at(live.heard_ms + limits.session_timeout_ms, self._check, live)
+            return
+        self._let_go(live, lost=True)
+        if silent < limits.answers_ms:
+            core.timers.at(live.heard_ms + limits.answers_ms, self._check, live)
+            return
+        live.open = 0
+        del self.sessions[live.id]
+        if live.id in core.state.sessions:
+            core.commit([r.SessionEnded(live.id)], durable=False)
+
+    def _let_go(self, live: LiveSession, *, lost: bool) -> None:
+        """Drop a session's parked pulls and give its jobs back."""
+        core = self._core
+        for waiter in live.waiters:
+            if waiter.open:
+                self._drop(waiter)
+        live.waiters = []
+        held = self._held(live.id)
+        if not held:
+            return
+        if lost:
+            core.commit(core.context.losing(held), durable=False)
+        else:
+            core.commit([r.Requeued([job.id for job in held], "released", 0)], durable=False)
+
+    def _held(self, session_id: bytes) -> list[Job]:
+        session = self._core.state.sessions.get(session_id)
+        if session is None:
+            return []
+        return [
+            job
+            for delivery in session.deliveries.values()
+            for job in delivery.jobs
+            if job.lease is delivery
+        ]
+
+    def goodbye(self, session_id: bytes) -> None:
+        """A session ends on purpose: nothing of it counts as lost."""
+        live = self.sessions.get(session_id)
+        if live is not None:
+            self._let_go(live, lost=False)
+
+    # --- heartbeats
+
+    def heartbeat(self, command: Heartbeat) -> HeartbeatReply:
+        """Take in a session's heartbeat and tell it which leases are no longer its own.
+
+        A job handed out before a crash whose record was lost goes to the session that names it, if
+        nobody else has had it since.
+        """
+        session_id = command.session
+        self.hear(session_id)
+        lost: list[int] = []
+        adopted: dict[int, list[int]] = {}
+        named = set(command.leases)
+        for job_id, token in zip(command.leases, command.tokens, strict=False):
+            job = self._core.state.job(job_id)
+            if job is not None and job.state == ACTIVE and job.lease is not None:
+                if job.lease.token == token and job.lease.session == session_id:
+                    continue
+            elif job is not None and self._is_adoptable(job, token):
+                adopted.setdefault(token, []).append(job_id)
+                continue
+            lost.append(job_id)
+        records: list[AnyRecord] = [
+            r.Adopted(ids, token, session_id) for token, ids in adopted.items()
+        ]
+        missing = self._unnamed(session_id, named)
+        if missing:
+            records.append(r.Requeued(missing, "released", 0))
+        if records:
+            self._core.commit(records, durable=False)
+        for ids in adopted.values():
+            jobs = [self._core.state.index.get(job_id) for job_id in ids]
+            self.watch([job for job in jobs if job is not None])
+        return HeartbeatReply(ok=True, lost=lost)
+
+    def _is_adoptable(self, job: Job, token: int) -> bool:
+        return epoch_of_token(token) > 0 and is_lost_delivery(self._core.context, job, token)
+
+    def _unnamed(self, session_id: bytes, named: set[int]) -> list[int]:
+        """Return the jobs whose lease has now gone unnamed too often."""
+        session = self._core.state.sessions.get(session_id)
+        if session is None:
+            return []
+        missing: list[int] = []
+        for delivery in session.deliveries.values():
+            missed: dict[int, int] = {}
+            for job in delivery.jobs:
+                if job.lease is not delivery or job.id in named:
+                    continue
+                times = 1 + (delivery.missed or {}).get(job.id, 0)
+                if times >= MISSED_MAX:
+                    missing.append(job.id)
+                else:
+                    missed[job.id] = times
+            delivery.missed = missed or None
+        return missing
+
+    def beat(self, job_id: int) -> None:
+        """Note a job's own heartbeat."""
+        job = self._core.state.job(job_id)
+        if job is not None and job.lease is not None and not job.lease.session:
+            delivery = job.lease
+            delivery.beats = delivery.beats or {}
+            delivery.beats[job_id] = self._core.clock_ms
+
+    # --- deadlines of deliveries
+
+    def watch(self, jobs: Iterable[Job]) -> None:
+        """Set the deadline of jobs that have just been handed out together."""
+        core = self._core
+        watch: _Watch | None = None
+        first: int | None = None
+        for job in jobs:
+            lease = job.lease
+            if lease is None or (lease.session and job.options is None):
+                continue  # nothing but the session's silence ends this hold
+            watch = watch or _Watch(lease, core.clock_ms)
+            at = self._deadline(job, watch)
+            if at is not None and (first is None or at < first):
+                first = at
+        if watch is not None and first is not None:
+            core.timers.at(first, self._due, watch)
+
+    def _deadline(self, job: Job, watch: _Watch) -> int | None:
+        options, delivery = job.options, watch.delivery
+        at: int | None = None
+        if options is not None and options.timeout:
+            at = watch.since_ms + options.timeout
+        if not delivery.session:
+            stall = self._stall_at(job, watch)
+            at = stall if at is None else min(at, stall)
+        return at
+
+    def _stall_at(self, job: Job, watch: _Watch) -> int:
+        beats = watch.delivery.beats
+        since = watch.since_ms if beats is None else beats.get(job.id, watch.since_ms)
+        own = options_of(job).stall_timeout
+        return since + (own or self._core.limits.stall_timeout_ms)
+
+    def _due(self, watch: _Watch) -> None:
+        """A delivery's first deadline has come: end the attempts that are too long."""
+        core, delivery = self._core, watch.delivery
+        records: list[AnyRecord] = []
+        again: int | None = None
+        for job in delivery.jobs:
+            if job.lease is not delivery:
+                continue
+            at = self._deadline(job, watch)
+            if at is None:
+                continue
+            if at > core.clock_ms:
+                again = at if again is None else min(again, at)
+                continue
+            timeout = options_of(job).timeout
+            if timeout and watch.since_ms + timeout <= core.clock_ms:
+                records += core.context.failing(job, "timeout", "Job timed out")
+            else:
+                records += core.context.failing(job, "stalled", "Job stalled")
+        if again is not None:
+            core.timers.at(again, self._due, watch)
+        if records:
+            core.commit(records, durable=False)

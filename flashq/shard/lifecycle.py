@@ -1,0 +1,179 @@
+"""A job, its states and the transitions between them.
+
+Owns the slim `Job` and the objects that hang on it. A job is in exactly one state; `move` is the only
+way from one to another, and a pair that TRANSITIONS does not have raises with the job's story.
+
+    push ──> WAITING <──────────────────────────────┐
+      │        │  ^                                 │
+      │        │  └── due ── DELAYED <── retry, ────┤
+      │        │               ^        moved       │
+      │     deliver            │                    │
+      │        v               │                    │
+      │      ACTIVE ───────────┴── released, lost ──┤
+      │        │ │                                  │
+      │      ack └──── failed for good ──> FAILED ──┘ retry_dlq
+      │        v
+      │    COMPLETED
+      v
+    PENDING ──> PARKED (dependencies), FLOW (children) ──> WAITING, DELAYED, FAILED
+
+From every state a job can be removed (GONE).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from flashq.protocol.records import Options
+
+WAITING: Final = 0
+DELAYED: Final = 1
+ACTIVE: Final = 2
+COMPLETED: Final = 3
+FAILED: Final = 4
+PARKED: Final = 5
+FLOW: Final = 6
+PENDING: Final = 7
+GONE: Final = 8
+
+STATES: Final = 9
+HISTORY_MAX: Final = 20
+"""So many failed attempts of a job are remembered; the oldest go first."""
+STATE_NAMES: Final = (
+    "waiting",
+    "delayed",
+    "active",
+    "completed",
+    "failed",
+    "waitingchildren",  # as the older servers call a job with unfinished dependencies
+    "waitingparent",  # as they call a flow's parent
+    "unknown",
+    "unknown",
+)
+STATES_BY_NAME: Final = {
+    "waiting": WAITING,
+    "delayed": DELAYED,
+    "active": ACTIVE,
+    "completed": COMPLETED,
+    "failed": FAILED,
+    "waitingchildren": PARKED,
+    "waiting-children": PARKED,
+    "waitingparent": FLOW,
+    "waiting-parent": FLOW,
+}
+
+TRANSITIONS: Final[tuple[frozenset[int], ...]] = (
+    frozenset({ACTIVE, FAILED, COMPLETED, GONE}),  # WAITING; COMPLETED by a lost delivery's ack
+    frozenset({WAITING, FAILED, COMPLETED, GONE}),  # DELAYED
+    frozenset({WAITING, DELAYED, COMPLETED, FAILED, GONE}),  # ACTIVE
+    frozenset({GONE}),  # COMPLETED
+    frozenset({WAITING, GONE}),  # FAILED
+    frozenset({WAITING, DELAYED, FAILED, GONE}),  # PARKED
+    frozenset({WAITING, DELAYED, FAILED, GONE}),  # FLOW
+    frozenset({PARKED, FLOW, GONE}),  # PENDING
+    frozenset(),  # GONE
+)
+
+
+class IllegalTransition(AssertionError):
+    """A bug of ours: a job was to go where its state does not lead."""
+
+
+class Damage(Exception):
+    """A record or page that does not fit the state: the log is damaged, or we have a bug."""
+
+
+class Delivery(Struct, gc=False):
+    """Jobs that were handed out together, under one lease token.
+
+    `jobs` keeps all of them until the last is no longer held; a job is still held exactly when its
+    `lease` is this object. Volatile: `missed` counts, by job id, heartbeats that did not name it;
+    `beats` has when (monotonic ms) a job's own heartbeat was last heard.
+    """
+
+    token: int
+    session: bytes
+    jobs: list[Job]
+    open: int
+    missed: dict[int, int] | None = None
+    beats: dict[int, int] | None = None
+
+
+class Extra(Struct, gc=False):
+    """What few jobs have: made at first need, never taken away while the job lives."""
+
+    progress: int = 0
+    progress_msg: str | None = None
+    last_heartbeat: int = 0
+    stall_count: int = 0
+    lost: int = 0
+    last_token: int = 0
+    """The token of the last delivery that ended without an end of the job."""
+    error: str | None = None
+    result: bytes | None = None
+    logs: list[tuple[int, str, str]] | None = None
+    """(timestamp, level, message), oldest first."""
+    history: list[tuple[int, str, str | None, int]] | None = None
+    """(at, reason, error, started_at) of each failed attempt."""
+    watchers: list[int] | None = None
+    """Jobs, of any shard, that are told when this one ends."""
+    asked: set[int] | None = None
+    """Dependencies not heard of yet; positions of children not made yet."""
+    open: set[int] | None = None
+    """Dependencies, or made children, that have not ended."""
+    children: list[int] | None = None
+    children_completed: int = 0
+    rejected: tuple[str, str] | None = None
+    """Why a pending push will be refused: text and code."""
+    doomed: str | None = None
+    """Why the job will die once its push is answered: a dependency or child that failed."""
+
+
+class Job(Struct, gc=False):
+    """A job. Times are wall-clock milliseconds."""
+
+    id: int
+    queue: str
+    data: bytes
+    priority: int
+    created_at: int
+    run_at: int
+    state: int
+    attempts: int
+    options: Options | None
+    started_at: int
+    ended_at: int
+    lease: Delivery | None
+    extra: Extra | None
+
+    def need_extra(self) -> Extra:
+        """Return the job's extra, made if there was none."""
+        if self.extra is None:
+            self.extra = Extra()
+        return self.extra
+
+
+def move(job: Job, to: int) -> None:
+    """Bring the job into state `to`.
+
+    Raises:
+        IllegalTransition: the table has no such pair.
+    """
+    if to not in TRANSITIONS[job.state]:
+        raise IllegalTransition(f"{job!r} cannot go to {to}")
+    job.state = to
+
+
+def state_name(job: Job | None) -> str:
+    """Return the state as clients read it."""
+    return "unknown" if job is None else STATE_NAMES[job.state]
+
+
+NO_OPTIONS: Final = Options()
+
+
+def options_of(job: Job) -> Options:
+    """Return the job's options, the defaults if it has none."""
+    return NO_OPTIONS if job.options is None else job.options

@@ -1,0 +1,292 @@
+"""PULL, PULLB and WAITJOB: answered at once where possible, else parked with a deadline.
+
+Owns the parked requests and the token buckets. A queue's waiters are served first come, first served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from msgspec import Struct
+
+from flashq.errors import JobFailed, WaitJobNotFound, WaitTimeout
+from flashq.ids import DELIVERY_BITS, lease_token
+from flashq.protocol import records as r
+from flashq.protocol.jobs import WaitJob, WaitReply
+from flashq.protocol.leases import (
+    EmptyPullBatchReply,
+    Pull,
+    PullBatch,
+    PullBatchReply,
+    PullReply,
+)
+from flashq.protocol.records import Answer
+from flashq.shard.aftermath import Ended
+from flashq.shard.core import Core, Waiter
+from flashq.shard.leases import Leases
+from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
+from flashq.shard.limits import TokenBucket
+from flashq.shard.outbox import Origin
+from flashq.shard.state import Queue
+from flashq.shard.views import job_view, result_payload, result_view
+
+PULL_TIMEOUT_MS: Final = 60_000
+WAIT_TIMEOUT_MS: Final = 30_000
+TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
+"""A longer wait is cut to a day."""
+
+
+class _Refill(Struct):
+    """A queue that waits for a token of its rate."""
+
+    queue: str
+    open: int = 1
+
+
+class Pulling:
+    """Hands jobs out."""
+
+    def __init__(self, core: Core, leases: Leases) -> None:
+        self._core = core
+        self._leases = leases
+        self._deliveries = 0
+        self._buckets: dict[str, TokenBucket] = {}
+        self._refills: dict[str, _Refill] = {}
+        #: parked pulls by the request that they repeat
+        self._parked: dict[tuple[bytes, int], Waiter] = {}
+
+    # --- asking
+
+    def pull(self, command: Pull | PullBatch, origin: Origin) -> None:
+        """Answer a PULL or PULLB, or park it.
+
+        Raises:
+            Busy: too many are parked.
+        """
+        core = self._core
+        timeout = PULL_TIMEOUT_MS if command.timeout is None else command.timeout
+        waiter = Waiter(
+            origin,
+            core.clock_ms + min(timeout, TIMEOUT_MS_MAX),
+            queue=command.queue,
+            count=1 if isinstance(command, Pull) else command.count,
+            single=isinstance(command, Pull),
+            session=command.session or b"",
+            n=command.n,
+            done_below=command.done_below or 0,
+        )
+        waiter.count = min(waiter.count, core.limits.batch_jobs_max)
+        if command.queue not in core.pulls:
+            jobs = self._deliverable(command.queue, waiter.count)
+            if jobs:
+                self._deliver(jobs, waiter)
+                return
+        if not timeout:
+            self._answer_empty(waiter)
+            return
+        core.check_waiters()
+        self._park(waiter)
+
+    def rejoin(self, session: bytes, n: int, origin: Origin) -> bool:
+        """Let a repeat of a parked pull take its place; False when none is parked."""
+        waiter = self._parked.get((session, n))
+        if waiter is None or not waiter.open:
+            return False
+        waiter.origin = origin
+        return True
+
+    def _park(self, waiter: Waiter) -> None:
+        core = self._core
+        core.pulls.setdefault(waiter.queue, deque()).append(waiter)
+        core.waiters += 1
+        if waiter.session and waiter.n is not None:
+            self._parked[waiter.session, waiter.n] = waiter
+        self._leases.note_waiter(waiter)
+        core.timers.at(waiter.deadline, self._expire, waiter)
+
+    def _close(self, waiter: Waiter) -> None:
+        waiter.open = 0
+        self._core.waiters -= 1
+        if waiter.n is not None:
+            self._parked.pop((waiter.session, waiter.n), None)
+
+    def _expire(self, waiter: Waiter) -> None:
+        self.drop(waiter)
+        self._answer_empty(waiter)
+
+    def drop(self, waiter: Waiter) -> None:
+        """Forget a parked pull without an answer: nobody is there to read it."""
+        self._close(waiter)
+        parked = self._core.pulls.get(waiter.queue)
+        if parked is None:
+            return
+        while parked and not parked[0].open:
+            parked.popleft()
+        if not parked:
+            del self._core.pulls[waiter.queue]
+
+    def _answer_empty(self, waiter: Waiter) -> None:
+        empty = PullReply(job=None) if waiter.single else EmptyPullBatchReply()
+        self._core.reply_now(waiter.origin, empty)
+
+    # --- serving
+
+    def serve(self, name: str) -> None:
+        """Hand jobs of a queue to those that wait for them, as far as there are any."""
+        parked = self._core.pulls.get(name)
+        while parked:
+            waiter = parked[0]
+            if not waiter.open:
+                parked.popleft()
+                continue
+            jobs = self._deliverable(name, waiter.count)
+            if not jobs:
+                if waiter.count:
+                    return
+                parked.rotate(-1)  # count 0 waits its time out, and keeps nobody
+                if not any(other.open and other.count for other in parked):
+                    return
+                continue
+            parked.popleft()
+            self._close(waiter)
+            self._deliver(jobs, waiter)
+        if parked is not None:
+            self._core.pulls.pop(name, None)
+
+    def _deliverable(self, name: str, count: int) -> list[Job]:
+        """Return the jobs that may be handed out now, at most `count`."""
+        queue = self._core.state.queues.get(name)
+        if queue is None or not queue.counts[WAITING]:
+            return []
+        settings = queue.settings
+        if settings.paused:
+            return []
+        if settings.concurrency is not None:
+            count = min(count, settings.concurrency - queue.counts[ACTIVE])
+        if settings.rate_limit is not None:
+            count = min(count, self._available(queue))
+        return queue.ready.peek(count) if count > 0 else []
+
+    def _available(self, queue: Queue) -> int:
+        bucket, core = self._bucket(queue), self._core
+        tokens = bucket.available(core.clock_ms)
+        if not tokens and queue.name in core.pulls and queue.name not in self._refills:
+            at = bucket.next_at_ms()
+            if at is not None:
+                refill = self._refills[queue.name] = _Refill(queue.name)
+                core.timers.at(at, self._refilled, refill)
+        return tokens
+
+    def _bucket(self, queue: Queue) -> TokenBucket:
+        limit = queue.settings.rate_limit or 0
+        bucket = self._buckets.get(queue.name)
+        if bucket is None or bucket.limit != limit:
+            bucket = TokenBucket(limit, self._core.clock_ms, full=False)
+            self._buckets[queue.name] = bucket
+        return bucket
+
+    def fill_bucket(self, name: str) -> None:
+        """Start a queue's bucket full: its limit has just been set."""
+        queue = self._core.state.queues.get(name)
+        if queue is None or queue.settings.rate_limit is None:
+            self._buckets.pop(name, None)
+            return
+        limit = queue.settings.rate_limit
+        self._buckets[name] = TokenBucket(limit, self._core.clock_ms, full=True)
+
+    def _refilled(self, refill: _Refill) -> None:
+        refill.open = 0
+        del self._refills[refill.queue]
+        self._core.woken.add(refill.queue)
+
+    def _deliver(self, jobs: list[Job], waiter: Waiter) -> None:
+        core = self._core
+        queue = core.state.queues[waiter.queue]
+        if queue.settings.rate_limit is not None:
+            self._bucket(queue).spend(len(jobs))
+        self._deliveries += 1
+        assert self._deliveries < 1 << DELIVERY_BITS, "more deliveries than an epoch has tokens"
+        token = lease_token(core.epoch, self._deliveries)
+        answer = None
+        if waiter.session and waiter.n is not None:
+            answer = Answer(waiter.session, waiter.n, waiter.done_below, b"", token)
+        record = r.Delivered(waiter.queue, [job.id for job in jobs], token, waiter.session)
+        core.commit([record], durable=False, answer=answer)
+        self._leases.watch(jobs)
+        self._answer(waiter, jobs)
+
+    def _answer(self, waiter: Waiter, jobs: list[Job]) -> None:
+        origin = waiter.origin
+        if waiter.single:
+            reply: PullReply | PullBatchReply = PullReply(job=job_view(jobs[0], origin))
+        else:
+            reply = PullBatchReply(ok=True, jobs=[job_view(job, origin) for job in jobs])
+        self._core.reply(origin, reply, delivery=True)
+
+    def answer_again(self, command: Pull | PullBatch, answer: Answer, origin: Origin) -> bool:
+        """Answer a repeated pull with the jobs of its delivery, if all are still held.
+
+        Returns:
+            False when some are not: then the pull is a new one.
+        """
+        session = self._core.state.sessions[answer.session]
+        delivery = session.deliveries.get(answer.token)
+        if delivery is None or any(job.lease is not delivery for job in delivery.jobs):
+            return False
+        single = isinstance(command, Pull)
+        waiter = Waiter(origin, 0, single=single, session=answer.session)
+        self._answer(waiter, delivery.jobs)
+        return True
+
+    # --- waiting for a job's end
+
+    def wait(self, command: WaitJob, origin: Origin) -> None:
+        """Answer a WAITJOB, or park it.
+
+        Raises:
+            WaitJobNotFound: there is no such job.
+            JobFailed: it has failed.
+            Busy: too many are parked.
+        """
+        core = self._core
+        job = core.state.job(command.id)
+        if job is None:
+            raise WaitJobNotFound
+        if job.state == FAILED:
+            raise JobFailed
+        if job.state == COMPLETED:
+            core.reply(origin, WaitReply(result=result_view(job, origin)))
+            return
+        core.check_waiters()
+        timeout = WAIT_TIMEOUT_MS if command.timeout is None else command.timeout
+        deadline = core.clock_ms + min(timeout, TIMEOUT_MS_MAX)
+        waiter = Waiter(origin, deadline, job_id=command.id, timeout=timeout)
+        core.waits.setdefault(command.id, []).append(waiter)
+        core.waiters += 1
+        core.timers.at(deadline, self._wait_expired, waiter)
+
+    def _wait_expired(self, waiter: Waiter) -> None:
+        core = self._core
+        waiter.open = 0
+        core.waiters -= 1
+        left = [other for other in core.waits.get(waiter.job_id, ()) if other.open]
+        if left:
+            core.waits[waiter.job_id] = left
+        else:
+            core.waits.pop(waiter.job_id, None)
+        core.refuse(waiter.origin, WaitTimeout(id=waiter.job_id, timeout=waiter.timeout))
+
+    def tell_end(self, ended: Ended) -> None:
+        """Answer those that wait for a job's end."""
+        core = self._core
+        for waiter in core.waits.pop(ended.id, ()):
+            waiter.open = 0
+            core.waiters -= 1
+            origin = waiter.origin
+            if ended.how == "completed":
+                stored = ended.result
+                result = None if stored is None else result_payload(stored, origin)
+                core.reply(origin, WaitReply(result=result))
+            else:
+                core.refuse(origin, JobFailed() if ended.how == "failed" else WaitJobNotFound())

@@ -1,0 +1,537 @@
+"""All of a shard's durable state, and the primitive steps that its evolution is made of.
+
+Owns jobs, queues, sessions' answers and mailboxes, with every index over them. It changes in two
+ways only: by `evolve.evolve(state, entry)`, one log entry at a time, and by `advance(at)`, the passing
+of time, which depends on stored fields alone (a delayed job comes due, a debounce window ends).
+Both give the same state when the log is replayed. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from heapq import heappop, heappush
+from typing import Final, cast
+
+from msgspec import Struct
+
+from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.records import Answer, Options, QueueSettings
+from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, JobIndex, Page, ReadyJobs, retire
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    COMPLETED,
+    DELAYED,
+    FAILED,
+    GONE,
+    STATES,
+    WAITING,
+    Damage,
+    Delivery,
+    Job,
+    move,
+    options_of,
+)
+from flashq.shard.pages import image_of
+
+OUTCOME_COMPLETED: Final = 1
+OUTCOME_FAILED: Final = 2
+OUTCOME_REMOVED: Final = 3
+
+JOB_BYTES: Final = 240
+"""What a job takes beside its payload, for the bound on bytes."""
+EXPIRED_SESSIONS_MAX: Final = 100_000
+
+DEFAULT_SETTINGS: Final = QueueSettings()
+
+
+def is_volatile(job: Job) -> bool:
+    """Tell whether the job is of level memory: neither the log nor a checkpoint has it."""
+    return job.options is not None and job.options.level == "memory"
+
+
+class Totals(Struct, array_like=True, gc=False):
+    """Counters since the state began."""
+
+    pushed: int = 0
+    completed: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    timed_out: int = 0
+    stalled: int = 0
+    lost: int = 0
+    evicted: int = 0
+    latency_ms_sum: int = 0
+
+
+class Queue:
+    """One queue: its ready jobs in order, its keys, its settings."""
+
+    __slots__ = (
+        "completed",
+        "counts",
+        "custom_ids",
+        "debounces",
+        "dlq",
+        "name",
+        "ready",
+        "settings",
+        "unique_keys",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: all and only jobs in state WAITING
+        self.ready = ReadyJobs()
+        #: how many jobs are in each state
+        self.counts = [0] * STATES
+        self.settings = DEFAULT_SETTINGS
+        #: id of the job that holds each unique key
+        self.unique_keys: dict[str, int] = {}
+        #: id of the newest job with each custom id that is still known
+        self.custom_ids: dict[str, int] = {}
+        #: until when (wall ms) pushes with each debounce id are refused
+        self.debounces: dict[str, int] = {}
+        #: all and only jobs in state FAILED, oldest failure first
+        self.dlq: OrderedDict[int, Job] = OrderedDict()
+        #: all jobs in state COMPLETED, oldest first, and some that are gone
+        self.completed: deque[Job] = deque()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing would be lost if this queue were forgotten."""
+        return self.settings is DEFAULT_SETTINGS and not self.debounces and not any(self.counts)
+
+
+class Session:
+    """What repeats of a session's requests are answered from."""
+
+    __slots__ = ("answers", "deliveries", "done_below")
+
+    def __init__(self) -> None:
+        #: by request number, rising; none is below `done_below`
+        self.answers: dict[int, Answer] = {}
+        self.done_below = 0
+        #: the deliveries it holds jobs of, by token
+        self.deliveries: dict[int, Delivery] = {}
+
+
+class Mailbox:
+    """Messages for one peer that it has not confirmed yet, numbered without a hole."""
+
+    __slots__ = ("next_number", "pending")
+
+    def __init__(self) -> None:
+        self.next_number = 1
+        #: (number, log sequence of its record, message), ascending
+        self.pending: deque[tuple[int, int, AnyPeerMessage]] = deque()
+
+
+class AwaitedPush(Struct):
+    """A push, batch or flow whose answer waits for other shards: `key` is its first pending job.
+
+    `kind` is push, batch or flow. `ids` is in line with the request's jobs, and `errors` has
+    (index, text, code) of those that were refused.
+    """
+
+    key: int
+    kind: str
+    ids: list[int | None]
+    errors: list[tuple[int, str, str]]
+    session: bytes
+    n: int
+    pending: int
+
+
+class ShardState:
+    """The state of one shard.
+
+    Args:
+        shard: its number.
+        shard_count: of how many.
+        outcomes_max: how many ended jobs' outcomes are remembered, at least.
+    """
+
+    def __init__(self, shard: int, shard_count: int, outcomes_max: int = 100_000) -> None:
+        self.shard = shard
+        self.shard_count = shard_count
+        self.outcomes_max = outcomes_max
+        #: the log sequence of the last entry that took effect, and its time (wall ms)
+        self.seq = 0
+        self.now_ms = 0
+        #: names this state to its peers; set once
+        self.incarnation = 0
+        #: the sequence of the next job
+        self.next_sequence = 1
+        self.index = JobIndex(shard, shard_count)
+        self.queues: dict[str, Queue] = {}
+        #: how many jobs are in each state, over all queues
+        self.counts = [0] * STATES
+        self.bytes = 0
+        #: jobs of level memory, which the log does not know
+        self.volatile_jobs = 0
+        self.totals = Totals()
+        #: at least all jobs in state DELAYED, by run_at
+        self.delayed = DueHeap()
+        #: at least all jobs in state WAITING or DELAYED that have a ttl, by its end
+        self.expiring = DueHeap()
+        #: at least all COMPLETED jobs with keep_completed_age, by its end
+        self.ages = DueHeap()
+        #: all COMPLETED jobs, oldest first, and some that are gone
+        self.completed: deque[Job] = deque()
+        #: all COMPLETED jobs with a result, oldest first, and some that are gone or have lost it
+        self.with_result: deque[Job] = deque()
+        self.results = 0
+        self._debounce_ends: list[tuple[int, str, str]] = []
+        self.sessions: dict[bytes, Session] = {}
+        #: sessions whose answers are forgotten, oldest first
+        self.expired_sessions: OrderedDict[bytes, None] = OrderedDict()
+        #: pushes whose answer waits for other shards, by key; and the key by their request
+        self.awaited: dict[int, AwaitedPush] = {}
+        self.awaited_requests: dict[tuple[bytes, int], int] = {}
+        #: the key of the awaited push, by pending job
+        self.awaiting: dict[int, int] = {}
+        #: the keys of awaited pushes that wait for nobody any more
+        self.answerable: list[int] = []
+        self.mailboxes: dict[int, Mailbox] = {}
+        #: (incarnation, number) of the last message taken, by peer
+        self.inboxes: dict[int, tuple[int, int]] = {}
+        #: jobs that have ended and left the index
+        self.ended = 0
+        #: pages with outcomes, the one with the latest end last
+        self.outcome_pages: OrderedDict[int, None] = OrderedDict()
+        #: numbers of the pages that changed since the last checkpoint began
+        self.dirty_pages: list[int] = []
+        self._options: dict[Options, Options] = {}
+
+    # --- reading
+
+    def job(self, job_id: int) -> Job | None:
+        """Return the job that clients may know under this id: a pending one is not."""
+        job = self.index.get(job_id)
+        return None if job is None or job_id in self.awaiting else job
+
+    def outcome(self, job_id: int) -> int | None:
+        """Return how a job that is no longer here ended (OUTCOME_ code), None when not known."""
+        number, offset = self.index.place(job_id)
+        page = self.index.pages.get(number)
+        if page is None or page.outcomes is None:
+            return None
+        return page.outcomes[offset] or None
+
+    # --- time
+
+    def advance(self, at_ms: int) -> list[str]:
+        """Let time pass until `at_ms` (wall clock).
+
+        Returns:
+            The queues in which a delayed job became ready.
+        """
+        self.now_ms = max(self.now_ms, at_ms)
+        woken: list[str] = []
+        first = self.delayed.first_ms()
+        if first is not None and first <= self.now_ms:
+            for run_at, job_id in self.delayed.pop_until(self.now_ms):
+                job = self.index.get(job_id)
+                if job is None or job.state != DELAYED or job.run_at != run_at:
+                    continue
+                self.touch(job_id)
+                queue = self.queues[job.queue]
+                self.set_state(job, queue, WAITING)
+                queue.ready.lane(job.priority).add(job)
+                woken.append(job.queue)
+        ends = self._debounce_ends
+        while ends and ends[0][0] <= self.now_ms:
+            until, name, debounce_id = heappop(ends)
+            ended = self.queues.get(name)
+            if ended is not None and ended.debounces.get(debounce_id) == until:
+                del ended.debounces[debounce_id]
+                self.forget_if_idle(ended)
+        return woken
+
+    def next_debounce_end_ms(self) -> int | None:
+        """Return when the first debounce window ends (wall clock), None for never."""
+        return self._debounce_ends[0][0] if self._debounce_ends else None
+
+    # --- primitive steps, for `evolve` alone
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue, made if there was none."""
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(name)
+        return queue
+
+    def forget_if_idle(self, queue: Queue) -> None:
+        if queue.is_idle():
+            self.queues.pop(queue.name, None)
+
+    def intern(self, options: Options | None) -> Options | None:
+        """Return one object for equal options, so that jobs share it."""
+        if options is None or options.unique_key is not None or options.custom_id is not None:
+            return options
+        if len(self._options) > 10_000:
+            self._options.clear()
+        return self._options.setdefault(options, options)
+
+    def touch(self, job_id: int) -> Page:
+        """Note that the job's page is about to change, and keep what a checkpoint still needs."""
+        number, offset = self.index.place(job_id)
+        page = self.index.page(number)
+        if not page.dirty:
+            page.dirty = True
+            self.dirty_pages.append(number)
+        if page.aside is not None and offset not in page.aside:
+            job = page.jobs[offset]
+            kept = job is not None and not is_volatile(job)
+            page.aside[offset] = image_of(job) if kept and job is not None else None
+        return page
+
+    def take(self, job_id: int) -> Job:
+        """Return a job that is about to change.
+
+        Raises:
+            Damage: there is none.
+        """
+        page = self.touch(job_id)
+        job = page.jobs[job_id // self.shard_count % PAGE_SEQUENCES]
+        if job is None:
+            raise Damage(f"record about job {job_id}, which is not there")
+        return job
+
+    def touch_many(self, job_ids: list[int]) -> None:
+        """`touch` for many ids."""
+        span, pages, kept = self.shard_count * PAGE_SEQUENCES, self.index.pages, False
+        for number in {job_id // span for job_id in job_ids}:
+            page = pages.get(number)
+            if page is None:
+                raise Damage(f"record about a job of page {number}, which is not there")
+            if not page.dirty:
+                page.dirty = True
+                self.dirty_pages.append(number)
+            kept = kept or page.aside is not None
+        if kept:
+            for job_id in job_ids:
+                self.touch(job_id)
+
+    def take_many(self, job_ids: list[int]) -> list[Job]:
+        """Return jobs that are about to change: `take` for many.
+
+        Raises:
+            Damage: one of them is not there.
+        """
+        self.touch_many(job_ids)
+        jobs = self.index.get_many(job_ids)
+        if None in jobs:
+            missing = job_ids[jobs.index(None)]
+            raise Damage(f"record about job {missing}, which is not there")
+        return cast("list[Job]", jobs)
+
+    def place(self, job: Job) -> None:
+        """Put a new job, or a job's new object, into the index."""
+        page = self.touch(job.id)
+        offset = job.id // self.shard_count % PAGE_SEQUENCES
+        if page.jobs[offset] is None:
+            page.live += 1
+            self.index.count += 1
+        page.jobs[offset] = job
+
+    def add(self, job: Job, queue: Queue) -> None:
+        """Take in a job that is new here, with its keys; it is in its state already."""
+        self.place(job)
+        queue.counts[job.state] += 1
+        self.counts[job.state] += 1
+        self.bytes += JOB_BYTES + len(job.data)
+        options = job.options
+        if options is None:
+            return
+        if options.unique_key is not None and job.state != COMPLETED:
+            queue.unique_keys[options.unique_key] = job.id
+        if options.custom_id is not None:
+            known = queue.custom_ids.get(options.custom_id, 0)
+            queue.custom_ids[options.custom_id] = max(known, job.id)
+        if options.level == "memory":
+            self.volatile_jobs += 1
+
+    def set_state(self, job: Job, queue: Queue, to: int) -> None:
+        """Move a job along the transition table and keep the counts."""
+        was = job.state
+        move(job, to)
+        queue.counts[was] -= 1
+        queue.counts[to] += 1
+        self.counts[was] -= 1
+        self.counts[to] += 1
+
+    def enqueue(self, job: Job, queue: Queue, *, known: bool = True) -> None:
+        """Bring a job into its queue: WAITING or DELAYED, by its run_at.
+
+        Args:
+            known: whether it was in another state before; a new job already is in the right one.
+        """
+        to = WAITING if job.run_at <= self.now_ms else DELAYED
+        if known:
+            self.set_state(job, queue, to)
+        if to == WAITING:
+            queue.ready.lane(job.priority).add(job)
+        else:
+            self.delayed.add(job.run_at, job.id)
+        if job.options is not None and job.options.ttl:
+            self.expiring.add(job.created_at + job.options.ttl + 1, job.id)
+
+    def withdraw(self, job: Job, queue: Queue) -> Job:
+        """Take a job out of what its state has put it into, before it goes to another.
+
+        Returns:
+            The job's object from now on.
+        """
+        if job.state == WAITING:
+            job = retire(job)
+            queue.ready.discard(job.priority)
+            self.place(job)
+        elif job.state == ACTIVE:
+            self.close_lease(job)
+        elif job.state == FAILED:
+            del queue.dlq[job.id]
+        return job
+
+    def close_lease(self, job: Job) -> None:
+        """End the job's hold on its delivery, and the delivery with its last job."""
+        delivery = job.lease
+        if delivery is None:
+            return
+        job.lease = None
+        delivery.open -= 1
+        if not delivery.open:
+            self.close_delivery(delivery)
+
+    def close_delivery(self, delivery: Delivery) -> None:
+        """Forget a delivery none of whose jobs is held any more."""
+        delivery.jobs = []
+        session = self.sessions.get(delivery.session)
+        if session is not None:
+            session.deliveries.pop(delivery.token, None)
+
+    def end(self, job: Job, queue: Queue) -> None:
+        """Release what only a job that has not ended holds: its unique key."""
+        options = job.options
+        if options is not None and options.unique_key is not None:
+            if queue.unique_keys.get(options.unique_key) == job.id:
+                del queue.unique_keys[options.unique_key]
+
+    def forget(self, job: Job, queue: Queue, outcome: int) -> None:
+        """Take a job out of everything. Its object becomes GONE."""
+        self.end(job, queue)
+        was = job.state
+        if was == ACTIVE:
+            self.close_lease(job)
+        elif was == FAILED:
+            del queue.dlq[job.id]
+        move(job, GONE)
+        if was == WAITING:
+            queue.ready.discard(job.priority)
+        number, offset = self.index.place(job.id)
+        page = self.touch(job.id)
+        page.jobs[offset] = None
+        page.live -= 1
+        self.index.count -= 1
+        queue.counts[was] -= 1
+        self.counts[was] -= 1
+        self.bytes -= JOB_BYTES + len(job.data)
+        if was == COMPLETED and job.extra is not None and job.extra.result is not None:
+            self.results -= 1
+        options = job.options
+        if options is not None:
+            custom = options.custom_id
+            if custom is not None and queue.custom_ids.get(custom) == job.id:
+                del queue.custom_ids[custom]
+            if options.level == "memory":
+                self.volatile_jobs -= 1
+        job.data = b""
+        job.extra = None
+        if page.outcomes is None:
+            page.outcomes = bytearray(PAGE_SEQUENCES)
+        page.outcomes[offset] = outcome
+        self._note_ends(page, number, 1)
+        self.forget_if_idle(queue)
+
+    def forget_plain(self, jobs: list[Job]) -> None:
+        """Take completed jobs without options and extra out of everything: `forget` for many,
+        which have been touched."""
+        step, last, size = self.shard_count, -1, 0
+        span = step * PAGE_SEQUENCES
+        for job in jobs:
+            job_id = job.id
+            number = job_id // span
+            if number != last:
+                page, last = self.index.pages[number], number
+                if page.outcomes is None:
+                    page.outcomes = bytearray(PAGE_SEQUENCES)
+                slots, outcomes = page.jobs, page.outcomes
+            offset = job_id // step % PAGE_SEQUENCES
+            slots[offset] = None
+            outcomes[offset] = OUTCOME_COMPLETED
+            page.live -= 1
+            size += len(job.data)
+            job.state = GONE
+            job.data = b""
+            self.queues[job.queue].counts[COMPLETED] -= 1
+        for number, ends in Counter(job.id // span for job in jobs).items():
+            self._note_ends(self.index.pages[number], number, ends)
+        self.index.count -= len(jobs)
+        self.counts[COMPLETED] -= len(jobs)
+        self.bytes -= size + JOB_BYTES * len(jobs)
+        for name in {job.queue for job in jobs}:
+            self.forget_if_idle(self.queues[name])
+
+    def _note_ends(self, page: Page, number: int, ends: int) -> None:
+        """Count ends in a page, and drop outcomes of pages where nothing has ended for long."""
+        self.ended += ends
+        page.ended_mark = self.ended
+        self.outcome_pages[number] = None
+        self.outcome_pages.move_to_end(number)
+        oldest = next(iter(self.outcome_pages))
+        old = self.index.pages[oldest]
+        if self.ended - old.ended_mark > self.outcomes_max:
+            del self.outcome_pages[oldest]
+            old.outcomes = None
+            if not old.live and old.aside is None:
+                del self.index.pages[oldest]
+
+    def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:
+        queue.debounces[debounce_id] = until_ms
+        heappush(self._debounce_ends, (until_ms, queue.name, debounce_id))
+
+    def file_completed(self, job: Job, queue: Queue) -> None:
+        """File a COMPLETED job, newer than all that are filed, for retention."""
+        for filed in (self.completed, queue.completed):
+            while filed and filed[0].state != COMPLETED:
+                filed.popleft()
+            filed.append(job)
+        if job.extra is not None and job.extra.result is not None:
+            self.keep_result(job, job.extra.result)
+        age = options_of(job).keep_completed_age
+        if age:
+            self.ages.add(job.ended_at + age, job.id)
+
+    def keep_result(self, job: Job, result: bytes) -> None:
+        """Keep a completed job's result, newer than all that are kept."""
+        kept = self.with_result
+        while kept and (kept[0].extra is None or kept[0].extra.result is None):
+            kept.popleft()
+        job.need_extra().result = result
+        kept.append(job)
+        self.results += 1
+
+    def session(self, session_id: bytes) -> Session:
+        """Return the session, made if there was none."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            session = self.sessions[session_id] = Session()
+        return session
+
+    def mailbox(self, peer: int) -> Mailbox:
+        """Return the mailbox for a peer, made if there was none."""
+        mailbox = self.mailboxes.get(peer)
+        if mailbox is None:
+            mailbox = self.mailboxes[peer] = Mailbox()
+        return mailbox

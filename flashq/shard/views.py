@@ -1,0 +1,156 @@
+"""Jobs as readers see them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from msgspec import Raw
+
+from flashq.errors import BadMessage
+from flashq.protocol.codec import encode_json, transcode
+from flashq.protocol.objects import (
+    NULL_JSON,
+    NULL_MSGPACK,
+    Attempt,
+    FullJobView,
+    FullStateView,
+    JobView,
+    LogEntry,
+    PlainJobView,
+    StateView,
+)
+from flashq.shard.lifecycle import ACTIVE, FAILED, STATE_NAMES, Extra, Job
+from flashq.shard.outbox import Origin
+
+
+def payload(data: bytes, *, is_json: bool, json: bool) -> Raw:
+    """Return a stored payload in the encoding that its reader reads.
+
+    Args:
+        data: the payload.
+        is_json: how it is stored.
+        json: how it is wanted.
+    """
+    if is_json == json:
+        return Raw(data)
+    try:
+        return Raw(transcode(data, to_json=json))
+    except BadMessage:
+        # MessagePack can say what JSON cannot; its reader gets the bytes rather than nothing.
+        return Raw(encode_json({"msgpack": data}))
+
+
+def is_null(value: bytes, *, json: bool) -> bool:
+    """Tell whether an encoded value is null."""
+    return value == (NULL_JSON if json else NULL_MSGPACK)
+
+
+def job_view(job: Job, origin: Origin) -> JobView:
+    """Return the job for the asker, in its encoding; `token` while it is active."""
+    options, extra, json = job.options, job.extra, origin.json
+    if options is None and extra is None and not json and not origin.full:
+        # The case worth a fast way: positional, in the order of the fields.
+        lease = job.lease
+        plain = PlainJobView(
+            job.id,
+            job.queue,
+            Raw(job.data),
+            job.priority,
+            job.created_at,
+            job.run_at,
+            job.started_at,
+            job.attempts,
+            None if lease is None else lease.token,
+            job.ended_at,
+        )
+        return cast("JobView", plain)
+    return (FullJobView if origin.full else JobView)(**_fields(job, json))
+
+
+def state_view(job: Job, origin: Origin) -> StateView:
+    """Return the job beside its state, for lists."""
+    fields = _fields(job, origin.json)
+    state = STATE_NAMES[job.state]
+    if origin.full:
+        return FullStateView(state=state, job=FullJobView(**fields), **fields)
+    return StateView(state=state, **fields)
+
+
+def _fields(job: Job, json: bool) -> dict[str, Any]:
+    options = job.options
+    is_json = options is not None and options.json
+    fields: dict[str, Any] = {
+        "id": job.id,
+        "queue": job.queue,
+        "data": payload(job.data, is_json=is_json, json=json),
+        "priority": job.priority,
+        "created_at": job.created_at,
+        "run_at": job.run_at,
+        "started_at": job.started_at,
+        "attempts": job.attempts,
+        "completed_at": 0 if job.state == FAILED else job.ended_at,
+        "token": None if job.lease is None else job.lease.token,
+    }
+    if options is not None:
+        fields |= {
+            "max_attempts": options.max_attempts,
+            "backoff": options.backoff,
+            "jitter": options.jitter,
+            "ttl": options.ttl,
+            "timeout": options.timeout,
+            "unique_key": options.unique_key,
+            "custom_id": options.custom_id,
+            "depends_on": options.depends_on,
+            "tags": options.tags,
+            "lifo": options.lifo,
+            "remove_on_complete": options.remove_on_complete,
+            "remove_on_fail": options.remove_on_fail,
+            "stall_timeout": options.stall_timeout,
+            "keep_completed_age": options.keep_completed_age,
+            "keep_completed_count": options.keep_completed_count,
+            "parent_id": options.parent or None,
+        }
+    if extra := job.extra:
+        fields |= _extra_fields(extra)
+    if job.state == ACTIVE:
+        beaten = extra.last_heartbeat if extra is not None else 0
+        fields["last_heartbeat"] = max(beaten, job.started_at)
+    return fields
+
+
+def _extra_fields(extra: Extra) -> dict[str, Any]:
+    return {
+        "progress": extra.progress,
+        "progress_msg": extra.progress_msg,
+        "stall_count": extra.stall_count,
+        "lost": extra.lost,
+        "error": extra.error,
+        "children_ids": tuple(extra.children or ()),
+        "children_completed": extra.children_completed,
+        "history": tuple(
+            Attempt(at=at, reason=reason, error=error, started_at=started_at)
+            for at, reason, error, started_at in extra.history or ()
+        ),
+    }
+
+
+def result_view(job: Job, origin: Origin) -> Raw | None:
+    """Return a completed job's result for the asker, None when there is none."""
+    extra = job.extra
+    if extra is None or extra.result is None:
+        return None
+    return result_payload(extra.result, origin)
+
+
+def result_payload(stored: bytes, origin: Origin) -> Raw:
+    """Return a stored result in the asker's encoding.
+
+    Results are stored as MessagePack, however they came.
+    """
+    return payload(stored, is_json=False, json=origin.json)
+
+
+def log_entries(extra: Extra | None) -> list[LogEntry]:
+    """Return a job's log, oldest entry first."""
+    logs = () if extra is None or extra.logs is None else extra.logs
+    return [LogEntry(timestamp=at, message=message, level=level) for at, message, level in logs]
