@@ -1,0 +1,220 @@
+"""What every storage has to do, as one suite.
+
+A storage's test file subclasses `StorageConformance` and gives it a fixture `storage`, opened with
+`SHARDS` shards. The suite looks only through the port.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+from flashq.storage.port import Grant, Put, Storage
+
+SHARDS = 4
+EPOCH = 7
+
+
+def blob(shard: int, first: int, last: int, size: int = 10) -> Append:
+    """A piece of a shard's log whose content tells which it is."""
+    records = f"{first}-{last}.".encode().ljust(size, b"x")
+    return Append(
+        shard=shard,
+        epoch=EPOCH,
+        first_seq=first,
+        last_seq=last,
+        records=records,
+        checksum=crc32(records),
+    )
+
+
+def checkpoint(
+    generation: int,
+    seq: int,
+    *,
+    pages: list[tuple[int, bytes]] | None = None,
+    parts: list[tuple[str, bytes]] | None = None,
+    last: bool = True,
+    full: bool = False,
+) -> CheckpointSlice:
+    """A slice of a checkpoint of shard 1."""
+    return CheckpointSlice(
+        shard=1,
+        epoch=EPOCH,
+        generation=generation,
+        seq=seq,
+        pages=pages or [],
+        parts=parts or [],
+        last=last,
+        full=full,
+    )
+
+
+def recovery(storage: Storage, shard: int, bytes_max: int = 1_000_000) -> Recovered:
+    """Everything that a shard would get, put together from all answers."""
+    whole = Recovered(cursor=0, parts=[], pages=[], log=[])
+    cursor = 0
+    while True:
+        answer = storage.recover(shard, cursor, bytes_max)
+        whole.parts += answer.parts
+        whole.pages += answer.pages
+        whole.log += answer.log
+        if not answer.cursor:
+            return whole
+        assert answer.cursor > cursor
+        cursor = answer.cursor
+
+
+def size_of(answer: Recovered) -> int:
+    """Bytes of content in an answer."""
+    return sum(
+        len(content)
+        for contents in (
+            [content for _, content in answer.parts],
+            [content for _, content in answer.pages],
+            [content for _, _, content in answer.log],
+        )
+        for content in contents
+    )
+
+
+def log_of(storage: Storage, shard: int) -> list[tuple[int, int]]:
+    """First and last sequence of each blob of a shard's log."""
+    return [(first, last) for first, last, _ in recovery(storage, shard).log]
+
+
+class StorageConformance:
+    """The suite."""
+
+    def test_a_new_storage_has_nothing_but_numbers(self, storage: Storage) -> None:
+        """Each shard starts without a state, and the coordinator without parts."""
+        opened = storage.open(SHARDS)
+        assert len(opened.uuid) == 16
+        assert len(opened.shards) == SHARDS
+        assert opened.parts == {}
+        for number, shard in enumerate(opened.shards):
+            assert (shard.incarnation, shard.last_seq) == (0, 0)
+            assert recovery(storage, number) == Recovered(cursor=0, parts=[], pages=[], log=[])
+
+    def test_what_a_group_wrote_is_there(self, storage: Storage) -> None:
+        """A grant, a block of sequences, log of two shards and a part, in one group."""
+        reserved = storage.open(SHARDS).shards[1].reserved
+        storage.write(
+            [
+                Grant(1, EPOCH, 99, reserved),
+                Reserve(shard=1, epoch=EPOCH, upto=reserved + 1000),
+                blob(1, 1, 3),
+                blob(2, 1, 1),
+                blob(1, 4, 4),
+                Put("cron.a", b"content"),
+            ]
+        )
+        opened = storage.open(SHARDS)
+        shard = opened.shards[1]
+        assert (shard.epoch, shard.incarnation) == (EPOCH, 99)
+        assert shard.reserved == reserved + 1000
+        assert shard.last_seq == 4
+        assert opened.shards[2].last_seq == 1
+        assert opened.parts == {"cron.a": b"content"}
+        assert log_of(storage, 1) == [(1, 3), (4, 4)]
+        assert log_of(storage, 2) == [(1, 1)]
+        assert log_of(storage, 0) == []
+
+    def test_the_uuid_stays(self, storage: Storage) -> None:
+        """A storage is the same one however often it is opened."""
+        assert storage.open(SHARDS).uuid == storage.open(SHARDS).uuid
+
+    def test_blocks_of_sequences_are_never_given_back(self, storage: Storage) -> None:
+        """A late or repeated request for less, and a grant, leave what was reserved."""
+        reserved = storage.open(SHARDS).shards[1].reserved
+        storage.write([Reserve(shard=1, epoch=EPOCH, upto=reserved + 2000)])
+        storage.write([Reserve(shard=1, epoch=EPOCH, upto=reserved + 1000)])
+        storage.write([Grant(1, EPOCH, 1, reserved)])
+        assert storage.open(SHARDS).shards[1].reserved == reserved + 2000
+
+    def test_an_empty_part_is_gone(self, storage: Storage) -> None:
+        """Parts are replaced by name, and removed by empty content."""
+        storage.write([Put("a", b"1"), Put("b", b"1")])
+        storage.write([Put("a", b"2"), Put("b", b""), Put("never", b"")])
+        assert storage.open(SHARDS).parts == {"a": b"2"}
+
+    def test_a_recovery_comes_in_bounded_pieces(self, storage: Storage) -> None:
+        """Parts, pages and log come in this order, each answer about as large as asked for, and
+        one piece that is larger alone."""
+        pages = [(number, b"p" * 1000) for number in range(10)]
+        storage.write([checkpoint(1, 0, pages=pages, parts=[("rest", b"r" * 1000)])])
+        storage.write([blob(1, seq, seq, size=1000) for seq in range(1, 11)])
+        storage.write([blob(1, 11, 11, size=50_000)])
+        answers = []
+        cursor = 0
+        while True:
+            answers.append(storage.recover(1, cursor, 3000))
+            cursor = answers[-1].cursor
+            if not cursor:
+                break
+        sizes = [size_of(answer) for answer in answers]
+        assert all(0 < size <= 3000 or size == 50_000 for size in sizes), sizes
+        whole = recovery(storage, 1, 3000)
+        assert whole.parts == [("rest", b"r" * 1000)]
+        assert sorted(whole.pages) == pages
+        assert [(first, last) for first, last, _ in whole.log] == [
+            (seq, seq) for seq in range(1, 12)
+        ]
+        kinds = "".join(
+            "a" * len(answer.parts) + "b" * len(answer.pages) + "c" * len(answer.log)
+            for answer in answers
+        )
+        assert kinds == "".join(sorted(kinds))
+
+    def test_a_checkpoint_counts_from_its_last_slice_on(self, storage: Storage) -> None:
+        """Until then the log alone is the state; after it the log up to its sequence is gone."""
+        storage.write([blob(1, 1, 2), blob(1, 3, 4), blob(1, 5, 6)])
+        storage.write([checkpoint(1, 4, pages=[(0, b"zero")], last=False)])
+        assert recovery(storage, 1).pages == []
+        assert log_of(storage, 1) == [(1, 2), (3, 4), (5, 6)]
+        storage.write([checkpoint(1, 4, pages=[(9, b"nine")], parts=[("rest", b"r")])])
+        whole = recovery(storage, 1)
+        assert sorted(whole.pages) == [(0, b"zero"), (9, b"nine")]
+        assert whole.parts == [("rest", b"r")]
+        assert log_of(storage, 1) == [(5, 6)]
+        assert storage.open(SHARDS).shards[1].last_seq == 6
+
+    def test_a_blob_that_reaches_past_the_checkpoint_stays(self, storage: Storage) -> None:
+        """Blobs are cut without regard to checkpoints; a shard skips what it has."""
+        storage.write([blob(1, 1, 5), checkpoint(1, 3)])
+        assert log_of(storage, 1) == [(1, 5)]
+
+    def test_a_later_checkpoint_replaces_pages_one_by_one(self, storage: Storage) -> None:
+        """Only dirty pages are written again; an empty one is gone."""
+        storage.write([checkpoint(1, 0, pages=[(0, b"old"), (1, b"kept"), (2, b"goes")])])
+        storage.write([checkpoint(2, 0, pages=[(0, b"new"), (2, b"")], parts=[("rest", b"r")])])
+        storage.write([checkpoint(3, 0, parts=[("rest", b"")])])
+        whole = recovery(storage, 1)
+        assert sorted(whole.pages) == [(0, b"new"), (1, b"kept")]
+        assert whole.parts == []
+
+    def test_an_unfinished_generation_leaves_nothing(self, storage: Storage) -> None:
+        """A shard dies in the midst of a checkpoint; its successor's has another number."""
+        storage.write([checkpoint(1, 0, pages=[(0, b"first")])])
+        storage.write([checkpoint(2, 0, pages=[(0, b"dead"), (5, b"dead")], last=False)])
+        storage.write([checkpoint(3, 0, pages=[(1, b"third")])])
+        assert sorted(recovery(storage, 1).pages) == [(0, b"first"), (1, b"third")]
+
+    def test_a_grant_drops_an_unfinished_generation(self, storage: Storage) -> None:
+        """The successor may number its checkpoint like the one that its forerunner began."""
+        storage.write([checkpoint(1, 0, pages=[(5, b"dead")], last=False)])
+        storage.write([Grant(1, EPOCH + 1, 1, 0)])
+        storage.write([checkpoint(1, 0, pages=[(1, b"alive")])])
+        assert recovery(storage, 1).pages == [(1, b"alive")]
+
+    def test_a_checkpoint_of_everything_replaces_everything(self, storage: Storage) -> None:
+        """Storage came back with less than it had told: what it has is not to be built upon."""
+        storage.write([checkpoint(1, 0, pages=[(0, b"old"), (7, b"old")], parts=[("x", b"x")])])
+        storage.write([blob(1, 1, 2)])
+        storage.write([checkpoint(2, 90, pages=[(0, b"new")], last=False, full=True)])
+        storage.write([checkpoint(2, 90, parts=[("rest", b"r")], full=True)])
+        whole = recovery(storage, 1)
+        assert whole == Recovered(cursor=0, parts=[("rest", b"r")], pages=[(0, b"new")], log=[])
+        assert storage.open(SHARDS).shards[1].last_seq == 90
+        storage.write([blob(1, 91, 92)])
+        assert log_of(storage, 1) == [(91, 92)]

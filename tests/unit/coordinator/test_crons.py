@@ -1,0 +1,252 @@
+"""Crons: what may be set, when they fire, and that a firing is exactly one job's message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from flashq.coordinator import crons
+from flashq.ids import shard_of_queue
+from flashq.protocol.base import ErrorReply, Reply
+from flashq.protocol.codec import encode
+from flashq.protocol.crons import CronsReply
+from flashq.protocol.internal import Fire, Mail, MailAck
+from tests.unit.coordinator.bench import NOW_MS, SHARDS, Bench, Outcome
+
+SHARD = shard_of_queue("reports", SHARDS)
+IDENTITY = b"shard-%d" % SHARD
+
+
+def set_cron(bench: Bench, name: str = "nightly", **fields: Any) -> Any:
+    """Send a CRON for the queue `reports`, every minute unless it says otherwise."""
+    request: dict[str, Any] = {"cmd": "CRON", "name": name, "queue": "reports", "data": {"n": 1}}
+    if "schedule" not in fields:
+        request["repeat_every"] = 60_000
+    return bench.ask(Outcome, **(request | fields))
+
+
+def listed(bench: Bench, *, json: bool = False) -> list[Any]:
+    """The crons as CRONLIST gives them."""
+    reply = bench.ask(CronsReply, json=json, cmd="CRONLIST")
+    assert isinstance(reply, CronsReply)
+    return reply.crons
+
+
+def fired(bench: Bench) -> list[Fire]:
+    """The firings sent to the shard of `reports` in the last turn; acknowledged at once."""
+    mails = [message for message in bench.said_to(IDENTITY) if isinstance(message, Mail)]
+    if mails:
+        ack = MailAck(receiver=SHARD, incarnation=mails[-1].incarnation, number=mails[-1].number)
+        bench.say(IDENTITY, ack)
+    return [mail.body for mail in mails if isinstance(mail.body, Fire)]
+
+
+def after(bench: Bench, ms: int) -> list[Fire]:
+    """Let time pass, and return what fired."""
+    bench.sent.clear()
+    bench.pass_time(ms)
+    return fired(bench)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A coordinator whose shard of `reports` serves."""
+    bench = Bench()
+    bench.start_shard(SHARD)
+    return bench
+
+
+# --- setting, listing, deleting
+
+
+def test_a_cron_is_listed_as_it_was_set(bench: Bench) -> None:
+    """Every field, in the encoding of whoever asks."""
+    assert set_cron(bench, priority=5, limit=9, tz="Europe/Berlin", schedule="0 0 2 * * *").ok
+    [cron] = listed(bench)
+    assert (cron.name, cron.queue, cron.priority, cron.limit) == ("nightly", "reports", 5, 9)
+    assert (cron.schedule, cron.repeat_every, cron.tz) == ("0 0 2 * * *", None, "Europe/Berlin")
+    assert cron.executions == 0
+    assert cron.next_run > NOW_MS
+    assert bytes(cron.data) == encode({"n": 1})
+    [cron] = listed(bench, json=True)
+    assert bytes(cron.data) == b'{"n":1}'
+
+
+def test_crons_are_listed_by_name(bench: Bench) -> None:
+    """So that two lists are the same."""
+    for name in ("b", "a", "c"):
+        set_cron(bench, name)
+    assert [cron.name for cron in listed(bench)] == ["a", "b", "c"]
+
+
+def test_a_payload_without_a_json_form_does_not_break_the_list(bench: Bench) -> None:
+    """A map with a key that JSON cannot hold is shown as null to a reader of JSON."""
+    weird = Raw(b"\x81\xc0\x01")  # {nil: 1}
+    assert set_cron(bench, data=weird).ok
+    [cron] = listed(bench, json=True)
+    assert bytes(cron.data) == b"null"
+    [cron] = listed(bench)
+    assert bytes(cron.data) == bytes(weird)
+
+
+def test_a_deleted_cron_is_gone(bench: Bench) -> None:
+    """And deleting what is not there says so."""
+    set_cron(bench)
+    assert bench.ask(Reply, cmd="CRONDELETE", name="nightly").ok
+    assert listed(bench) == []
+    reply = bench.ask(ErrorReply, cmd="CRONDELETE", name="nightly")
+    assert (reply.ok, reply.error) == (False, "Cron job not found")
+    assert after(bench, 60_000) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"repeat_every": None}, "Must provide either 'schedule' or 'repeat_every'"),
+        ({"schedule": "x" * 257}, "Cron schedule too long (257 chars, max 256 chars)"),
+        ({"schedule": "*/x"}, "Invalid interval format: */x"),
+        ({"schedule": "61 * * * *"}, "Invalid cron expression '61 * * * *': "),
+        ({"tz": "Mars/Base"}, "Unknown time zone 'Mars/Base'"),
+        ({"limit": 0}, "Invalid limit: 0 (the cron would never fire)"),
+        ({"name": ""}, "Cron name cannot be empty"),
+        ({"name": "é" * 129}, "Cron name too long (258 chars, max 256 chars)"),
+        ({"queue": ""}, "Queue name cannot be empty"),
+        ({"queue": "q" * 257}, "Queue name too long (max 256 chars)"),
+        (
+            {"queue": "a b"},
+            "Queue name must contain only alphanumeric characters, underscores, hyphens, or dots",
+        ),
+        ({"data": "x" * 1_048_576}, "Job data too large (1048581 bytes, max 1048576 bytes)"),
+        ({"queue": 5}, "Invalid: invalid type: "),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(
+    bench: Bench, fields: dict[str, Any], text: str
+) -> None:
+    """With the texts that clients know, and nothing is stored."""
+    reply = set_cron(bench, **fields)
+    assert not reply.ok
+    assert reply.error.startswith(text)
+    assert listed(bench) == []
+
+
+def test_the_number_of_crons_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused; replacing one of them is not."""
+    monkeypatch.setattr(crons, "CRONS_MAX", 2)
+    assert set_cron(bench, "a").ok
+    assert set_cron(bench, "b").ok
+    assert set_cron(bench, "c").code == "limit_reached"
+    assert set_cron(bench, "b").ok
+
+
+# --- firing
+
+
+def test_a_cron_fires_when_it_is_due_and_not_before(bench: Bench) -> None:
+    """The message carries what the push needs; then the next run is one interval later."""
+    set_cron(bench, priority=3)
+    assert after(bench, 59_999) == []
+    [fire] = after(bench, 1)
+    assert (fire.name, fire.queue, fire.priority) == ("nightly", "reports", 3)
+    assert fire.due == NOW_MS + 60_000
+    assert (fire.data, fire.payload_json) == (encode({"n": 1}), False)
+    [cron] = listed(bench)
+    assert (cron.executions, cron.next_run) == (1, NOW_MS + 120_000)
+
+
+def test_a_payload_in_json_stays_json(bench: Bench) -> None:
+    """It is tagged as it came; nobody transcodes it on the way."""
+    request = {"cmd": "CRON", "name": "n", "queue": "reports", "data": {"a": 1}}
+    assert bench.ask(Reply, json=True, repeat_every=1000, **request).ok
+    [fire] = after(bench, 1000)
+    assert (fire.data, fire.payload_json) == (b'{"a":1}', True)
+
+
+def test_the_process_sleeps_until_the_next_one(bench: Bench) -> None:
+    """It wakes exactly then, and at once when one is overdue."""
+    set_cron(bench, repeat_every=10_000)
+    coordinator = bench.coordinator
+    assert coordinator.next_wait_ms(bench.now_ms, bench.mono_ms) == 10_000
+    assert coordinator.next_wait_ms(bench.now_ms + 10_001, bench.mono_ms) == 0
+
+
+def test_missed_firings_are_not_made_up_for(bench: Bench) -> None:
+    """The machine slept for an hour: one firing, then the next regular time."""
+    set_cron(bench)
+    [fire] = after(bench, 3_600_000)
+    assert fire.due == NOW_MS + 60_000
+    assert after(bench, 0) == []
+    [cron] = listed(bench)
+    assert cron.next_run == NOW_MS + 3_660_000
+
+
+def test_after_its_limit_a_cron_is_gone_at_once(bench: Bench) -> None:
+    """Not at its next due time: the list does not show what will never fire."""
+    set_cron(bench, limit=2)
+    assert len(after(bench, 60_000)) == 1
+    assert len(after(bench, 60_000)) == 1
+    assert listed(bench) == []
+    assert after(bench, 60_000) == []
+
+
+def test_a_cron_of_the_same_name_replaces_the_old_one(bench: Bench) -> None:
+    """Executions start again, the old time does not fire, and the generation is another."""
+    set_cron(bench)
+    [old] = after(bench, 60_000)
+    set_cron(bench, repeat_every=90_000)
+    [cron] = listed(bench)
+    assert cron.executions == 0
+    assert after(bench, 60_000) == []
+    [new] = after(bench, 30_000)
+    assert new.generation > old.generation
+
+
+def test_next_run_and_message_are_one_record(bench: Bench) -> None:
+    """
+    1. A cron fires, and the coordinator is killed before the message has left.
+    2. The new one has the new next run and the message: one job, not two and not none.
+    """
+    set_cron(bench)
+    bench.pass_time(60_000)
+    bench.restart(lose=False)
+    bench.start_shard(SHARD, IDENTITY)
+    [fire] = fired(bench)
+    assert fire.due == NOW_MS + 60_000
+    [cron] = listed(bench)
+    assert (cron.executions, cron.next_run) == (1, NOW_MS + 120_000)
+    assert after(bench, 0) == []
+
+
+def test_a_firing_that_is_not_safe_has_not_left(bench: Bench) -> None:
+    """The message waits for the commit of its group."""
+    set_cron(bench)
+    bench.sent.clear()
+    bench.now_ms += 60_000
+    bench.coordinator.tick(bench.now_ms, bench.mono_ms)
+    bench.take_sent()
+    assert bench.said_to(IDENTITY) == []
+    bench.turn()
+    assert len(fired(bench)) == 1
+
+
+def test_a_shard_that_takes_no_mail_postpones_its_crons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    1. The shard is away, and its crons fire into the mailbox until that is full.
+    2. From then on they wait; the table does not grow, and the coordinator does not spin.
+    3. The shard is back: what was in the mailbox, and one firing for all that were missed.
+    """
+    monkeypatch.setattr("flashq.coordinator.mailboxes.PENDING_MAX", 3)
+    bench = Bench()
+    set_cron(bench)
+    for _ in range(10):
+        bench.pass_time(60_000)
+    [cron] = listed(bench)
+    assert cron.executions == 3
+    assert bench.coordinator.next_wait_ms(bench.now_ms, bench.mono_ms) > 0
+    bench.start_shard(SHARD, IDENTITY)
+    assert len(fired(bench)) == 3
+    [fire] = after(bench, 1000)
+    assert fire.due == cron.next_run
+    assert after(bench, 1000) == []

@@ -1,0 +1,142 @@
+"""The coordinator as a whole: routers, garbage, clients' requests, going down."""
+
+from __future__ import annotations
+
+import pytest
+
+from flashq.coordinator import engine
+from flashq.protocol.base import ErrorReply
+from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header
+from flashq.protocol.internal import Epochs, Internal, MailAck, Refused, RouterHello, Safe
+from flashq.protocol.internal import ShardHello as Hello
+from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench
+
+
+def test_a_router_is_told_the_epochs_at_each_hello_and_each_change() -> None:
+    """0 stands for a shard that is not ready: from its grant on until it says that it serves."""
+    bench = Bench()
+    assert bench.epochs() == [0] * SHARDS
+    bench.sent.clear()
+    first = bench.start_shard(1)
+    assert bench.said_to(ROUTER) == [Epochs(epochs=[0, first.epoch, 0, 0])]
+    [second] = bench.say(b"S-new", Hello(shard=1, config_hash=HASH))
+    assert bench.said_to(ROUTER) == [Epochs(epochs=[0] * SHARDS)]
+    assert second.epoch > first.epoch
+
+
+def test_nothing_is_told_when_nothing_has_changed() -> None:
+    """Log, blocks and mail do not concern routers."""
+    bench = Bench()
+    bench.epochs()
+    bench.start_shard(1)
+    bench.say(b"shard-1", MailAck(receiver=1, incarnation=1, number=1))
+    assert bench.said_to(ROUTER) == []
+
+
+def test_a_router_with_other_settings_is_refused() -> None:
+    """It would route by another number of shards."""
+    bench = Bench()
+    [refused] = bench.say(ROUTER, RouterHello(config_hash="other"))
+    assert isinstance(refused, Refused)
+
+
+def test_a_silent_router_is_forgotten() -> None:
+    """It is not told of changes any more; one that says hello is."""
+    bench = Bench()
+    bench.epochs()
+    bench.say(b"router-2", RouterHello(config_hash=HASH))
+    bench.pass_time(engine.ROUTER_SILENCE_MS - 1)
+    bench.epochs()
+    bench.pass_time(1)
+    bench.start_shard(1)
+    assert len(bench.said_to(ROUTER)) == 1
+    assert bench.said_to(b"router-2") == []
+
+
+def test_a_router_that_cannot_be_reached_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And makes room for another; their number is bounded."""
+    monkeypatch.setattr(engine, "ROUTERS_MAX", 1)
+    bench = Bench()
+    bench.epochs()
+    bench.say(b"router-2", RouterHello(config_hash=HASH))
+    bench.start_shard(0)
+    assert bench.said_to(b"router-2") == []
+    bench.coordinator.undeliverable(ROUTER)
+    bench.say(b"router-2", RouterHello(config_hash=HASH))
+    bench.start_shard(1)
+    assert bench.said_to(ROUTER) == []
+    assert len(bench.said_to(b"router-2")) == 1
+
+
+def test_a_command_of_somebody_else_is_refused() -> None:
+    """A client sent it here by its route, past the router's knowledge."""
+    bench = Bench()
+    reply = bench.ask(ErrorReply, cmd="STATS")
+    assert (reply.ok, reply.code) == (False, "invalid")
+    reply = bench.ask(ErrorReply, json=True, cmd="NOPE")
+    assert "unknown command" in reply.error
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"x"],
+        [b"short", b"body"],
+        [pack_header(INTERNAL, ROUTE_COORDINATOR, 0)],
+        [pack_header(INTERNAL, ROUTE_COORDINATOR, 0), b"\xff"],
+        [pack_header(INTERNAL, ROUTE_COORDINATOR, 0), b"\x81\xa3msg\xa4nope"],
+        [b"\x09" + bytes(11), b"another version"],
+    ],
+)
+def test_garbage_is_counted_and_hurts_nobody(frames: list[bytes]) -> None:
+    """Whatever comes in, the next request is served."""
+    bench = Bench()
+    bench.coordinator.handle(b"who", frames, bench.now_ms, bench.mono_ms)
+    assert bench.coordinator.dropped.total() == 1
+    assert bench.epochs() == [0] * SHARDS
+
+
+def test_messages_that_only_we_send_are_dropped() -> None:
+    """A grant or an acknowledgement for a shard that does not exist."""
+    bench = Bench()
+    messages: list[Internal] = [
+        Safe(epoch=1, seq=1),
+        MailAck(receiver=SHARDS, incarnation=1, number=1),
+    ]
+    for message in messages:
+        assert bench.say(b"who", message) == []
+    assert bench.coordinator.dropped == {"unexpected message": 2}
+
+
+def test_an_idle_coordinator_sleeps() -> None:
+    """Nothing is due within the minute."""
+    bench = Bench()
+    bench.start_shard(1)
+    assert bench.coordinator.next_wait_ms(bench.now_ms, bench.mono_ms) == 60_000
+
+
+def test_going_down_waits_until_the_shards_have_gone() -> None:
+    """
+    1. The server is stopped; shards still send the end of their log.
+    2. The coordinator serves on, and looks whether they are there by telling them what is safe.
+    3. Nobody is left: it is drained.
+    """
+    bench = Bench()
+    epoch = bench.start_shard(1).epoch
+    assert not bench.coordinator.is_drained
+    bench.coordinator.drain(bench.mono_ms)
+    bench.sent.clear()
+    bench.pass_time(0)
+    assert bench.said_to(b"shard-1") == [Safe(epoch=epoch, seq=0)]
+    assert not bench.coordinator.is_drained
+    assert bench.coordinator.next_wait_ms(bench.now_ms, bench.mono_ms) == engine.PROBE_MS
+    bench.coordinator.undeliverable(b"shard-1")
+    assert bench.coordinator.is_drained
+
+
+def test_without_shards_it_goes_down_at_once() -> None:
+    """There is nobody to wait for."""
+    bench = Bench()
+    bench.coordinator.drain(bench.mono_ms)
+    assert bench.coordinator.is_drained

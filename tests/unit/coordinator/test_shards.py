@@ -1,0 +1,293 @@
+"""The coordinator's conversation with shards: grants, fencing, recovery, log, checkpoints."""
+
+from __future__ import annotations
+
+from flashq.protocol.internal import (
+    CheckpointSafe,
+    CheckpointSlice,
+    Fetch,
+    Granted,
+    Recovered,
+    Refused,
+    Reserve,
+    ReservedUpTo,
+    Resumed,
+    Safe,
+    ShardHello,
+    ShardReady,
+)
+from tests.unit.coordinator.bench import HASH, SHARDS, Bench, blob
+
+OLD = b"S-old"
+NEW = b"S-new"
+
+
+def hello(epoch: int = 0, safe_seq: int = 0, **more: int) -> ShardHello:
+    """The hello of shard 1."""
+    return ShardHello(shard=1, config_hash=HASH, epoch=epoch, safe_seq=safe_seq, **more)
+
+
+def whole(epoch: int, seq: int, *, full: bool = True) -> CheckpointSlice:
+    """A checkpoint of shard 1 in one slice."""
+    return CheckpointSlice(
+        shard=1,
+        epoch=epoch,
+        generation=1,
+        seq=seq,
+        full=full,
+        parts=[("rest", b"state at %d" % seq)],
+        last=True,
+    )
+
+
+# --- hello and grant
+
+
+def test_a_fresh_shard_is_granted_an_epoch_that_is_safe_first() -> None:
+    """The grant leaves only after it is stored, and is greater than all before."""
+    bench = Bench()
+    before = bench.storage.open(SHARDS).shards[1]
+    bench.hear(OLD, hello())
+    bench.take_sent()
+    assert bench.said_to(OLD) == []
+    bench.turn()
+    [granted] = bench.said_to(OLD)
+    assert isinstance(granted, Granted)
+    stored = bench.storage.open(SHARDS).shards[1]
+    assert granted.epoch == stored.epoch > before.epoch
+    assert granted.incarnation == stored.incarnation > 0
+    assert granted.reserved == before.reserved
+
+
+def test_the_same_process_gets_the_same_grant_again() -> None:
+    """Its first answer was late, so it said hello twice: the second grant must not fence it."""
+    bench = Bench()
+    [first] = bench.say(OLD, hello())
+    assert bench.say(OLD, hello()) == [first]
+    assert bench.say(OLD, hello(), hello()) == [first, first]
+
+
+def test_a_successor_gets_a_new_epoch_and_the_old_incarnation() -> None:
+    """The shard was killed: its state lives on in storage, so its peers see the same one."""
+    bench = Bench()
+    first = bench.start_shard(1, OLD)
+    [second] = bench.say(NEW, hello())
+    assert second.epoch > first.epoch
+    assert second.incarnation == first.incarnation
+
+
+def test_other_settings_are_refused() -> None:
+    """A shard started with another configuration must not serve."""
+    bench = Bench()
+    [refused] = bench.say(OLD, ShardHello(shard=1, config_hash="other"))
+    assert isinstance(refused, Refused)
+    assert "settings" in refused.reason
+    [refused] = bench.say(OLD, ShardHello(shard=SHARDS, config_hash=HASH))
+    assert isinstance(refused, Refused)
+
+
+# --- fencing
+
+
+def test_an_older_epoch_is_fenced() -> None:
+    """
+    1. A shard is stopped (SIGSTOP) and taken for dead; its successor is granted an epoch.
+    2. It wakes and sends log, a checkpoint, a wish for sequences, and says hello.
+    3. Each is refused, and nothing of it is stored.
+    """
+    bench = Bench()
+    old = bench.start_shard(1, OLD).epoch
+    bench.start_shard(1, NEW)
+    for message in (
+        blob(1, old, 1, 2),
+        whole(old, 2),
+        Reserve(shard=1, epoch=old, upto=2**52),
+        ShardReady(shard=1, epoch=old),
+        Fetch(epoch=old, cursor=0),
+        hello(old),
+    ):
+        [refused] = bench.say(OLD, message)
+        assert isinstance(refused, Refused), message
+        assert "fenced" in refused.reason
+    stored = bench.storage.open(SHARDS).shards[1]
+    assert stored.last_seq == 0
+    assert stored.reserved < 2**52
+
+
+def test_a_grant_in_the_same_turn_fences_what_came_before_it() -> None:
+    """The old process's last blob is stored, but its Safe does not go to the new process."""
+    bench = Bench()
+    old = bench.start_shard(1, OLD)
+    bench.sent.clear()
+    bench.hear(OLD, blob(1, old.epoch, 1, 1))
+    bench.hear(NEW, hello())
+    bench.turn()
+    assert [type(message) for message in bench.said_to(NEW)] == [Granted]
+    assert bench.storage.open(SHARDS).shards[1].last_seq == 1
+
+
+# --- recovery
+
+
+def test_a_successor_recovers_everything_piece_by_piece() -> None:
+    """The shard asks for each piece, so that nobody has to hold all of it."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.say(OLD, whole(epoch, 0, full=False), *[blob(1, epoch, n, n) for n in range(1, 1001)])
+    [granted] = bench.say(NEW, hello())
+    log: list[int] = []
+    parts: list[tuple[str, bytes]] = []
+    cursor, fetches = 0, 0
+    while fetches == 0 or cursor:
+        [part] = bench.say(NEW, Fetch(epoch=granted.epoch, cursor=cursor))
+        assert isinstance(part, Recovered)
+        parts += part.parts
+        log += [first for first, _, _ in part.log]
+        cursor = part.cursor
+        fetches += 1
+    assert parts == [("rest", b"state at 0")]
+    assert log == list(range(1, 1001))
+    assert fetches > 3
+
+
+def test_who_does_not_recover_gets_nothing() -> None:
+    """
+    1. A shard is in the midst of its recovery when the coordinator dies with its memory.
+    2. It lets the new coordinator know its epoch, and asks for the next piece.
+    3. Were it answered "that was all", it would serve with half its jobs: it is refused instead.
+    """
+    bench = Bench()
+    [granted] = bench.say(OLD, hello())
+    bench.restart(lose=True)
+    bench.say(OLD, hello(granted.epoch, incarnation=granted.incarnation))
+    [refused] = bench.say(OLD, Fetch(epoch=granted.epoch, cursor=3))
+    assert isinstance(refused, Refused)
+
+
+# --- the log
+
+
+def test_blobs_of_one_turn_are_one_group_and_one_answer() -> None:
+    """What has queued up is committed together, and each shard hears once how far it is safe."""
+    bench = Bench()
+    epochs = {shard: bench.start_shard(shard).epoch for shard in (1, 2)}
+    bench.sent.clear()
+    bench.hear(b"shard-1", blob(1, epochs[1], 1, 3), blob(1, epochs[1], 4, 4))
+    bench.hear(b"shard-2", blob(2, epochs[2], 1, 1))
+    bench.hear(b"shard-1", blob(1, epochs[1], 5, 9))
+    bench.take_sent()
+    assert bench.sent == []
+    bench.turn()
+    assert bench.said_to(b"shard-1") == [Safe(epoch=epochs[1], seq=9)]
+    assert bench.said_to(b"shard-2") == [Safe(epoch=epochs[2], seq=1)]
+
+
+def test_a_hole_a_repeat_and_a_broken_blob_are_answered_with_what_is_safe() -> None:
+    """The shard sends again from there; nothing of them is stored."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.say(OLD, blob(1, epoch, 1, 3))
+    broken = blob(1, epoch, 4, 4)
+    broken.checksum ^= 1
+    backwards = blob(1, epoch, 4, 3)
+    for message in (blob(1, epoch, 5, 5), blob(1, epoch, 1, 3), broken, backwards):
+        assert bench.say(OLD, message) == [Safe(epoch=epoch, seq=3)]
+    assert bench.storage.open(SHARDS).shards[1].last_seq == 3
+    assert bench.say(OLD, blob(1, epoch, 4, 4)) == [Safe(epoch=epoch, seq=4)]
+
+
+def test_blocks_of_sequences_are_safe_before_they_are_told() -> None:
+    """And a successor starts above them."""
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    upto = granted.reserved + 1_000_000
+    bench.sent.clear()
+    bench.hear(OLD, Reserve(shard=1, epoch=granted.epoch, upto=upto))
+    bench.take_sent()
+    assert bench.sent == []
+    bench.turn()
+    assert bench.said_to(OLD) == [ReservedUpTo(epoch=granted.epoch, upto=upto)]
+    [successor] = bench.say(NEW, hello())
+    assert successor.reserved == upto
+
+
+def test_a_checkpoint_is_answered_slice_by_slice() -> None:
+    """Each slice once it is stored, so that the shard can bound what is under way."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.say(OLD, blob(1, epoch, 1, 3))
+    part = CheckpointSlice(shard=1, epoch=epoch, generation=5, seq=3, pages=[(0, b"page")])
+    assert bench.say(OLD, part) == [CheckpointSafe(epoch=epoch, generation=5)]
+    part.last = True
+    assert bench.say(OLD, part) == [CheckpointSafe(epoch=epoch, generation=5, last=True)]
+    assert bench.say(OLD, blob(1, epoch, 4, 4)) == [Safe(epoch=epoch, seq=4)]
+    [granted] = bench.say(NEW, hello())
+    [part_of_it] = bench.say(NEW, Fetch(epoch=granted.epoch, cursor=0))
+    assert part_of_it == Recovered(cursor=0, pages=[(0, b"page")], log=[(4, 4, b"4-4")])
+
+
+# --- a coordinator that comes back
+
+
+def test_a_running_shard_goes_on_with_a_coordinator_that_lost_nothing() -> None:
+    """It is told what is stored, and sends the rest again."""
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    bench.say(OLD, blob(1, granted.epoch, 1, 3))
+    bench.restart(lose=False)
+    assert bench.say(OLD, hello(granted.epoch, 2)) == [Resumed(last_seq=3)]
+    bench.say(OLD, ShardReady(shard=1, epoch=granted.epoch))
+    assert bench.epochs()[1] == granted.epoch
+    assert bench.say(OLD, blob(1, granted.epoch, 4, 4)) == [Safe(epoch=granted.epoch, seq=4)]
+
+
+def test_a_running_shard_gives_everything_to_a_coordinator_that_lost_it() -> None:
+    """
+    1. The coordinator is killed with its memory; log up to 3 was safe.
+    2. The shard goes on under its epoch, although the new one's epochs begin higher.
+    3. Log is not taken before a checkpoint of everything is whole; a partial one is not either.
+    4. Then the log goes on from there, and a successor recovers all of it, under a higher epoch,
+       with the same incarnation and above the sequences that were reserved.
+    """
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    epoch, reserved = granted.epoch, granted.reserved + 2**30
+    bench.say(OLD, blob(1, epoch, 1, 3))
+    bench.now_ms += 60_000
+    bench.restart(lose=True)
+    again = hello(epoch, 3, incarnation=granted.incarnation, reserved=reserved)
+    assert bench.say(OLD, again) == [Resumed(last_seq=0, resync=True)]
+    assert bench.epochs()[1] == epoch
+    assert bench.say(OLD, blob(1, epoch, 4, 4)) == []
+    assert bench.say(OLD, whole(epoch, 5, full=False)) == []
+    assert bench.say(OLD, whole(epoch, 5)) == [
+        CheckpointSafe(epoch=epoch, generation=1, last=True),
+        Resumed(last_seq=5),
+    ]
+    assert bench.say(OLD, blob(1, epoch, 6, 6)) == [Safe(epoch=epoch, seq=6)]
+
+    [successor] = bench.say(NEW, hello())
+    assert successor.epoch > epoch
+    assert successor.incarnation == granted.incarnation
+    assert successor.reserved >= reserved
+    [part] = bench.say(NEW, Fetch(epoch=successor.epoch, cursor=0))
+    assert part == Recovered(cursor=0, parts=[("rest", b"state at 5")], log=[(6, 6, b"6-6")])
+
+
+def test_a_shard_that_dies_before_everything_is_given_has_lost_its_state() -> None:
+    """Its successor runs under a new incarnation, so that its peers do not mix up numbers."""
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    bench.restart(lose=True)
+    bench.say(OLD, hello(granted.epoch, 3, incarnation=granted.incarnation))
+    [successor] = bench.say(NEW, hello())
+    assert successor.epoch > granted.epoch
+    assert successor.incarnation > granted.incarnation
+
+
+def test_log_of_an_unknown_epoch_is_left_unanswered() -> None:
+    """A shard has not noticed that the coordinator is new. It is not refused, or it would exit with
+    its jobs; it says hello when it hears nothing."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    assert bench.say(OLD, blob(1, epoch + 5, 1, 1)) == []
