@@ -170,7 +170,9 @@ def _object(kind: type[Struct], objects: dict[str, type[Struct]]) -> list[str]:
 
 
 def _literal(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "[]" if value == () else str(value)
 
 
 def _text(kind: type[Struct]) -> str:
@@ -210,7 +212,7 @@ def _plain(hint: Any, objects: dict[str, type[Struct]]) -> str:
         # A union takes its members apart: what was `Unsigned | None` is found again by its Meta.
         text = " or ".join(_plain(kind, objects) for kind in kinds)
         return f"{text}?" if len(kinds) < len(arguments) else text
-    if origin is list:
+    if origin in (list, tuple):
         item = _plain(arguments[0], objects)
         return f"array of ({item})" if item.endswith("?") else f"array of {item}"
     if origin is Literal:

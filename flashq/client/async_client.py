@@ -34,13 +34,14 @@ from flashq.client.happenings import (
 )
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
 from flashq.client.results import Delivered, Event, Gap
-from flashq.client.sockets import descriptor, open_socket, readable
+from flashq.client.sockets import descriptor, open_socket, readable, send
 from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
 from flashq.client.sync_client import TIMEOUT_MS
 from flashq.errors import ConnectionClosed
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode
 from flashq.protocol.sessions import HelloReply, Unsubscribe
+from flashq.wire import receive
 
 T = TypeVar("T")
 
@@ -372,12 +373,13 @@ class AsyncClient(AsyncMethods):
             return
         now = now_ms()
         for _ in range(MESSAGES_PER_TURN_MAX):
-            if not readable(socket):
+            frames = receive(socket) if readable(socket) else None
+            if frames is None:
                 break
-            connection.receive(socket.recv_multipart(zmq.DONTWAIT), now)
+            connection.receive(frames, now)
         connection.tick(now)
         for frames in connection.data_to_send():
-            socket.send_multipart(frames, zmq.DONTWAIT)
+            send(socket, frames)
         happened = connection.events()
         if happened:
             self._dispatch(happened)

@@ -41,6 +41,13 @@ def _id(job: Job | int) -> int:
     return job if isinstance(job, int) else job.id
 
 
+def _ids(found: Sequence[Job | int]) -> list[int]:
+    try:
+        return [job.id for job in found]  # type: ignore[union-attr]
+    except AttributeError:  # not all are jobs
+        return [_id(job) for job in found]
+
+
 def _token(job: Job | int, token: int | None) -> int | None:
     return job.token if token is None and isinstance(job, Job) else token
 
@@ -50,8 +57,11 @@ def _tokens(
 ) -> Sequence[int | None] | None:
     if tokens is not None:
         return tokens
-    taken = [None if isinstance(job, int) else job.token for job in found]
-    return taken if any(token is not None for token in taken) else None
+    try:
+        return [job.token for job in found]  # type: ignore[union-attr]
+    except AttributeError:  # not all are jobs
+        taken = [_token(job, None) for job in found]
+        return taken if any(token is not None for token in taken) else None
 
 
 class AsyncMethods(ABC):
@@ -338,7 +348,7 @@ class AsyncMethods(ABC):
         Returns:
             How many were completed. The others were no longer this client's.
         """
-        ids = [_id(job) for job in found]
+        ids = _ids(found)
         if not ids:
             return 0
         groups = by_shard(ids, await self._shard_count(), _tokens(found, tokens), results)
@@ -377,7 +387,7 @@ class AsyncMethods(ABC):
         Returns:
             How many went back.
         """
-        ids = [_id(job) for job in found]
+        ids = _ids(found)
         if not ids:
             return 0
         groups = by_shard(ids, await self._shard_count(), _tokens(found, tokens))
@@ -479,7 +489,7 @@ class AsyncMethods(ABC):
 
     async def get_jobs_batch(self, found: Sequence[Job | int]) -> Page[Job]:
         """Return jobs by id, in the order asked for; unknown ones are left out."""
-        request = jobs.GetJobsBatch(ids=[_id(job) for job in found])
+        request = jobs.GetJobsBatch(ids=_ids(found))
         reply = await self._call(request, JobsFound)
         return Page(reply.jobs, total=reply.total, missing_shards=reply.missing_shards)
 

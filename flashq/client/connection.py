@@ -327,15 +327,27 @@ class Connection:
 
     def next_deadline(self) -> int | None:
         """Return when `tick` is needed next, in ms of the monotonic clock; None for never."""
-        due = [self._requests.next_deadline()]
+        due = self._requests.next_deadline()
         if self._open:
-            due += (self._setup_deadline, self._setup_retry_at, self._heartbeat_at)
-        return min((at for at in due if at is not None), default=None)
+            for at in (self._setup_deadline, self._setup_retry_at, self._heartbeat_at):
+                if at is not None and (due is None or at < due):
+                    due = at
+        return due
 
     @property
     def shard_count(self) -> int | None:
         """How many shards the server has; None before the first hello."""
         return self.server.shard_count if self.server else None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` has something to tell."""
+        return bool(self._happened)
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests have no outcome yet."""
+        return len(self._requests)
 
     @property
     def refusal(self) -> FlashQError | None:

@@ -1,12 +1,15 @@
-"""The thread behind a blocking client: the only one that touches its socket.
+"""The thread behind a blocking client, and its socket.
 
 Owns the loop, the socket and the waking of the loop. What is said and repeated is the connection's;
 who waits for what is the client's.
+
+The socket is touched only with the lock held. So a caller that is alone sends its request itself,
+which saves it a change of threads; several at once leave that to the loop, which puts their
+requests into one message. While the loop sleeps it watches the socket's descriptor, not the socket.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -18,7 +21,8 @@ import zmq
 
 from flashq.client.connection import Connection
 from flashq.client.happenings import AnyHappening, Disconnected
-from flashq.client.sockets import descriptor, open_socket, readable
+from flashq.client.sockets import descriptor, open_socket, readable, send
+from flashq.wire import receive
 
 FAREWELL_MS: Final = 1000
 """How long the thread waits at its end for the server's answer to the goodbye."""
@@ -57,12 +61,13 @@ class IoThread:
         self._context: Final = zmq.Context[zmq.Socket[bytes]]()
         self._socket = open_socket(self._context, url)
         self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
         self._poll: Final = select.poll()
         self._poll.register(self._wake_read, select.POLLIN)
         self._poll.register(descriptor(self._socket), select.POLLIN)
-        #: whether the loop has to be woken to see a new request
+        #: whether the loop sleeps, or is about to
         self._asleep = False
+        #: when it looks by itself, in ms of the monotonic clock; None for never
+        self._asleep_until: int | None = None
         self._stop_at: int | None = None
         self._thread: Final = threading.Thread(target=self._run, name="flashq-client", daemon=True)
 
@@ -70,16 +75,33 @@ class IoThread:
         """Begin; the connection says hello."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """Have the loop look at the connection again. The caller holds the lock."""
+    def submit(self) -> None:
+        """Have what was just asked of the connection sent. The caller holds the lock."""
+        if self._asleep and self._connection.outstanding == 1:
+            self._send()
+            due, until = self._connection.next_deadline(), self._asleep_until
+            if (
+                readable(self._socket)  # sending may have consumed the descriptor's signal
+                or self._connection.has_events
+                or (due is not None and (until is None or due < until))
+            ):
+                self._wake()
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
         if self._asleep:
             self._asleep = False
             os.write(self._wake_write, b"\0")
 
+    def _send(self) -> None:
+        for frames in self._connection.data_to_send():
+            send(self._socket, frames)
+
     def stop(self) -> None:
         """Have the thread end once the goodbye is answered. The caller holds the lock."""
         self._stop_at = now_ms() + FAREWELL_MS
-        self.wake()
+        self._wake()
 
     def join(self) -> None:
         """Wait for the thread's end, unless this is the thread itself."""
@@ -93,53 +115,57 @@ class IoThread:
             while self._turn():
                 pass
         finally:
-            self._socket.close(0)
-            self._context.term()
             with self._lock:
                 self._asleep = False
+                self._socket.close(0)
                 os.close(self._wake_read)
                 os.close(self._wake_write)
+            self._context.term()
             self._ended()
 
     def _turn(self) -> bool:
         """Take in what there is, send what there is, and sleep; False at the end."""
-        socket, connection = self._socket, self._connection
-        received: list[list[bytes]] = []
-        while len(received) < MESSAGES_PER_TURN_MAX and readable(socket):
-            received.append(socket.recv_multipart(zmq.DONTWAIT))
+        connection = self._connection
         with self._lock:
             now = now_ms()
-            for frames in received:  # all of it, before anything expires
+            for frames in self._receive():  # all of it, before anything expires
                 connection.receive(frames, now)
-            connection.tick(now)
-            messages = connection.data_to_send()
             happened = connection.events()
-            stop_at = self._stop_at
-            due = connection.next_deadline()
-            self._asleep = True
-        for frames in messages:
-            socket.send_multipart(frames, zmq.DONTWAIT)
-        if happened:
-            self._dispatch(happened)
-            if any(type(event) is Disconnected for event in happened):
-                self._reopen()
-                return True
-        if stop_at is not None:
-            if now >= stop_at or not connection.farewell_pending:
-                return False
-            due = stop_at if due is None else min(due, stop_at)
-        if not readable(socket):
-            self._poll.poll(None if due is None else max(0, due - now))
+        self._dispatch(happened)  # first of all: somebody waits for this
         with self._lock:
-            self._asleep = False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 1024)
+            connection.tick(now)
+            self._send()
+            happened = connection.events()
+            if any(type(event) is Disconnected for event in happened):
+                self._reopen(now)
+            due, stop_at = connection.next_deadline(), self._stop_at
+            if stop_at is not None:
+                due = stop_at if due is None else min(due, stop_at)
+            more = readable(self._socket)
+            self._asleep, self._asleep_until = not more, due
+        self._dispatch(happened)
+        if stop_at is not None and (now >= stop_at or not connection.farewell_pending):
+            return False
+        if not more:
+            ready = self._poll.poll(None if due is None else max(0, due - now))
+            with self._lock:
+                self._asleep = False
+            if any(fd == self._wake_read for fd, _ in ready):
+                os.read(self._wake_read, 1024)
         return True
 
-    def _reopen(self) -> None:
+    def _receive(self) -> list[list[bytes]]:
+        received: list[list[bytes]] = []
+        while len(received) < MESSAGES_PER_TURN_MAX and readable(self._socket):
+            frames = receive(self._socket)
+            if frames is not None:
+                received.append(frames)
+        return received
+
+    def _reopen(self, now: int) -> None:
         self._poll.unregister(descriptor(self._socket))
         self._socket.close(0)
         self._socket = open_socket(self._context, self._url)
         self._poll.register(descriptor(self._socket), select.POLLIN)
-        with self._lock:
-            self._connection.opened(now_ms())
+        self._connection.opened(now)
+        self._send()

@@ -7,6 +7,7 @@ settled. Pure; the connection tells it what arrived and what was answered.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import repeat
 
 from flashq.client.results import Job
 from flashq.ids import shard_of_job
@@ -24,20 +25,25 @@ class HeldLeases:
 
     def take(self, jobs: Iterable[Job]) -> None:
         """Hold the leases of jobs that have just been handed out."""
+        held = self._tokens
         for job in jobs:
             token = job.token
             if token is not None:
-                self._tokens[job.id] = token
+                held[job.id] = token
 
     def holds(self, job: Job) -> bool:
         """Tell whether this very delivery of the job is held."""
         return job.token is not None and self._tokens.get(job.id) == job.token
 
-    def tokens_of(self, ids: Sequence[int], named: Sequence[int | None] | None) -> list[int | None]:
+    def tokens_of(
+        self, ids: Sequence[int], named: Sequence[int | None] | None
+    ) -> Sequence[int | None]:
         """Return which delivery a request about `ids` means: the one named, or the one held."""
         held = self._tokens.get
         if named is None:
             return [held(job_id) for job_id in ids]
+        if None not in named:
+            return named
         return [
             held(job_id) if token is None else token
             for job_id, token in zip(ids, named, strict=True)
@@ -46,9 +52,11 @@ class HeldLeases:
     def settle(self, ids: Sequence[int], tokens: Sequence[int | None]) -> None:
         """Let go of deliveries that are over. One that was handed out anew meanwhile stays."""
         held = self._tokens
-        for job_id, token in zip(ids, tokens, strict=True):
-            if token is not None and held.get(job_id) == token:
-                del held[job_id]
+        found = list(map(held.pop, ids, repeat(None)))  # a loop would take twice as long
+        if found != tokens:
+            for job_id, was, token in zip(ids, found, tokens, strict=True):
+                if was is not None and was != token:
+                    held[job_id] = was
 
     def by_shard(self, shard_count: int) -> dict[int, dict[int, int]]:
         """Return id to token for each shard that leases are held of."""

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from flashq.errors import FlashQError
 from flashq.protocol.base import Reply
 from flashq.protocol.jobs import BatchError
-from flashq.protocol.objects import Attempt, CronJob, JobView
+from flashq.protocol.objects import CronJob, JobView
 from flashq.protocol.objects import Event as WireEvent
 from flashq.protocol.sessions import ClosingNotice, GapNotice, ShardNotice
 
@@ -42,11 +42,6 @@ class Job(JobView, kw_only=True, omit_defaults=True, gc=False):
     that is given the job instead of its id passes the token on.
     """
 
-    # Tuples, because a fresh empty list for each would double the cost of decoding a batch.
-    depends_on: tuple[int, ...] = ()  # type: ignore[assignment]
-    tags: tuple[str, ...] = ()  # type: ignore[assignment]
-    children_ids: tuple[int, ...] = ()  # type: ignore[assignment]
-    history: tuple[Attempt, ...] = ()  # type: ignore[assignment]
     state: str | None = None
 
     @property  # type: ignore[misc]

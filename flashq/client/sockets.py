@@ -6,9 +6,19 @@ nothing lingers because a farewell is waited for, and everything else is repeate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import zmq
+from zmq.backend import Socket as _Socket
+
+# pyzmq's own methods spend most of their time on flags that are enum members: see `flashq.wire`.
+_send: Final = _Socket.send
+_get: Final = _Socket.get
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 RECONNECT_MS: Final = 20
 RECONNECT_MS_MAX: Final = 1000
@@ -26,13 +36,20 @@ def open_socket(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket
     return socket
 
 
+def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
+    """Send one message of at least one frame."""
+    for frame in frames[:-1]:
+        _send(socket, frame, _MORE)
+    _send(socket, frames[-1], _DONTWAIT)
+
+
 def readable(socket: zmq.Socket[bytes]) -> bool:
     """Tell whether a message has arrived.
 
     To be asked before every sleep on `descriptor`, which tells of changes only: sending may have
     consumed one.
     """
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(_get(socket, _EVENTS)) & _POLLIN)
 
 
 def descriptor(socket: zmq.Socket[bytes]) -> int:

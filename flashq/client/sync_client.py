@@ -246,7 +246,7 @@ class Client(Methods):
                     io = self._running()
                     corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
                     waiter = self._expect(corr)
-                    io.wake()
+                    io.submit()
                 self._outcome(waiter)
             except BaseException:
                 self._readers.remove(reader)
@@ -289,7 +289,7 @@ class Client(Methods):
             io = self._running()
             timeout = self._timeout if within is None else within
             waiter = self._expect(self._connection.request(call, now_ms(), timeout))
-            io.wake()
+            io.submit()
         return waiter
 
     def _expect(self, corr: int) -> _Waiter:
