@@ -131,7 +131,7 @@ class Checkpoint:
         self._state = state
         self.seq = state.seq
         self.full = full
-        self.part = encode_part(state)
+        self._part: bytes | None = encode_part(state)
         numbers = list(state.index.pages) if full else state.dirty_pages
         # A dirty page that has been forgotten since is made anew, empty, so that storage drops it.
         self._todo: list[int] = []
@@ -146,6 +146,19 @@ class Checkpoint:
     def is_done(self) -> bool:
         """Whether every page has been given."""
         return not self._todo
+
+    def take_part(self) -> list[tuple[str, bytes]]:
+        """Return the keyed parts, the first time; they belong into the first slice."""
+        part, self._part = self._part, None
+        return [] if part is None else [(PART, part)]
+
+    def abandon(self) -> None:
+        """Give the checkpoint up: what was kept aside is not needed."""
+        for number in self._todo:
+            page = self._state.index.pages.get(number)
+            if page is not None:
+                page.aside = None
+        self._todo = []
 
     def next_pages(self, jobs_max: int) -> list[tuple[int, bytes]]:
         """Return some pages as they were at the beginning: number and content.

@@ -23,6 +23,10 @@ LOST_MAX: Final = 3
 """The third loss of its session makes a job a poison job: a dead letter."""
 
 
+SEQUENCES_KEPT: Final = 65_536
+"""So many of the reserved sequences are kept for jobs that come by mail, which is never refused."""
+
+
 class Decision(Struct):
     """What a handler decided.
 
@@ -40,7 +44,7 @@ class Decision(Struct):
 class Context:
     """The state, the limits and the moment of one decision."""
 
-    __slots__ = ("epoch", "level", "limits", "state", "throughput")
+    __slots__ = ("epoch", "level", "limits", "reserved", "state", "throughput")
 
     def __init__(self, state: ShardState, limits: EngineLimits, epoch: int, level: str) -> None:
         self.state = state
@@ -48,6 +52,8 @@ class Context:
         self.epoch = epoch
         #: the server's durability level
         self.level = level
+        #: job ids up to this sequence are this shard's for good
+        self.reserved = 2**63
         #: completions a second, lately
         self.throughput = 0.0
 
@@ -87,6 +93,8 @@ class Context:
             Busy: it is full.
         """
         state, limits = self.state, self.limits
+        if state.next_sequence + jobs > self.reserved - SEQUENCES_KEPT:
+            raise Busy(detail=f"shard {state.shard} waits for storage to reserve more job ids")
         if state.index.count + jobs > limits.shard_jobs_max:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_jobs_max} jobs")
         if state.bytes + size > limits.shard_bytes_max:

@@ -223,17 +223,24 @@ class Engine:
         self._settle()
 
     def tick(self, now_ms: int, mono_ms: int) -> None:
-        """Let what is due happen: delays, time-outs, leases, waiters, retention."""
+        """Let what is due happen: delays, time-outs, leases, waiters."""
         self._observe(now_ms, mono_ms)
         core = self._core
         core.timers.run_due(core.clock_ms)
+        self._settle()
+
+    def tidy(self) -> None:
+        """Let go of completed jobs and results beyond their bounds.
+
+        Apart from `tick`, because nobody waits for it: it is done when the replies are out.
+        """
+        core = self._core
         for records in (
             retention.beyond_bounds(core.context),
             retention.beyond_age(core.context),
         ):
             if records:
                 core.commit(records, durable=False)
-        self._settle()
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` is due on the monotonic clock, None for never."""
@@ -435,6 +442,10 @@ class Engine:
                         self._pulling.serve(name)
             else:
                 return
+
+    def reserve(self, sequence: int) -> None:
+        """Say up to which sequence job ids are this shard's own for good."""
+        self._core.context.reserved = sequence
 
     def accept(self) -> None:
         """Take on changes again after a refusal, and serve those that waited."""

@@ -37,6 +37,18 @@ TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 """A longer wait is cut to a day."""
 
 
+REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A reply hands out no more payload than this, but for a single job."""
+
+
+def _cut(jobs: list[Job]) -> list[Job]:
+    """Return the first jobs, as many as one reply can carry."""
+    size = sum([len(job.data) for job in jobs])
+    while size > REPLY_BYTES_MAX and len(jobs) > 1:
+        size -= len(jobs.pop().data)
+    return jobs
+
+
 class _Refill(Struct):
     """A queue that waits for a token of its rate."""
 
@@ -166,7 +178,10 @@ class Pulling:
             count = min(count, settings.concurrency - queue.counts[ACTIVE])
         if settings.rate_limit is not None:
             count = min(count, self._available(queue))
-        return queue.ready.peek(count) if count > 0 else []
+        if count <= 0:
+            return []
+        jobs = queue.ready.peek(count)
+        return jobs if len(jobs) == 1 else _cut(jobs)
 
     def _available(self, queue: Queue) -> int:
         bucket, core = self._bucket(queue), self._core

@@ -1,0 +1,68 @@
+"""The shard's end of the log: what has been written, what of it is safe, and what is sent again.
+
+Pure. Entries are encoded once, into blobs, and kept until storage has confirmed them; after a break of
+the conversation everything unconfirmed is sent again, and the coordinator ignores what it has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from zlib import crc32
+
+from flashq.protocol.internal import Append
+from flashq.protocol.records import Entry, encode_entries
+
+
+class Journal:
+    """Log blobs on their way to storage.
+
+    Args:
+        shard, epoch: whose log it is.
+        seq: the last sequence that storage has.
+    """
+
+    def __init__(self, shard: int, epoch: int, seq: int) -> None:
+        self._shard = shard
+        self._epoch = epoch
+        #: the last sequence written, and the last that is safe
+        self.seq = seq
+        self.safe = seq
+        #: bytes that are not safe yet, and bytes written since `restart_count`
+        self.unsafe_bytes = 0
+        self.bytes_written = 0
+        self._unsafe: deque[tuple[Append, int]] = deque()
+
+    def write(self, entries: list[Entry], mono_ms: int) -> Append:
+        """Take on entries; return the message that has to be sent."""
+        records = encode_entries(entries)
+        append = Append(
+            shard=self._shard,
+            epoch=self._epoch,
+            first_seq=self.seq + 1,
+            last_seq=self.seq + len(entries),
+            records=records,
+            checksum=crc32(records),
+        )
+        self.seq = append.last_seq
+        self.unsafe_bytes += len(records)
+        self.bytes_written += len(records)
+        self._unsafe.append((append, mono_ms))
+        return append
+
+    def confirm(self, seq: int) -> None:
+        """Storage has the log up to `seq`."""
+        self.safe = max(self.safe, min(seq, self.seq))
+        while self._unsafe and self._unsafe[0][0].last_seq <= self.safe:
+            self.unsafe_bytes -= len(self._unsafe.popleft()[0].records)
+
+    def unconfirmed(self) -> list[Append]:
+        """Return everything that has to be sent again after a break."""
+        return [append for append, _ in self._unsafe]
+
+    def oldest_ms(self) -> int | None:
+        """Return when the oldest unconfirmed blob was written, None when there is none."""
+        return self._unsafe[0][1] if self._unsafe else None
+
+    def restart_count(self) -> None:
+        """Count `bytes_written` from here: a checkpoint has begun."""
+        self.bytes_written = 0
