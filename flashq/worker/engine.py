@@ -1,0 +1,380 @@
+"""What a worker decides: how much to fetch, what to run next, what to acknowledge, when to end.
+
+Pure: no I/O, no clock; `now` is monotonic milliseconds, with fractions. The process around it
+carries out what it returns, and tells it what came of that. The rules:
+
+* Each queue has at most one fetch parked at the server, and only while there is room for its jobs.
+* Ahead of what runs, only so much is fetched as is likely to start within `AHEAD_MS`, by the rate
+  of the last jobs; what is not likely to start within `SURPLUS_MS` is given back.
+* Acknowledgements of a queue gather while one is under way, for at most `ACK_DELAY_MS`.
+* A result that could not be acknowledged is tried again until the lease is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from msgspec import Raw, Struct
+
+from flashq.client.results import Job
+
+AHEAD_MS: Final = 50.0
+SURPLUS_MS: Final = 1000.0
+ACK_DELAY_MS: Final = 3.0
+RETRY_MS: Final = 500.0
+LAST_WORDS_MS: Final = 5000.0
+"""How long after the grace time outcomes may still be reported."""
+RATE_WEIGHT: Final = 0.1
+"""How much the latest interval between two ends of jobs counts in the running average."""
+INTERVAL_MS_MIN: Final = 0.001
+
+
+class Fetch(Struct, frozen=True):
+    """Pull up to `count` jobs of `queue`."""
+
+    queue: str
+    count: int
+
+
+class Outcome(Struct, frozen=True):
+    """How a job ended: with a result (encoded; None for none), or with an error."""
+
+    job: Job
+    result: Raw | None = None
+    error: str | None = None
+
+
+class Acknowledge(Struct, frozen=True):
+    """Acknowledge these jobs of one queue in one request."""
+
+    queue: str
+    outcomes: list[Outcome]
+
+
+class Fail(Struct, frozen=True):
+    """Fail this job."""
+
+    outcome: Outcome
+
+
+class _Outbox:
+    """The outcomes of one queue's jobs that are not acknowledged yet."""
+
+    __slots__ = ("alone", "pending", "retry_at", "since", "under_way")
+
+    def __init__(self) -> None:
+        #: to be sent, oldest first
+        self.pending: deque[Outcome] = deque()
+        #: when the oldest of them came
+        self.since = 0.0
+        #: batches sent and not answered
+        self.under_way = 0
+        #: not before this, after a failure
+        self.retry_at = 0.0
+        #: ids that spoiled a batch, or stood in one that was: each is sent by itself
+        self.alone: set[int] = set()
+
+
+class Engine:
+    """The state of one worker.
+
+    Args:
+        queues: names, without repetition.
+        concurrency: most jobs running at a time.
+        batch_max: most jobs in one fetch or acknowledgement, and most fetched ahead.
+        grace_ms: how long running jobs may go on after `stop`.
+    """
+
+    def __init__(
+        self, queues: Sequence[str], *, concurrency: int, batch_max: int, grace_ms: float
+    ) -> None:
+        self._queues: Final = list(dict.fromkeys(queues))
+        self._concurrency: Final = concurrency
+        self._batch_max: Final = batch_max
+        self._grace_ms: Final = grace_ms
+        #: queues with a fetch parked at the server
+        self._fetching: set[str] = set()
+        #: when a queue whose fetch failed may be tried again
+        self._fetch_at: dict[str, float] = {}
+        #: fetched, not started, oldest first
+        self._ready: deque[Job] = deque()
+        #: by identity: a job that was lost and handed out anew can run here twice
+        self._running: dict[int, Job] = {}
+        #: identities of running jobs whose lease is lost: their outcome is nobody's business
+        self._lost: set[int] = set()
+        #: by queue; an empty one is kept for its `under_way`
+        self._outboxes: dict[str, _Outbox] = {}
+        #: failures to report, and how many reports are under way
+        self._failures: deque[Outcome] = deque()
+        self._failing = 0
+        self._failures_at = 0.0
+        #: average ms between two ends while busy; None before the first
+        self._interval_ms: float | None = None
+        #: the last end, or the start of this busy time
+        self._ended_at = 0.0
+        #: when running jobs are given up; None before `stop`
+        self._give_up_at: float | None = None
+        self.completed = 0
+        self.failed = 0
+        self.lost = 0
+
+    # --- fetching
+
+    def fetches(self, now: float) -> list[Fetch]:
+        """Return the fetches to park now."""
+        if self._give_up_at is not None:
+            return []
+        ahead = min(self._batch_max, self._starting_within(AHEAD_MS, now))
+        room = self._concurrency + ahead - len(self._running) - len(self._ready)
+        if room < max(1, ahead // 2):
+            return []
+        wanted = [
+            queue
+            for queue in self._queues
+            if queue not in self._fetching and self._fetch_at.get(queue, 0.0) <= now
+        ]
+        self._fetching.update(wanted)
+        # Each may take all the room: most queues are empty most of the time, and an empty one must
+        # not keep the others from using it. What is too much in the end is `surplus`.
+        return [Fetch(queue, min(room, self._batch_max)) for queue in wanted]
+
+    def fetched(self, queue: str, jobs: Iterable[Job], now: float) -> list[Job]:
+        """Take in what a fetch brought.
+
+        Returns:
+            Jobs to give back, because there is no room for them.
+        """
+        self._fetching.discard(queue)
+        if self._give_up_at is not None:
+            return list(jobs)
+        self._ready.extend(jobs)
+        return self.surplus(now)
+
+    def fetch_failed(self, queue: str, now: float) -> None:
+        """A fetch came to nothing: try again in a while."""
+        self._fetching.discard(queue)
+        self._fetch_at[queue] = now + RETRY_MS
+
+    def surplus(self, now: float) -> list[Job]:
+        """Return ready jobs that will not start soon, newest first, to be given back."""
+        places = self._concurrency - len(self._running)
+        keep = max(0, places) + self._starting_within(SURPLUS_MS, now)
+        return [self._ready.pop() for _ in range(len(self._ready) - keep)]
+
+    def _starting_within(self, horizon_ms: float, now: float) -> int:
+        """How many jobs are likely to start in that time, at the rate of the last ones."""
+        if self._interval_ms is None:
+            return 0
+        interval = self._interval_ms
+        if self._running:  # nothing has ended for a while: the rate is lower than it was
+            interval = max(interval, now - self._ended_at)
+        return int(horizon_ms / max(interval, INTERVAL_MS_MIN))
+
+    # --- running
+
+    @property
+    def ready(self) -> int:
+        """How many jobs wait for a place to run."""
+        return len(self._ready)
+
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self._running)
+
+    def take(self, now: float) -> Job | None:
+        """Return the next job to start, or None when there is none or no place for it."""
+        if not self._ready or len(self._running) >= self._concurrency:
+            return None
+        if not self._running:
+            self._ended_at = now
+        job = self._ready.popleft()
+        self._running[id(job)] = job
+        return job
+
+    def finished(self, job: Job, result: Raw | None, now: float) -> None:
+        """A job has been worked on successfully."""
+        if self._end(job, now):
+            self._pend(Outcome(job, result), now)
+
+    def errored(self, job: Job, error: str, now: float) -> None:
+        """A job's handler raised."""
+        if self._end(job, now):
+            self._failures.append(Outcome(job, error=error))
+
+    def _end(self, job: Job, now: float) -> bool:
+        interval = now - self._ended_at
+        self._ended_at = now
+        average = self._interval_ms
+        self._interval_ms = (
+            interval if average is None else average + RATE_WEIGHT * (interval - average)
+        )
+        if self._running.pop(id(job), None) is None:
+            return False  # given up: it has been released
+        if id(job) in self._lost:
+            self._lost.discard(id(job))
+            return False
+        return True
+
+    # --- acknowledging
+
+    def _pend(self, outcome: Outcome, now: float) -> None:
+        outbox = self._outboxes.get(outcome.job.queue)
+        if outbox is None:
+            outbox = self._outboxes[outcome.job.queue] = _Outbox()
+        if not outbox.pending:
+            outbox.since = now
+        outbox.pending.append(outcome)
+
+    def settlements(self, now: float) -> list[Acknowledge | Fail]:
+        """Return what to report now. To be asked when the process has nothing better to do."""
+        orders: list[Acknowledge | Fail] = []
+        for queue, outbox in self._outboxes.items():
+            while outbox.pending and self._send_at(outbox) <= now:
+                orders.append(Acknowledge(queue, self._next_batch(outbox)))
+                outbox.under_way += 1
+                outbox.since = now
+        if self._failures_at <= now:
+            self._failing += len(self._failures)
+            orders += map(Fail, self._failures)
+            self._failures.clear()
+        return orders
+
+    def _send_at(self, outbox: _Outbox) -> float:
+        if not outbox.under_way or len(outbox.pending) >= self._batch_max:
+            return outbox.retry_at
+        return max(outbox.retry_at, outbox.since + ACK_DELAY_MS)
+
+    def _next_batch(self, outbox: _Outbox) -> list[Outcome]:
+        pending, alone = outbox.pending, outbox.alone
+        if not alone and len(pending) <= self._batch_max:
+            batch = list(pending)
+            pending.clear()
+            return batch
+        batch = [pending.popleft()]
+        while (
+            pending
+            and len(batch) < self._batch_max
+            and batch[0].job.id not in alone
+            and pending[0].job.id not in alone
+        ):
+            batch.append(pending.popleft())
+        return batch
+
+    def acknowledged(self, order: Acknowledge, count: int) -> None:
+        """A batch was answered: `count` are completed, the others were no longer ours."""
+        outbox = self._outboxes[order.queue]
+        outbox.under_way -= 1
+        outbox.alone.difference_update(outcome.job.id for outcome in order.outcomes)
+        self.completed += count
+        self.lost += len(order.outcomes) - count
+
+    def unacknowledged(self, order: Acknowledge, now: float) -> None:
+        """Nobody knows what became of a batch: send it again, unless the lease is lost."""
+        outbox = self._outboxes[order.queue]
+        outbox.under_way -= 1
+        outbox.retry_at = now + RETRY_MS
+        outbox.pending.extendleft(reversed(order.outcomes))
+
+    def refused(self, order: Acknowledge, error: str) -> None:
+        """The server cannot take a batch as it is: try one by one, and fail the one at fault."""
+        outbox = self._outboxes[order.queue]
+        outbox.under_way -= 1
+        if len(order.outcomes) > 1:
+            outbox.alone.update(outcome.job.id for outcome in order.outcomes)
+            outbox.pending.extendleft(reversed(order.outcomes))
+            return
+        (outcome,) = order.outcomes
+        outbox.alone.discard(outcome.job.id)
+        self._failures.append(Outcome(outcome.job, error=error))
+
+    def reported(self, order: Fail, *, ours: bool) -> None:
+        """A failure was taken in, or the job was no longer ours."""
+        self._failing -= 1
+        if ours:
+            self.failed += 1
+        else:
+            self.lost += 1
+
+    def unreported(self, order: Fail, now: float) -> None:
+        """Nobody knows what became of a failure's report: send it again."""
+        self._failing -= 1
+        self._failures.append(order.outcome)
+        self._failures_at = now + RETRY_MS
+
+    def leases_lost(self, ids: Iterable[int]) -> list[Job]:
+        """Forget jobs that are no longer ours.
+
+        Returns:
+            Those of them that are running.
+        """
+        gone = set(ids)
+        self._ready = deque(job for job in self._ready if job.id not in gone)
+        for outbox in self._outboxes.values():
+            outbox.pending = deque(o for o in outbox.pending if o.job.id not in gone)
+        self._failures = deque(o for o in self._failures if o.job.id not in gone)
+        running = [job for job in self._running.values() if job.id in gone]
+        self._lost.update(map(id, running))
+        self.lost += len(gone)
+        return running
+
+    # --- the end
+
+    def stop(self, now: float, grace_ms: float | None = None) -> list[Job]:
+        """Fetch nothing more; running jobs have `grace_ms` to finish.
+
+        Returns:
+            The jobs that were not started, to be given back.
+        """
+        grace = self._grace_ms if grace_ms is None else grace_ms
+        give_up_at = now + grace
+        if self._give_up_at is not None:
+            give_up_at = min(give_up_at, self._give_up_at)
+        self._give_up_at = give_up_at
+        unstarted = list(self._ready)
+        self._ready.clear()
+        return unstarted
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._give_up_at is not None
+
+    def given_up(self, now: float) -> list[Job]:
+        """Return running jobs whose grace is over, to be given back; their outcome is dropped."""
+        if self._give_up_at is None or now < self._give_up_at:
+            return []
+        jobs = [job for job in self._running.values() if id(job) not in self._lost]
+        self._running.clear()
+        self._lost.clear()
+        return jobs
+
+    def overdue(self, now: float) -> bool:
+        """Whether even the time to report is over; what is left goes back by the goodbye."""
+        return self._give_up_at is not None and now >= self._give_up_at + LAST_WORDS_MS
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing is left to report, after `stop`."""
+        return (
+            self._give_up_at is not None
+            and not self._running
+            and not self._failures
+            and not self._failing
+            and not any(box.pending or box.under_way for box in self._outboxes.values())
+        )
+
+    def next_deadline(self, now: float) -> float | None:
+        """Return when something is due that nothing else will announce; None for never."""
+        due = [self._send_at(box) for box in self._outboxes.values() if box.pending]
+        if self._failures:
+            due.append(self._failures_at)
+        if self._give_up_at is not None:
+            due.append(self._give_up_at + (0.0 if self._running else LAST_WORDS_MS))
+        else:
+            if self._ready and self._running and self._ended_at + SURPLUS_MS > now:
+                due.append(self._ended_at + SURPLUS_MS)
+            due += [at for q, at in self._fetch_at.items() if at > now and q not in self._fetching]
+        return min(due, default=None)
