@@ -25,7 +25,7 @@ from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.codec import Outline, decode, decode_request, encode
 from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
-from flashq.protocol.objects import Metrics
+from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
 from flashq.protocol.queues import QueuesReply
 from flashq.protocol.server import MetricsReply, StatsReply
 
@@ -230,7 +230,7 @@ def _merge_counts(json: bool, replies: Bodies, missing: list[int]) -> Any:
 
 
 class _Found(Struct):
-    job: Raw | None
+    job: Raw
     state: str
 
 
@@ -238,7 +238,7 @@ class _FoundReply(Reply, kw_only=True, omit_defaults=True):
     """A reply like JobReply whose job is passed through."""
 
     ok: bool
-    job: Raw | None
+    job: Raw
     state: str
     missing_shards: list[int] | UnsetType = UNSET
 
@@ -249,8 +249,9 @@ def _merge_found(json: bool, replies: Bodies, missing: list[int]) -> Any:
     best_rank: tuple[bool, bool, int, int] | None = None
     for found in _read(replies, _Found, json):
         rank = (False, found.state != "unknown", 0, 0)
-        if found.job is not None:
-            job = decode(bytes(found.job), _Identified, json=json)
+        content = bytes(found.job)
+        if content not in (NULL_JSON, NULL_MSGPACK):
+            job = decode(content, _Identified, json=json)
             rank = (True, True, job.created_at, job.id)
         if best_rank is None or rank > best_rank:
             best, best_rank = found, rank

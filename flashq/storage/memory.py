@@ -57,10 +57,11 @@ def first_epoch(wall_ms: int) -> int:
 class _Generation:
     """A checkpoint that is being written."""
 
-    __slots__ = ("number", "pages", "parts")
+    __slots__ = ("name", "pages", "parts")
 
-    def __init__(self, number: int) -> None:
-        self.number: Final = number
+    def __init__(self, name: tuple[int, int]) -> None:
+        #: epoch and number: the successor of a shard's process may choose the same number
+        self.name: Final = name
         self.pages: dict[int, bytes] = {}
         self.parts: dict[str, bytes] = {}
 
@@ -69,6 +70,7 @@ class _Shard:
     """What is stored of one shard."""
 
     __slots__ = (
+        "current",
         "epoch",
         "incarnation",
         "last_seq",
@@ -87,6 +89,8 @@ class _Shard:
         self.last_seq = 0
         #: in order and without a hole; never older than the checkpoint
         self.log: list[Append] = []
+        #: name of the current checkpoint; None before the first
+        self.current: tuple[int, int] | None = None
         #: of the current checkpoint; never empty bytes
         self.pages: dict[int, bytes] = {}
         self.parts: dict[str, bytes] = {}
@@ -104,14 +108,18 @@ class _Shard:
         self.last_seq = write.last_seq
 
     def add_slice(self, write: CheckpointSlice) -> None:
+        name = write.epoch, write.generation
+        if name == self.current:
+            return  # its last slice again: the answer was late
         generation = self.unfinished
-        if generation is None or generation.number != write.generation:
-            generation = self.unfinished = _Generation(write.generation)
+        if generation is None or generation.name != name:
+            generation = self.unfinished = _Generation(name)
         generation.pages.update(write.pages)
         generation.parts.update(write.parts)
         if not write.last:
             return
         self.unfinished = None
+        self.current = name
         if write.full:
             self.pages.clear()
             self.parts.clear()

@@ -73,9 +73,10 @@ Write: TypeAlias = Grant | Append | CheckpointSlice | Reserve | Put
 """One write of a group.
 
 `Append` adds a blob to the log. `CheckpointSlice` adds pages and parts to an unfinished generation
-of its shard (another generation's number drops the unfinished one); the last one makes it current:
-log up to its `seq` goes, empty pages and parts go, and with `full` everything older too. `Reserve`
-makes sequences the shard's.
+of its shard; the last one makes it current: log up to its `seq` goes, empty pages and parts go, and
+with `full` everything older too. Epoch and number name a generation: another name drops the
+unfinished one, and a slice of the current one changes nothing, since it is a repeat. `Reserve` makes
+sequences the shard's.
 """
 
 

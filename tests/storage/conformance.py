@@ -36,11 +36,12 @@ def checkpoint(
     parts: list[tuple[str, bytes]] | None = None,
     last: bool = True,
     full: bool = False,
+    epoch: int = EPOCH,
 ) -> CheckpointSlice:
     """A slice of a checkpoint of shard 1."""
     return CheckpointSlice(
         shard=1,
-        epoch=EPOCH,
+        epoch=epoch,
         generation=generation,
         seq=seq,
         pages=pages or [],
@@ -218,3 +219,20 @@ class StorageConformance:
         assert storage.open(SHARDS).shards[1].last_seq == 90
         storage.write([blob(1, 91, 92)])
         assert log_of(storage, 1) == [(91, 92)]
+
+    def test_a_last_slice_that_comes_again_changes_nothing(self, storage: Storage) -> None:
+        """
+        1. The answer to the last slice of a checkpoint of everything is late; the shard repeats it.
+        2. Taken for a checkpoint of its own, it would wipe out the slices before it.
+        3. The shard's successor may choose the same number: its checkpoint counts.
+        """
+        last = checkpoint(2, 90, parts=[("rest", b"r")], full=True)
+        storage.write([checkpoint(2, 90, pages=[(0, b"page")], last=False, full=True), last])
+        storage.write([blob(1, 91, 91), last])
+        whole = recovery(storage, 1)
+        assert (whole.parts, whole.pages) == ([("rest", b"r")], [(0, b"page")])
+        assert log_of(storage, 1) == [(91, 91)]
+        storage.write([Grant(1, EPOCH + 1, 1, 0)])
+        storage.write([checkpoint(2, 91, pages=[(0, b"new")], epoch=EPOCH + 1)])
+        assert recovery(storage, 1).pages == [(0, b"new")]
+        assert log_of(storage, 1) == []

@@ -1,0 +1,1 @@
+"""The protocol: encodings, rules and records."""
