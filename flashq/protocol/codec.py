@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from flashq.errors import BadMessage, FlashQError, InvalidRequest, error_from
 from flashq.protocol.base import ErrorReply
-from flashq.protocol.jobs import PlainPushBatch
+from flashq.protocol.jobs import PlainPush, PlainPushBatch
 from flashq.protocol.registry import BY_WORD, COMMANDS, WORD_ALIASES
 from flashq.protocol.sessions import Notice
 
@@ -29,9 +29,11 @@ _request_msgpack: Final = msgspec.msgpack.Decoder(_ANY_REQUEST).decode
 _request_json: Final = msgspec.json.Decoder(_ANY_REQUEST).decode
 
 
-_plain_batch: Final = msgspec.msgpack.Decoder(PlainPushBatch).decode
-_PUSHB_FIRST: Final = b"\xa3cmd\xa5PUSHB"
-"""How a body begins, behind its map byte, when `cmd` stands first and is PUSHB."""
+_PLAIN: Final[dict[bytes, Any]] = {
+    b"\xa3cmd\xa4PUSH": msgspec.msgpack.Decoder(PlainPush).decode,
+    b"\xa3cmd\xa5PUSH": msgspec.msgpack.Decoder(PlainPushBatch).decode,
+}
+"""The narrow decoders of pushes, by how a body begins behind its map byte when `cmd` stands first."""
 
 
 class Outline(Struct):
@@ -65,11 +67,12 @@ def decode_request(body: bytes, *, json: bool = False) -> Any:
         InvalidRequest: it fits no command; the text names the field.
         BadMessage: it is no MessagePack (or JSON) at all.
     """
-    if not json and body[1:11] == _PUSHB_FIRST:
+    plain = None if json else _PLAIN.get(body[1:10])
+    if plain is not None:
         try:
-            return _plain_batch(body)
+            return plain(body)
         except msgspec.ValidationError:
-            pass  # an entry has options, or is wrong: the full decoder tells
+            pass  # it has options, or is wrong: the full decoder tells
         except msgspec.DecodeError as error:
             raise BadMessage(detail=str(error)) from None
     try:

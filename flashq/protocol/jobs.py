@@ -88,6 +88,14 @@ class PlainJob(Struct, forbid_unknown_fields=True):
     priority: I32 = 0
 
 
+class PlainPush(Mutation, kw_only=True, forbid_unknown_fields=True, tag="PUSH"):
+    """A PUSH that says nothing but payload and priority. Decoded first; not in the registry."""
+
+    queue: str
+    data: Raw
+    priority: I32 = 0
+
+
 class PlainPushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
     """A PUSHB all of whose entries are plain. Decoded first; not in the registry."""
 

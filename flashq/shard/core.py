@@ -106,9 +106,12 @@ class Core:
             aftermath = None
         kept = _for_the_log(state, records) if _may_be_volatile(state, records) else records
         logged = bool(kept) or not records
-        evolve(state, Entry(state.now_ms, records, answer), logged=logged)
+        entry = Entry(state.now_ms, records, answer)
+        evolve(state, entry, logged=logged)
         if logged:
-            self.outbox.entries.append(Entry(state.now_ms, kept, answer))
+            if kept is not records:
+                entry = Entry(state.now_ms, kept, answer)
+            self.outbox.entries.append(entry)
             if durable:
                 self.gate = state.seq
         if aftermath is not None and aftermath.happenings:

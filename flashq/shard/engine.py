@@ -44,6 +44,7 @@ Handler = Callable[[Context, Any, Origin], Decision]
 
 HANDLERS: Final[dict[type, Handler]] = {
     jobs.Push: producing.push,
+    jobs.PlainPush: producing.push_plain,
     jobs.PushBatch: producing.push_batch,
     jobs.PlainPushBatch: producing.push_plain_batch,
     jobs.Flow: producing.push_flow,
@@ -95,7 +96,8 @@ _UNGATED: Final = frozenset({server.Stats, server.GetMetrics})
 """Answered at once: they also say how much is not safe yet."""
 
 _MUTATING: Final = frozenset(kind for kind, command in BY_REQUEST.items() if command.mutates) | {
-    jobs.PlainPushBatch
+    jobs.PlainPush,
+    jobs.PlainPushBatch,
 }
 
 

@@ -91,6 +91,15 @@ def _pushed(state: ShardState, record: r.Pushed) -> None:
         raise Damage(f"jobs from sequence {first} pushed, which was used before")
     start = first * step + state.shard
     to = WAITING if run_at <= now else DELAYED
+    state.next_sequence = first + count
+    state.totals.pushed += count
+    if count == 1:
+        job = Job(
+            start, name, data[0], priorities[0], now, run_at, to, 0, options, 0, 0, None, None
+        )
+        state.add(job, queue)
+        state.enqueue(job, queue, known=False)
+        return
     if len(priorities) == 1:
         priority = priorities[0]
         jobs = [
@@ -104,8 +113,6 @@ def _pushed(state: ShardState, record: r.Pushed) -> None:
                 range(start, start + count * step, step), data, priorities, strict=True
             )
         ]
-    state.next_sequence = first + count
-    state.totals.pushed += count
     if to == WAITING and _is_plain(options):
         _file_plain(state, record, jobs)
         return

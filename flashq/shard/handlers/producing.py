@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, Final
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from flashq.errors import (
@@ -35,6 +36,7 @@ from flashq.protocol.jobs import (
     JobOptions,
     NewChild,
     NewJob,
+    PlainPush,
     PlainPushBatch,
     Push,
     PushBatch,
@@ -320,8 +322,34 @@ def batch_reply(ids: list[int | None], errors: list[tuple[int, str, str]]) -> Pu
     )
 
 
+def push_plain(context: Context, command: PlainPush, origin: Origin) -> Decision:
+    """Add a job that says nothing but payload and priority."""
+    data = bytes(command.data)
+    state = context.state
+    queue = state.queues.get(command.queue)
+    if queue is None:  # a queue that exists has passed
+        check_queue_name(command.queue)
+    check_payload(context, data)
+    context.check_room(1, len(data))
+    options = _plain_options(context, queue, command.data, json=origin.json)
+    first = state.next_sequence
+    record = r.Pushed(command.queue, first, [data], [command.priority], state.now_ms, options)
+    new = job_id(first, state.shard, state.shard_count)
+    return Decision(PushReply(id=new), [record], _is_durable(context, queue, None))
+
+
+def _plain_options(
+    context: Context, queue: Queue | None, data: Raw, *, json: bool
+) -> Options | None:
+    """Return the options that a plain push gets from its queue, its encoding and the server."""
+    special = queue is not None and queue.settings is not DEFAULT_SETTINGS
+    if special or context.level == "memory":
+        return options_of_push(context, queue, NewJob(data=data), json=json)
+    return Options(json=True) if json else None
+
+
 def push_plain_batch(context: Context, command: PlainPushBatch, origin: Origin) -> Decision:
-    """Add many jobs that say nothing but payload and priority: one record, whatever their number."""
+    """Add many plain jobs: one record, whatever their number."""
     check_queue_name(command.queue)
     jobs = command.jobs
     _check_batch(context, jobs)
@@ -332,12 +360,7 @@ def push_plain_batch(context: Context, command: PlainPushBatch, origin: Origin) 
     context.check_room(len(datas), sum(sizes))
     state = context.state
     queue = state.queues.get(command.queue)
-    options = None
-    special = queue is not None and queue.settings is not DEFAULT_SETTINGS
-    if special or context.level == "memory":
-        options = options_of_push(context, queue, NewJob(data=jobs[0].data), json=origin.json)
-    elif origin.json:
-        options = Options(json=True)
+    options = _plain_options(context, queue, jobs[0].data, json=origin.json)
     priorities = [job.priority for job in jobs]
     if priorities.count(priorities[0]) == len(priorities):
         del priorities[1:]
