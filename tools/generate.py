@@ -21,7 +21,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     ("configs/flashq.toml", settings_reference.render_toml),
     ("docs/COMMANDS.md", command_table.render),
     ("docs/SETTINGS.md", settings_reference.render_markdown),
-    ("flashq/client/async_methods.py", async_twin.render),
+    *async_twin.twins().items(),
 )
 
 

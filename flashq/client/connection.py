@@ -549,13 +549,10 @@ class Connection:
             for request in self._requests.waiting()
             if request.sent and request.route < self._shard_count
         }
-        self._send_beat(ROUTE_ROUTER, {}, now)
-        for shard in sorted(waited_on | leases.keys()):
-            self._send_beat(shard, leases.get(shard, {}), now)
-
-    def _send_beat(self, route: int, named: dict[int, int], now: int) -> None:
-        heartbeat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
-        self._beats[self._say(route, encode(heartbeat))] = _Beat(route, now, named)
+        for route in (ROUTE_ROUTER, *sorted(waited_on | leases.keys())):
+            named = leases.get(route, {})
+            beat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
+            self._beats[self._say(route, encode(beat))] = _Beat(route, now, named)
 
     def _on_heartbeat_reply(self, beat: _Beat, body: bytes, now: int) -> None:
         if beat.route == ROUTE_ROUTER:

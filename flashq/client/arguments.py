@@ -1,0 +1,99 @@
+"""What callers may give: jobs or ids, and the options of a push.
+
+Owns the conversion of the former and the types of the latter. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from flashq.client.results import Job
+from flashq.protocol.base import Durability, OnDependencyFailure
+
+
+class FlowOptions(TypedDict, total=False):
+    """What may be said about a job besides queue, payload and priority.
+
+    Attributes:
+        delay: ms until it may run.
+        ttl: ms until it expires unless it was handed out.
+        timeout: ms that an attempt may take.
+        max_attempts: attempts until it is a dead letter; 0 (the default) tries without end.
+        backoff: ms before the first retry; it doubles with each further one.
+        jitter: 0 to 1: how far a retry's wait may be off, as a fraction of it.
+        unique_key: no other unfinished job of the queue may have it.
+        on_dependency_failure: what a dependency or child that fails does: "fail" (the default),
+            "ignore" or "wait".
+        tags: stored with the job.
+        lifo: whether it goes before those already waiting.
+        remove_on_complete, remove_on_fail: whether it is forgotten at once when it ends so.
+        stall_timeout: ms without a sign of life after which it is handed out again.
+        debounce_id: a push with it is refused for a while after another one.
+        debounce_ttl: ms of that while (5000).
+        job_id: the caller's own id; a second push with it gives the first job's id.
+        keep_completed_age: ms to keep it after completion.
+        keep_completed_count: completed jobs of the queue to keep.
+        durability: "durable", "async" or "memory"; else the queue's, else the server's.
+    """
+
+    delay: int | None
+    ttl: int | None
+    timeout: int | None
+    max_attempts: int | None
+    backoff: int | None
+    jitter: float | None
+    unique_key: str | None
+    on_dependency_failure: OnDependencyFailure | None
+    tags: list[str] | None
+    lifo: bool | None
+    remove_on_complete: bool | None
+    remove_on_fail: bool | None
+    stall_timeout: int | None
+    debounce_id: str | None
+    debounce_ttl: int | None
+    job_id: str | None
+    keep_completed_age: int | None
+    keep_completed_count: int | None
+    durability: Durability | None
+
+
+class PushOptions(FlowOptions, total=False):
+    """The options of a push: those of `FlowOptions`, and `depends_on`.
+
+    Attributes:
+        depends_on: ids of jobs that have to complete first.
+    """
+
+    depends_on: list[int] | None
+
+
+def id_of(job: Job | int) -> int:
+    """Return the id of what is a job or an id."""
+    return job if isinstance(job, int) else job.id
+
+
+def ids_of(found: Sequence[Job | int]) -> list[int]:
+    """Return the ids of jobs or ids."""
+    try:
+        return [job.id for job in found]  # type: ignore[union-attr]
+    except AttributeError:  # not all are jobs
+        return [id_of(job) for job in found]
+
+
+def token_of(job: Job | int, token: int | None) -> int | None:
+    """Return the token given, or else the job's own."""
+    return job.token if token is None and isinstance(job, Job) else token
+
+
+def tokens_of(
+    found: Sequence[Job | int], tokens: Sequence[int | None] | None
+) -> Sequence[int | None] | None:
+    """Return the tokens given, or else the jobs' own; None when there are none."""
+    if tokens is not None:
+        return tokens
+    try:
+        return [job.token for job in found]  # type: ignore[union-attr]
+    except AttributeError:  # not all are jobs
+        taken = [token_of(job, None) for job in found]
+        return taken if any(token is not None for token in taken) else None

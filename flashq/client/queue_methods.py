@@ -1,0 +1,201 @@
+"""The client's methods about queues, dead letters, crons and the server, in their blocking form.
+
+Owns what `methods.py` owns for jobs, and is turned into `async_queue_methods.py` likewise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashq.client.arguments import id_of
+from flashq.client.caller import Caller
+from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
+from flashq.protocol import crons, queues, server, sessions
+from flashq.protocol.base import CountReply, Durability, Reply
+from flashq.protocol.objects import QueueInfo
+
+
+class QueueMethods(Caller):
+    """One method for each command that is not about a single job."""
+
+    # --- queues
+
+    def pause(self, queue: str) -> None:
+        """Stop deliveries from a queue."""
+        self._call(queues.Pause(queue=queue), Reply)
+
+    def resume(self, queue: str) -> None:
+        """Let a paused queue deliver again."""
+        self._call(queues.Resume(queue=queue), Reply)
+
+    def is_paused(self, queue: str) -> bool:
+        """Tell whether a queue is paused."""
+        return self._call(queues.IsPaused(queue=queue), queues.PausedReply).paused
+
+    def get_job_counts(self, queue: str) -> queues.JobCountsReply:
+        """Return how many jobs of a queue are in each state."""
+        return self._call(queues.GetJobCounts(queue=queue), queues.JobCountsReply)
+
+    def count(self, queue: str) -> int:
+        """Return how many jobs of a queue are waiting or delayed."""
+        return self._call(queues.Count(queue=queue), CountReply).count
+
+    def drain(self, queue: str) -> int:
+        """Remove a queue's waiting and delayed jobs, and return how many they were."""
+        return self._call(queues.Drain(queue=queue), CountReply).count
+
+    def obliterate(self, queue: str) -> int:
+        """Remove a queue: jobs in every state, keys, limits, pause, and crons that target it.
+
+        Returns:
+            How many jobs were removed.
+        """
+        return self._call(queues.Obliterate(queue=queue), CountReply).count
+
+    def clean(self, queue: str, grace: int, state: str, *, limit: int | None = None) -> int:
+        """Remove old jobs in one state, oldest first.
+
+        Args:
+            queue: its name.
+            grace: ms: only jobs made at least so long ago.
+            state: waiting, delayed, completed or failed.
+            limit: at most so many.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            StateInvalid: it is another state.
+        """
+        request = queues.Clean(queue=queue, grace=grace, state=state, limit=limit)
+        return self._call(request, CountReply).count
+
+    def list_queues(self) -> Page[QueueInfo]:
+        """Return all queues. `missing_shards` of the list names those that did not answer."""
+        reply = self._call(queues.ListQueues(), queues.QueuesReply)
+        return Page(reply.queues, missing_shards=reply.missing_shards)
+
+    def set_rate_limit(self, queue: str, limit: int) -> None:
+        """Let a queue deliver at most `limit` jobs a second; 0 stops it."""
+        self._call(queues.SetRateLimit(queue=queue, limit=limit), Reply)
+
+    def clear_rate_limit(self, queue: str) -> None:
+        """Lift a queue's rate limit."""
+        self._call(queues.ClearRateLimit(queue=queue), Reply)
+
+    def set_concurrency(self, queue: str, limit: int) -> None:
+        """Let at most `limit` jobs of a queue be active at a time; 0 stops it."""
+        self._call(queues.SetConcurrency(queue=queue, limit=limit), Reply)
+
+    def clear_concurrency(self, queue: str) -> None:
+        """Lift a queue's concurrency limit."""
+        self._call(queues.ClearConcurrency(queue=queue), Reply)
+
+    def queue_config(
+        self,
+        queue: str,
+        *,
+        durability: Durability | None = None,
+        keep_completed_age: int | None = None,
+        keep_completed_count: int | None = None,
+    ) -> queues.QueueConfigReply:
+        """Set the named defaults for a queue's later pushes, and return all of them.
+
+        Args:
+            queue: its name.
+            durability: "durable", "async" or "memory".
+            keep_completed_age: ms to keep completed jobs.
+            keep_completed_count: how many completed jobs to keep.
+        """
+        request = queues.QueueConfig(
+            queue=queue,
+            durability=durability,
+            keep_completed_age=keep_completed_age,
+            keep_completed_count=keep_completed_count,
+        )
+        return self._call(request, queues.QueueConfigReply)
+
+    # --- dead letters
+
+    def get_dlq(self, queue: str, count: int | None = None) -> list[Job]:
+        """Return a queue's dead letters, oldest failure first; at most `count` (100)."""
+        return self._call(queues.GetDlq(queue=queue, count=count), JobsFound).jobs
+
+    def retry_dlq(self, queue: str, job: Job | int | None = None) -> int:
+        """Put one dead letter, or all of a queue, back to work; return how many they were."""
+        request = queues.RetryDlq(queue=queue, id=None if job is None else id_of(job))
+        return self._call(request, queues.RetriedReply).ids[0]
+
+    def purge_dlq(self, queue: str) -> int:
+        """Remove a queue's dead letters; return how many they were."""
+        return self._call(queues.PurgeDlq(queue=queue), CountReply).count
+
+    # --- crons
+
+    def add_cron(
+        self,
+        name: str,
+        queue: str,
+        data: Any,
+        *,
+        schedule: str | None = None,
+        repeat_every: int | None = None,
+        priority: int = 0,
+        limit: int | None = None,
+        tz: str | None = None,
+    ) -> None:
+        """Add or replace a cron: a push that the server makes by a schedule.
+
+        Args:
+            name: its name.
+            queue, data, priority: what it pushes.
+            schedule: five fields, six with seconds first, or `*/N` for every N seconds.
+            repeat_every: ms between firings; it wins over `schedule`.
+            limit: firings until it is removed.
+            tz: the schedule's IANA time zone; UTC by default.
+
+        Raises:
+            CronInvalid: the schedule cannot be read.
+        """
+        request = crons.SetCron(
+            name=name,
+            queue=queue,
+            data=data,
+            schedule=schedule,
+            repeat_every=repeat_every,
+            priority=priority or None,
+            limit=limit,
+            tz=tz,
+        )
+        self._call(request, Reply)
+
+    def delete_cron(self, name: str) -> None:
+        """Remove a cron.
+
+        Raises:
+            CronNotFound: there is none of that name.
+        """
+        self._call(crons.DeleteCron(name=name), Reply)
+
+    def list_crons(self) -> list[Cron]:
+        """Return all crons."""
+        return self._call(crons.ListCrons(), CronsFound).crons
+
+    # --- server
+
+    def stats(self) -> server.StatsReply:
+        """Return how many jobs are in each state, and each shard's condition."""
+        return self._call(server.Stats(), server.StatsReply)
+
+    def metrics(self) -> server.MetricsReply:
+        """Return the totals and each queue's counts, in its `metrics`."""
+        return self._call(server.GetMetrics(), server.MetricsReply)
+
+    def auth(self, token: str) -> None:
+        """Show a token, now and after every reconnect.
+
+        Raises:
+            TokenInvalid: the server does not know it.
+        """
+        self._use_token(token)
+        self._call(sessions.Auth(token=token), Reply)
