@@ -52,6 +52,7 @@ class ShardLink:
         "ready",
         "recovering",
         "reserved",
+        "resync_generation",
         "resyncing",
         "safe_seq",
         "shard",
@@ -78,6 +79,8 @@ class ShardLink:
         self.recovering = False
         #: storage has less than the shard had been told: only a checkpoint of everything counts
         self.resyncing = False
+        #: number of that checkpoint, once its first slice has come; None until then
+        self.resync_generation: int | None = None
 
 
 class ShardLinks:
@@ -145,7 +148,7 @@ class ShardLinks:
             if not link.incarnation or link.resyncing:
                 link.incarnation = max(link.incarnation + 1, now_ms)
             link.identity = identity
-            link.resyncing = False
+            self._end_resync(link)
             link.recovering = True
             self._change(link, ready=False)
             self._write_grant(link)
@@ -177,7 +180,9 @@ class ShardLinks:
             self._change(link, ready=True)
         if link.last_seq < hello.safe_seq or (lost_grant and link.last_seq):
             link.resyncing = True
-        resumed = Resumed(last_seq=link.last_seq, resync=link.resyncing)
+        # One that is on its way is not demanded a second time.
+        resync = link.resyncing and link.resync_generation is None
+        resumed = Resumed(last_seq=link.last_seq, resync=resync)
         self._outbox.then(partial(self._outbox.send, identity, resumed))
 
     def _refuse_fenced(self, identity: bytes, link: ShardLink, epoch: int) -> None:
@@ -188,15 +193,16 @@ class ShardLinks:
     def _holder(self, identity: bytes, shard: int, epoch: int) -> ShardLink | None:
         """Return the shard's link if `epoch` is its current one; an older one is refused.
 
-        A newer one belongs to a shard that has not noticed yet that this coordinator is new; it
-        says hello again when it hears nothing.
+        One that cannot be judged, since nothing is known of the shard or it is newer, belongs to a
+        shard that has not noticed yet that this coordinator is new: it must not exit with its jobs,
+        and says hello again when it hears nothing.
         """
         if not 0 <= shard < len(self._links):
             return None
         link = self._links[shard]
-        if epoch < link.epoch:
+        if link.incarnation and epoch < link.epoch:
             self._refuse_fenced(identity, link, epoch)
-        if epoch != link.epoch:
+        if not link.incarnation or epoch != link.epoch:
             return None
         link.identity = identity
         return link
@@ -204,13 +210,12 @@ class ShardLinks:
     # --- recovery
 
     def fetch(self, identity: bytes, fetch: Fetch) -> None:
-        """Note what a recovering shard asks for."""
+        """Note what a recovering shard asks for. Who was not granted its epoch here gets nothing:
+        it says hello again, and begins anew."""
         for link in self._links:
             if link.recovering and link.identity == identity and link.epoch == fetch.epoch:
                 recovery = Recovery(identity, link.shard, fetch.epoch, fetch.cursor)
                 self._recoveries.append(recovery)
-                return
-        self._refuse(identity, f"fenced: epoch {fetch.epoch} is nobody's recovery")
 
     def recovered(self, recovery: Recovery, part: Recovered) -> None:
         """Hand on what storage had."""
@@ -253,24 +258,36 @@ class ShardLinks:
                 self._outbox.send(link.identity, Safe(epoch=epoch, seq=link.safe_seq))
 
     def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
-        """Take part of a checkpoint. While storage has less than it had told the shard, only one of
-        everything counts; when that is whole, the log goes on from it."""
+        """Take part of a checkpoint.
+
+        While storage has less than it had told the shard, only a checkpoint of everything counts,
+        from its first slice on, which is the one with the parts: the end of one that began before
+        this coordinator did is no whole. The log goes on from it.
+        """
         link = self._holder(identity, part.shard, part.epoch)
-        if link is None or (link.resyncing and not part.full):
+        if link is None:
             return
+        if link.resyncing:
+            if part.full and part.parts:
+                link.resync_generation = part.generation
+            if not part.full or link.resync_generation != part.generation:
+                return
+            if part.last:
+                self._outbox.then(partial(self._resynced, link, part))
         self._outbox.write(part)
         answer = CheckpointSafe(epoch=link.epoch, generation=part.generation, last=part.last)
         self._outbox.then(partial(self._outbox.send, identity, answer))
-        if part.last and link.resyncing:
-            self._outbox.then(partial(self._resynced, link, part))
 
     def _resynced(self, link: ShardLink, part: CheckpointSlice) -> None:
-        """Storage has everything again, as of the checkpoint's sequence: the log goes on there."""
-        if link.epoch != part.epoch or link.identity is None:
-            return
+        """Storage has everything again, as of the checkpoint's sequence."""
+        if link.epoch == part.epoch:
+            self._end_resync(link)
+            link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
+
+    @staticmethod
+    def _end_resync(link: ShardLink) -> None:
         link.resyncing = False
-        link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
-        self._outbox.send(link.identity, Resumed(last_seq=link.last_seq))
+        link.resync_generation = None
 
     def reserve(self, identity: bytes, request: Reserve) -> None:
         """Make sequences the shard's."""

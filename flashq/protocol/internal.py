@@ -64,7 +64,8 @@ class Granted(Internal, kw_only=True, tag="granted"):
 
 class Resumed(Internal, kw_only=True, tag="resumed"):
     """To a shard that already runs: go on, and send the log again from `last_seq` + 1. With
-    `resync`, storage has less than it had acknowledged: first send a checkpoint of everything."""
+    `resync`, storage has less than it had acknowledged: first send a checkpoint of everything, a new
+    one also when one was on its way; the log goes on once that is safe."""
 
     last_seq: int
     resync: bool = False
@@ -142,7 +143,8 @@ class ReservedUpTo(Internal, kw_only=True, tag="reserved"):
 
 class CheckpointSlice(Internal, kw_only=True, tag="checkpoint-slice"):
     """Part of checkpoint `generation`, which is the state at log sequence `seq`. The last slice
-    makes it current: superseded pages and the log up to `seq` go.
+    makes it current: superseded pages and the log up to `seq` go. The parts are in the
+    first slice.
 
     A page or part with empty content is gone.
     """

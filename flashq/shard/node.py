@@ -549,12 +549,14 @@ class Node:
             self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
 
     def _on_resumed(self, message: Resumed) -> None:
-        if not self.is_serving or self._resyncing:
+        if not self.is_serving:
             return
-        if message.resync:
+        if message.resync:  # also while one is on its way: a new coordinator lacks its beginning
             self._drop_checkpoint()
             self._resyncing = True
             self._begin_checkpoint(full=True)
+            return
+        if self._resyncing:
             return
         self._confirm(message.last_seq)
         for append in self._journal.unconfirmed():

@@ -75,8 +75,8 @@ Write: TypeAlias = Grant | Append | CheckpointSlice | Reserve | Put
 `Append` adds a blob to the log. `CheckpointSlice` adds pages and parts to an unfinished generation
 of its shard; the last one makes it current: log up to its `seq` goes, empty pages and parts go, and
 with `full` everything older too. Epoch and number name a generation: another name drops the
-unfinished one, and a slice of the current one changes nothing, since it is a repeat. `Reserve` makes
-sequences the shard's.
+unfinished one, and a slice of the current one changes nothing, since it is a repeat. `Reserve`
+makes sequences the shard's.
 """
 
 

@@ -103,12 +103,12 @@ def test_an_older_epoch_is_fenced() -> None:
         whole(old, 2),
         Reserve(shard=1, epoch=old, upto=2**52),
         ShardReady(shard=1, epoch=old),
-        Fetch(epoch=old, cursor=0),
         hello(old),
     ):
         [refused] = bench.say(OLD, message)
         assert isinstance(refused, Refused), message
         assert "fenced" in refused.reason
+    assert bench.say(OLD, Fetch(epoch=old, cursor=0)) == []
     stored = bench.storage.open(SHARDS).shards[1]
     assert stored.last_seq == 0
     assert stored.reserved < 2**52
@@ -153,15 +153,20 @@ def test_a_successor_recovers_everything_piece_by_piece() -> None:
 def test_who_does_not_recover_gets_nothing() -> None:
     """
     1. A shard is in the midst of its recovery when the coordinator dies with its memory.
-    2. It lets the new coordinator know its epoch, and asks for the next piece.
-    3. Were it answered "that was all", it would serve with half its jobs: it is refused instead.
+    2. It asks the new coordinator for the next piece. Were it answered "that was all", it would
+       serve with half its jobs: it gets no answer.
+    3. So it says hello again, is granted another epoch, and begins anew.
     """
     bench = Bench()
     [granted] = bench.say(OLD, hello())
+    bench.now_ms += 60_000
     bench.restart(lose=True)
-    bench.say(OLD, hello(granted.epoch, incarnation=granted.incarnation))
-    [refused] = bench.say(OLD, Fetch(epoch=granted.epoch, cursor=3))
-    assert isinstance(refused, Refused)
+    assert bench.say(OLD, Fetch(epoch=granted.epoch, cursor=3)) == []
+    [again] = bench.say(OLD, hello())
+    assert again.epoch > granted.epoch
+    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == [Recovered(cursor=0)]
+    bench.say(OLD, ShardReady(shard=1, epoch=again.epoch))
+    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == []
 
 
 # --- the log
@@ -260,10 +265,7 @@ def test_a_running_shard_gives_everything_to_a_coordinator_that_lost_it() -> Non
     assert bench.epochs()[1] == epoch
     assert bench.say(OLD, blob(1, epoch, 4, 4)) == []
     assert bench.say(OLD, whole(epoch, 5, full=False)) == []
-    assert bench.say(OLD, whole(epoch, 5)) == [
-        CheckpointSafe(epoch=epoch, generation=1, last=True),
-        Resumed(last_seq=5),
-    ]
+    assert bench.say(OLD, whole(epoch, 5)) == [CheckpointSafe(epoch=epoch, generation=1, last=True)]
     assert bench.say(OLD, blob(1, epoch, 6, 6)) == [Safe(epoch=epoch, seq=6)]
 
     [successor] = bench.say(NEW, hello())
@@ -285,9 +287,45 @@ def test_a_shard_that_dies_before_everything_is_given_has_lost_its_state() -> No
     assert successor.incarnation > granted.incarnation
 
 
-def test_log_of_an_unknown_epoch_is_left_unanswered() -> None:
-    """A shard has not noticed that the coordinator is new. It is not refused, or it would exit with
-    its jobs; it says hello when it hears nothing."""
+def test_the_end_of_a_checkpoint_that_began_before_is_no_whole() -> None:
+    """
+    1. A shard gives everything to a coordinator, which dies with its memory before the end.
+    2. The shard says hello to the next one, and repeats the last slice in the same moment.
+    3. Only a checkpoint whose first slice came here counts; one is demanded until that is so.
+    """
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    epoch = granted.epoch
+    bench.restart(lose=True)
+    again = hello(epoch, 3, incarnation=granted.incarnation)
+    [demand] = bench.say(OLD, again)
+    end = CheckpointSlice(
+        shard=1, epoch=epoch, generation=8, seq=5, full=True, pages=[(9, b"nine")], last=True
+    )
+    assert bench.say(OLD, end) == []
+    assert bench.say(OLD, again) == [demand]
+
+    first = CheckpointSlice(
+        shard=1, epoch=epoch, generation=9, seq=6, full=True, parts=[("rest", b"r")]
+    )
+    assert bench.say(OLD, first) == [CheckpointSafe(epoch=epoch, generation=9)]
+    assert bench.say(OLD, again) == [Resumed(last_seq=0)]
+    assert bench.say(OLD, end) == []
+    end.generation = 9
+    assert bench.say(OLD, end) == [CheckpointSafe(epoch=epoch, generation=9, last=True)]
+    assert bench.say(OLD, blob(1, epoch, 6, 6)) == [Safe(epoch=epoch, seq=6)]
+
+
+def test_what_cannot_be_judged_is_left_unanswered() -> None:
+    """A shard has not noticed that the coordinator is new and knows nothing. Refused as fenced,
+    for the new epochs begin higher, it would exit with its jobs. It says hello when it hears
+    nothing."""
     bench = Bench()
     epoch = bench.start_shard(1, OLD).epoch
     assert bench.say(OLD, blob(1, epoch + 5, 1, 1)) == []
+    for waited_ms in (0, 60_000):
+        bench.now_ms += waited_ms
+        bench.restart(lose=True)
+        bench.hear(OLD, blob(1, epoch, 1, 1), whole(epoch, 1), ShardReady(shard=1, epoch=epoch))
+        assert bench.say(OLD, Reserve(shard=1, epoch=epoch, upto=2**40)) == []
+        assert bench.epochs() == [0] * SHARDS
