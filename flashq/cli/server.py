@@ -1,0 +1,90 @@
+"""`flashq stats`, `metrics` and `events`: the server as a whole."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import click
+from msgspec import structs
+
+from flashq.cli.verbs import Invocation, Verb, pass_invocation
+from flashq.cli.wording import payload_text, size, table_of
+from flashq.protocol.objects import EVENTS
+
+
+@click.command(cls=Verb)
+@pass_invocation
+def stats(invocation: Invocation) -> None:
+    """Count all jobs by state, and show the condition of each shard."""
+    with invocation.client() as client:
+        found = client.stats()
+    if invocation.as_json:
+        invocation.document(found)
+    else:
+        table = table_of("state", "jobs", numbers=["jobs"])
+        for name in ("queued", "processing", "delayed", "waiting_dependencies", "completed", "dlq"):
+            table.add_row(name.replace("_", " "), str(getattr(found, name)))
+        invocation.table(table)
+        numbers = ["shard", "epoch", "jobs", "size", "sessions", "waiters", "not safe yet"]
+        shards = table_of(*numbers, numbers=numbers)
+        for shard in found.shards:
+            shards.add_row(
+                str(shard.shard),
+                str(shard.epoch),
+                str(shard.jobs),
+                size(shard.bytes),
+                str(shard.sessions),
+                str(shard.waiters),
+                size(shard.unsafe_bytes),
+            )
+        invocation.say("")
+        invocation.table(shards)
+    invocation.warn_missing(found.missing_shards)
+
+
+@click.command(cls=Verb)
+@pass_invocation
+def metrics(invocation: Invocation) -> None:
+    """Show the totals since the server's start."""
+    with invocation.client() as client:
+        found = client.metrics()
+    if invocation.as_json:
+        invocation.document(found.metrics)
+    else:
+        table = table_of("total", "value", numbers=["value"])
+        for name, value in structs.asdict(found.metrics).items():
+            if name != "queues":
+                text = f"{value:.2f}" if isinstance(value, float) else str(value)
+                table.add_row(name.removeprefix("total_").replace("_", " "), text)
+        invocation.table(table)
+    invocation.warn_missing(found.missing_shards)
+
+
+@click.command(cls=Verb)
+@click.argument("queue", default="*")
+@click.option("--event", "names", multiple=True, type=click.Choice(EVENTS), help="Only these.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many.")
+@pass_invocation
+def events(invocation: Invocation, queue: str, names: tuple[str, ...], count: int | None) -> None:
+    """Print what happens to the jobs of QUEUE, or of all, until Ctrl-C."""
+    from flashq.client.results import Gap
+
+    with invocation.client() as client, client.subscribe(queue, names or "*") as happenings:
+        for seen, event in enumerate(happenings, 1):
+            if isinstance(event, Gap):
+                invocation.complain(f"some events are missing here ({event.reason})")
+            elif invocation.as_json:
+                invocation.document(event)
+            else:
+                at = datetime.fromtimestamp(event.at / 1000, UTC).astimezone()
+                ids = " ".join(str(job_id) for job_id in event.ids)
+                told = [event.error, event.message]
+                told += [payload_text(item) for item in event.data or () if item is not None]
+                more = " ".join(text for text in told if text)
+                invocation.say(
+                    f"{at:%H:%M:%S.%f} {event.event} {event.queue} {ids} {more}".rstrip()
+                )
+            sys.stdout.flush()
+            if seen == count:
+                break
