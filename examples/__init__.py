@@ -1,0 +1,1 @@
+"""Programs to read and to start: each is complete and uses the public interface only."""
