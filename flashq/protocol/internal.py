@@ -64,8 +64,8 @@ class Granted(Internal, kw_only=True, tag="granted"):
 
 class Resumed(Internal, kw_only=True, tag="resumed"):
     """To a shard that already runs: go on, and send the log again from `last_seq` + 1. With
-    `resync`, storage has less than it had acknowledged: first send a checkpoint of everything, a new
-    one also when one was on its way; the log goes on once that is safe."""
+    `resync`, storage has less than it had acknowledged: first send a checkpoint of everything, and
+    a new one if one was on its way; the log goes on once that is safe."""
 
     last_seq: int
     resync: bool = False
