@@ -2,8 +2,8 @@
 
 Owns the layout of headers and the meaning of flags and routes; knows nothing of bodies or sockets.
 
-A message on any flashq socket is one or more *pairs*: a header frame and a body frame. The header is
-12 bytes, big-endian, and may be followed by a *tail* of at most 280 bytes:
+A message on any flashq socket is one or more *pairs*: a header frame and a body frame. The header
+is 12 bytes, big-endian, and may be followed by a *tail* of at most 280 bytes:
 
     version  u8    1
     flags    u8    bits, see below

@@ -23,7 +23,7 @@ class PausedReply(Reply, kw_only=True):
 
 
 class SetRateLimit(Mutation, kw_only=True, tag="RATELIMIT"):
-    """At most `limit` deliveries a second, by a token bucket that starts full; 0 stops the queue."""
+    """At most `limit` deliveries a second, by a token bucket that starts full; 0 stops all."""
 
     queue: str
     limit: U32

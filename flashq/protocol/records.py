@@ -130,9 +130,11 @@ class WatchedBy(Record, tag=8):
 
 
 class Awaited(Record, tag=9):
-    """The answer to a push waits until the `pending` jobs are confirmed or refused. `key` is the first
-    of them; `kind` is push, batch or flow; `ids` and `errors` (index, text, code) are the answer so
-    far."""
+    """The answer to a push waits until the `pending` jobs are confirmed or refused.
+
+    `key` is the first of them; `kind` is push, batch or flow; `ids` and `errors` (index, text,
+    code) are the answer so far.
+    """
 
     key: int
     kind: str
