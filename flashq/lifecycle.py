@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
+from flashq.observability.logging import configure_log
 
 READY_WORD: Final = "ready"
 FAILED_WORD: Final = "failed"
@@ -220,4 +221,5 @@ def run_alone(
     except FlashQError as error:
         report.failed(str(error))
         return 1
+    configure_log(settings.log_level, settings.log_format)
     return carry_out(lambda lifecycle: run(settings, lifecycle), Lifecycle(report))
