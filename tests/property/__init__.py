@@ -1,0 +1,1 @@
+"""The engine beside a naive model: the same requests, the same answers, whatever the order."""
