@@ -33,7 +33,7 @@ _PLAIN: Final[dict[bytes, Any]] = {
     b"\xa3cmd\xa4PUSH": msgspec.msgpack.Decoder(PlainPush).decode,
     b"\xa3cmd\xa5PUSH": msgspec.msgpack.Decoder(PlainPushBatch).decode,
 }
-"""The narrow decoders of pushes, by how a body begins behind its map byte when `cmd` stands first."""
+"""The narrow decoders of pushes, by how a body begins behind its map byte if `cmd` is first."""
 
 
 class Outline(Struct):

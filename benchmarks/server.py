@@ -1,0 +1,112 @@
+"""A whole server of its own for a measurement: started, watched, stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_SECONDS_MAX = 30
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Args:
+        url: where clients connect.
+        pid: of the supervisor.
+        run_dir: where its sockets are.
+    """
+
+    url: str
+    pid: int
+    run_dir: Path
+
+    def pids(self) -> dict[int, str]:
+        """Return every process of the server, by id, with its title."""
+        found = {self.pid: "flashq serve"}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                stat = (entry / "stat").read_text()
+                title = (entry / "cmdline").read_text().replace("\0", " ").strip()
+            except OSError:
+                continue
+            if int(stat.rsplit(")", 1)[1].split()[1]) == self.pid:
+                found[int(entry.name)] = title
+        return found
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the whole server has used."""
+        return sum(_cpu_seconds(pid) for pid in self.pids())
+
+    def memory_bytes(self, title: str = "") -> int:
+        """Return the proportional memory of the processes whose title begins so."""
+        named = [pid for pid, name in self.pids().items() if name.startswith(title)]
+        return sum(_proportional_bytes(pid) for pid in named)
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return sum(
+        int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")
+    )
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[Server]:
+    """Start `flashq serve` with a run directory and a port of its own, and stop it afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="fqb"))
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "flashq",
+        "serve",
+        *("--run-dir", str(home / "run"), "--data-dir", str(home / "data")),
+        *("--zmq-port", str(port), "--storage", "memory:", "--log-level", "warning"),
+        *flags,
+    ]
+    environment = {name: value for name, value in os.environ.items() if "FLASHQ" not in name}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        signal.alarm(READY_SECONDS_MAX)
+        for line in process.stdout:
+            if line.strip() == "ready":
+                break
+        else:
+            raise RuntimeError("the server did not start")
+        signal.alarm(0)
+        yield Server(f"tcp://127.0.0.1:{port}", process.pid, home / "run")
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(home, ignore_errors=True)
