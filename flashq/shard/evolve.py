@@ -8,6 +8,8 @@ record that does not fit raises `Damage`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -44,6 +46,7 @@ from flashq.shard.state import (
 )
 
 
+_QUEUE_OF: Final = attrgetter("queue")
 _OUTCOMES: Final = {COMPLETED: OUTCOME_COMPLETED, FAILED: OUTCOME_FAILED}
 
 
@@ -332,40 +335,39 @@ def _adopted(state: ShardState, record: r.Adopted) -> None:
 
 def _acked(state: ShardState, record: r.Acked) -> None:
     now, results = state.now_ms, record.results
-    completed = state.completed
-    while completed and completed[0].state != COMPLETED:
-        completed.popleft()
-    latency, plain, name = 0, 0, None
-    for position, job in enumerate(state.take_many(record.ids)):
-        if job.queue != name:
-            name = job.queue
-            queue = state.queues[name]
-            counts, filed = queue.counts, queue.completed
-            while filed and filed[0].state != COMPLETED:
-                filed.popleft()
-        latency += now - job.created_at
+    jobs = state.take_many(record.ids)
+    state.totals.latency_ms_sum += now * len(jobs) - sum([job.created_at for job in jobs])
+    state.totals.completed += len(jobs)
+    plain = [job for job in jobs if job.options is None and job.lease is not None]
+    if len(plain) == len(jobs):
+        _complete_plain(state, jobs)
+        if results:
+            for job, result in zip(jobs, results, strict=True):
+                if result is not None:
+                    state.keep_result(job, result)
+        return
+    for position, job in enumerate(jobs):
         result = results[position] if results else None
+        _complete(state, job, state.queues[job.queue], result)
+
+
+def _complete_plain(state: ShardState, jobs: list[Job]) -> None:
+    """Complete active jobs without options: nothing of them but their leases is to be released."""
+    now, open_lease, released = state.now_ms, None, 0
+    for job in jobs:
         lease = job.lease
-        if lease is None or job.options is not None:
-            _complete(state, job, queue, result)
-            continue
         job.state = COMPLETED
         job.ended_at = now
         job.lease = None
-        lease.open -= 1
-        if not lease.open:
-            state.close_delivery(lease)
-        plain += 1
-        counts[ACTIVE] -= 1
-        counts[COMPLETED] += 1
-        completed.append(job)
-        filed.append(job)
-        if result is not None:
-            state.keep_result(job, result)
-    state.counts[ACTIVE] -= plain
-    state.counts[COMPLETED] += plain
-    state.totals.latency_ms_sum += latency
-    state.totals.completed += len(record.ids)
+        if lease is not open_lease:
+            state.release(open_lease, released)
+            open_lease, released = lease, 0
+        released += 1
+    state.release(open_lease, released)
+    for name, run in groupby(jobs, _QUEUE_OF):
+        state.file_plain(list(run), state.queues[name])
+    state.counts[ACTIVE] -= len(jobs)
+    state.counts[COMPLETED] += len(jobs)
 
 
 def _complete(state: ShardState, job: Job, queue: Queue, result: bytes | None) -> None:

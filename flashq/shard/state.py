@@ -400,12 +400,15 @@ class ShardState:
         if delivery is None:
             return
         job.lease = None
-        delivery.open -= 1
-        if not delivery.open:
-            self.close_delivery(delivery)
+        self.release(delivery, 1)
 
-    def close_delivery(self, delivery: Delivery) -> None:
-        """Forget a delivery none of whose jobs is held any more."""
+    def release(self, delivery: Delivery | None, jobs: int) -> None:
+        """So many of a delivery's jobs are not held any more; with the last it is forgotten."""
+        if delivery is None:
+            return
+        delivery.open -= jobs
+        if delivery.open:
+            return
         delivery.jobs = []
         session = self.sessions.get(delivery.session)
         if session is not None:
@@ -512,6 +515,15 @@ class ShardState:
         age = options_of(job).keep_completed_age
         if age:
             self.ages.add(job.ended_at + age, job.id)
+
+    def file_plain(self, jobs: list[Job], queue: Queue) -> None:
+        """File many jobs of one queue that have just become COMPLETED and have no options."""
+        for filed in (self.completed, queue.completed):
+            while filed and filed[0].state != COMPLETED:
+                filed.popleft()
+            filed.extend(jobs)
+        queue.counts[ACTIVE] -= len(jobs)
+        queue.counts[COMPLETED] += len(jobs)
 
     def keep_result(self, job: Job, result: bytes) -> None:
         """Keep a completed job's result, newer than all that are kept."""

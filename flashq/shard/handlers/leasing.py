@@ -111,27 +111,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
     """Complete many jobs; those that cannot be are left out and named."""
     ids = command.ids
     _check_batch(context, ids, command.tokens, command.results)
-    held: list[Job] = []
-    places: list[int] = []
-    lost: list[int] = []
-    seen: set[int] | None = None if len(set(ids)) == len(ids) else set()
-    tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
-    jobs = context.state.index.get_many(ids)
-    for place, (job, token) in enumerate(zip(jobs, tokens, strict=True)):
-        lease = None if job is None else job.lease
-        if job is None or (
-            (lease is None or (token is not None and lease.token != token))
-            and not holds(context, job, token)
-        ):
-            lost.append(ids[place])
-            continue
-        if seen is not None:
-            if job.id in seen:
-                lost.append(job.id)
-                continue
-            seen.add(job.id)
-        held.append(job)
-        places.append(place)
+    held, places, lost = _held_of(context, command)
     results: list[bytes | None] = []
     if command.results is not None:
         results = [_result(context, command.results[place], origin) for place in places]
@@ -147,6 +127,32 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
     if special:
         records += keep_newest_of_queue(context, special)
     return Decision(reply, records, any(_is_durable(context, job) for job in held))
+
+
+def _held_of(context: Context, command: AckBatch) -> tuple[list[Job], Sequence[int], list[int]]:
+    """Return the jobs that may be acknowledged, their places in the request, and the other ids."""
+    ids = command.ids
+    tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
+    jobs = context.state.index.get_many(ids)
+    current = [
+        job
+        for job, token in zip(jobs, tokens, strict=True)
+        if job is not None and job.lease is not None and token in (None, job.lease.token)
+    ]
+    if len(current) == len(ids) == len(set(ids)):
+        return current, range(len(ids)), []
+    held: list[Job] = []
+    places: list[int] = []
+    lost: list[int] = []
+    seen: set[int] = set()
+    for place, (job, token) in enumerate(zip(jobs, tokens, strict=True)):
+        if job is None or job.id in seen or not holds(context, job, token):
+            lost.append(ids[place])
+            continue
+        seen.add(job.id)
+        held.append(job)
+        places.append(place)
+    return held, places, lost
 
 
 def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object] | None) -> None:
