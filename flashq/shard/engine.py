@@ -163,6 +163,7 @@ class Engine:
         self._observe(now_ms, mono_ms)
         self._core.gate = self.state.seq
         self._leases.resume()
+        self._pulling.start()
         self._settle()
 
     def stretch(self, gap_ms: int) -> None:

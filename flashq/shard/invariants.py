@@ -59,7 +59,9 @@ def _jobs_by_id(state: ShardState) -> dict[int, Job]:
             if job is None:
                 continue
             live += 1
-            assert state.index.place(job.id) == (number, offset), f"{job!r} is at {number}, {offset}"
+            assert state.index.place(job.id) == (number, offset), (
+                f"{job!r} is at {number}, {offset}"
+            )
             assert job.id % state.shard_count == state.shard, f"{job!r} is another shard's"
             assert page.outcomes is None or not page.outcomes[offset], f"{job!r} has an outcome"
             jobs[job.id] = job
@@ -71,7 +73,9 @@ def _jobs_by_id(state: ShardState) -> dict[int, Job]:
             f"page {number} is kept for nothing"
         )
     marks = [state.index.pages[number].ended_mark for number in state.outcome_pages]
-    assert marks == sorted(marks), f"pages with outcomes are not in the order of their ends: {marks}"
+    assert marks == sorted(marks), (
+        f"pages with outcomes are not in the order of their ends: {marks}"
+    )
     assert not marks or marks[-1] <= state.ended, f"more ends noted than the {state.ended} counted"
     last = max(jobs, default=0) // state.shard_count
     assert last < state.next_sequence, f"job {max(jobs, default=0)} has a sequence still to come"
@@ -229,9 +233,7 @@ def _check_completed(state: ShardState, jobs: dict[int, Job]) -> None:
         if job.state == COMPLETED and job.extra is not None and job.extra.result is not None
     ]
     found = {
-        job.id
-        for job in jobs.values()
-        if job.extra is not None and job.extra.result is not None
+        job.id for job in jobs.values() if job.extra is not None and job.extra.result is not None
     }
     assert set(with_result) == found, f"results filed {with_result}, found {found}"
     assert len(with_result) == len(found) == state.results, f"{state.results} results counted"

@@ -6,6 +6,8 @@ starts empty, so that a crash never lets more through than the limit allows.
 
 from __future__ import annotations
 
+from math import ceil
+
 
 class TokenBucket:
     """At most `limit` takes a second over any stretch, with bursts up to `limit`.
@@ -40,4 +42,4 @@ class TokenBucket:
         if not self.limit:
             return None
         missing = max(0.0, 1.0 - self._tokens)
-        return self._at_ms + int(missing * 1000 / self.limit) + 1
+        return self._at_ms + max(1, ceil(missing * 1000 / self.limit - 1e-6))

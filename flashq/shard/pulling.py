@@ -68,6 +68,12 @@ class Pulling:
         #: parked pulls by the request that they repeat
         self._parked: dict[tuple[bytes, int], Waiter] = {}
 
+    def start(self) -> None:
+        """Begin after a restart, with empty buckets."""
+        for queue in self._core.state.queues.values():
+            if queue.settings.rate_limit is not None:
+                self._bucket(queue)
+
     # --- asking
 
     def pull(self, command: Pull | PullBatch, origin: Origin) -> None:
@@ -110,12 +116,14 @@ class Pulling:
 
     def _park(self, waiter: Waiter) -> None:
         core = self._core
-        core.pulls.setdefault(waiter.queue, deque()).append(waiter)
+        if waiter.count:  # for none it only waits its time out, and stands before nobody
+            core.pulls.setdefault(waiter.queue, deque()).append(waiter)
         core.waiters += 1
         if waiter.session and waiter.n is not None:
             self._parked[waiter.session, waiter.n] = waiter
         self._leases.note_waiter(waiter)
         core.timers.at(waiter.deadline, self._expire, waiter)
+        self._await_token(waiter.queue)
 
     def _close(self, waiter: Waiter) -> None:
         waiter.open = 0
@@ -154,12 +162,8 @@ class Pulling:
                 continue
             jobs = self._deliverable(name, waiter.count)
             if not jobs:
-                if waiter.count:
-                    return
-                parked.rotate(-1)  # count 0 waits its time out, and keeps nobody
-                if not any(other.open and other.count for other in parked):
-                    return
-                continue
+                self._await_token(name)
+                return
             parked.popleft()
             self._close(waiter)
             self._deliver(jobs, waiter)
@@ -177,21 +181,24 @@ class Pulling:
         if settings.concurrency is not None:
             count = min(count, settings.concurrency - queue.counts[ACTIVE])
         if settings.rate_limit is not None:
-            count = min(count, self._available(queue))
+            count = min(count, self._bucket(queue).available(self._core.clock_ms))
         if count <= 0:
             return []
         jobs = queue.ready.peek(count)
         return jobs if len(jobs) == 1 else _cut(jobs)
 
-    def _available(self, queue: Queue) -> int:
-        bucket, core = self._bucket(queue), self._core
-        tokens = bucket.available(core.clock_ms)
-        if not tokens and queue.name in core.pulls and queue.name not in self._refills:
-            at = bucket.next_at_ms()
-            if at is not None:
-                refill = self._refills[queue.name] = _Refill(queue.name)
-                core.timers.at(at, self._refilled, refill)
-        return tokens
+    def _await_token(self, name: str) -> None:
+        """Have a queue with waiters served when its rate gives the next token."""
+        core, queue = self._core, self._core.state.queues.get(name)
+        if queue is None or queue.settings.rate_limit is None or name in self._refills:
+            return
+        bucket = self._bucket(queue)
+        if not queue.counts[WAITING] or bucket.available(core.clock_ms):
+            return  # it is not the rate that they wait for
+        at = bucket.next_at_ms()
+        if at is not None:
+            refill = self._refills[name] = _Refill(name)
+            core.timers.at(at, self._refilled, refill)
 
     def _bucket(self, queue: Queue) -> TokenBucket:
         limit = queue.settings.rate_limit or 0
@@ -203,6 +210,9 @@ class Pulling:
 
     def fill_bucket(self, name: str) -> None:
         """Start a queue's bucket full: its limit has just been set."""
+        refill = self._refills.pop(name, None)
+        if refill is not None:
+            refill.open = 0  # it was reckoned by the limit before
         queue = self._core.state.queues.get(name)
         if queue is None or queue.settings.rate_limit is None:
             self._buckets.pop(name, None)
@@ -240,18 +250,18 @@ class Pulling:
         self._core.reply(origin, reply, delivery=True)
 
     def answer_again(self, command: Pull | PullBatch, answer: Answer, origin: Origin) -> bool:
-        """Answer a repeated pull with the jobs of its delivery, if all are still held.
+        """Answer a repeated pull with those jobs of its delivery that are still held.
 
         Returns:
-            False when some are not: then the pull is a new one.
+            False when there are none: then the pull is a new one.
         """
         session = self._core.state.sessions[answer.session]
         delivery = session.deliveries.get(answer.token)
-        if delivery is None or any(job.lease is not delivery for job in delivery.jobs):
+        if delivery is None:
             return False
+        held = [job for job in delivery.jobs if job.lease is delivery]
         single = isinstance(command, Pull)
-        waiter = Waiter(origin, 0, single=single, session=answer.session)
-        self._answer(waiter, delivery.jobs)
+        self._answer(Waiter(origin, 0, single=single, session=answer.session), held)
         return True
 
     # --- waiting for a job's end

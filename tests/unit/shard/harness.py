@@ -119,9 +119,7 @@ class Shard:
 
     def mail(self, peer: int, number: int, body: AnyPeerMessage, incarnation: int = 7) -> bool:
         """Deliver a peer's message."""
-        taken = self.engine.take_mail(
-            peer, incarnation, number, body, self.now_ms, self.mono_ms
-        )
+        taken = self.engine.take_mail(peer, incarnation, number, body, self.now_ms, self.mono_ms)
         self._collect()
         return taken
 
