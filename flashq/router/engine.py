@@ -35,6 +35,7 @@ from flashq.protocol.codec import (
     error_reply,
     request_word,
 )
+from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     BOUNCED,
     CLIENT_FLAGS,
@@ -52,7 +53,7 @@ from flashq.protocol.framing import (
     unpack_header,
 )
 from flashq.protocol.internal import Epochs, Refused, RouterHello, decode_internal, encode_internal
-from flashq.protocol.registry import BY_WORD, WORD_ALIASES, Scope
+from flashq.protocol.registry import BY_WORD, WORD_ALIASES
 from flashq.protocol.sessions import (
     ClosingNotice,
     Goodbye,

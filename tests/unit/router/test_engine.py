@@ -9,6 +9,7 @@ import pytest
 from flashq.errors import Busy
 from flashq.ids import shard_of_queue
 from flashq.protocol.codec import encode
+from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     BOUNCED,
     DELIVERY,
@@ -30,7 +31,7 @@ from flashq.protocol.internal import (
     decode_internal,
     encode_internal,
 )
-from flashq.protocol.registry import COMMANDS, Scope
+from flashq.protocol.registry import COMMANDS
 from flashq.router import engine
 from flashq.router.engine import COORDINATOR_ROUTING_ID
 from flashq.router.outbox import PAIR_OVERHEAD_BYTES
