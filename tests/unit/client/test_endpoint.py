@@ -1,0 +1,46 @@
+"""A client without arguments finds its server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from flashq.client.endpoint import TCP_DEFAULT, client_name, resolve_url
+from flashq.errors import ConfigError
+
+
+def test_an_argument_wins_over_the_environment() -> None:
+    """What the code says is meant."""
+    environ = {"FLASHQ_URL": "tcp://elsewhere:1"}
+    assert resolve_url("ipc:///tmp/x.sock", environ) == "ipc:///tmp/x.sock"
+    assert resolve_url(None, environ) == "tcp://elsewhere:1"
+    assert resolve_url("tcp://[::1]:6788", {}) == "tcp://[::1]:6788"
+
+
+def test_the_local_socket_is_used_when_there_is_one() -> None:
+    """It is faster than TCP, and needs no setting on the server's own machine."""
+    with tempfile.TemporaryDirectory(prefix="fq") as directory:
+        environ = {"FLASHQ_RUN_DIR": directory}
+        assert resolve_url(None, environ) == TCP_DEFAULT
+        path = str(Path(directory) / "router.sock")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            assert resolve_url(None, environ) == f"ipc://{path}"
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:6788", "http://x:1", "tcp://x", "tcp://:1", "ipc://", "tcp://x:port"]
+)
+def test_what_is_no_endpoint_is_refused(url: str) -> None:
+    """With the form that is expected, before a socket hangs on it."""
+    with pytest.raises(ConfigError, match="tcp://host:port"):
+        resolve_url(url, {})
+
+
+def test_a_client_says_which_process_it_is() -> None:
+    """For whoever looks at the server's sessions."""
+    assert str(os.getpid()) in client_name()
