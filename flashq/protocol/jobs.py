@@ -67,9 +67,9 @@ class NewChild(JobOptions, kw_only=True, omit_defaults=True):
 
 
 class Push(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="PUSH"):
-    """A push is flat: the options stand beside `queue` and `data`. `session`, `n` and `done_below`
-    are those of `Mutation`, which a Struct cannot inherit from beside the options."""
+    """A push is flat: the options stand beside `queue` and `data`."""
 
+    # The last three are those of `Mutation`: a Struct cannot inherit them beside the options.
     queue: str
     data: Raw
     session: SessionId | None = None
