@@ -324,11 +324,13 @@ class Engine:
 
     def _after(self, kind: type, command: Any, records: list[AnyRecord], origin: Origin) -> None:
         """Keep what is volatile in step with what was just decided."""
+        first, last = records[0], records[-1]
+        if isinstance(first, r.Adopted):
+            self._leases.watch_ids(first.ids)
         if kind is queues.SetRateLimit or kind is queues.ClearRateLimit:
             self._pulling.fill_bucket(command.queue)
         elif kind is leases.HeartbeatJob:
             self._leases.beat(command.id if command.id is not None else command.job_id)
-        last = records[-1]
         if isinstance(last, r.Awaited):
             self._awaiting[last.key] = [origin]
 
@@ -339,7 +341,9 @@ class Engine:
             self._pulling.wait(command, origin)
         elif isinstance(command, Heartbeat):
             self._core.reply_now(origin, self._leases.heartbeat(command))
-        elif isinstance(command, Goodbye) and command.session is not None:
+        elif isinstance(command, Goodbye):
+            if command.session is None:
+                raise InvalidRequest(detail="missing field `session`")
             self._leases.goodbye(command.session)
             self._core.reply_now(origin, OkReply())
         else:

@@ -45,7 +45,6 @@ from flashq.shard.state import (
     ShardState,
 )
 
-
 _QUEUE_OF: Final = attrgetter("queue")
 _OUTCOMES: Final = {COMPLETED: OUTCOME_COMPLETED, FAILED: OUTCOME_FAILED}
 
@@ -317,11 +316,10 @@ def _delivered(state: ShardState, record: r.Delivered) -> None:
 
 
 def _adopted(state: ShardState, record: r.Adopted) -> None:
-    session = state.session(record.session)
-    delivery = session.deliveries.get(record.token)
-    if delivery is None:
-        delivery = Delivery(record.token, record.session, [], 0)
-        session.deliveries[record.token] = delivery
+    delivery = Delivery(record.token, record.session, [], 0)
+    if record.session:
+        deliveries = state.session(record.session).deliveries
+        delivery = deliveries.setdefault(record.token, delivery)
     for job_id in record.ids:
         job = state.take(job_id)
         queue = state.queues[job.queue]
@@ -371,7 +369,9 @@ def _complete_plain(state: ShardState, jobs: list[Job]) -> None:
 
 
 def _complete(state: ShardState, job: Job, queue: Queue, result: bytes | None) -> None:
-    """Complete a job that has options, or that was not active because its delivery got lost."""
+    """Complete a job that has options."""
+    if job.lease is None:
+        raise Damage(f"job {job.id} acknowledged, which nobody holds")
     job = state.withdraw(job, queue)
     state.set_state(job, queue, COMPLETED)
     job.ended_at = state.now_ms

@@ -8,12 +8,12 @@ engine's clock, which does not count time in which this process did not run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain, repeat
 from typing import Final
 
 from msgspec import Struct
 
 from flashq.errors import Busy
-from flashq.ids import epoch_of_token
 from flashq.protocol import records as r
 from flashq.protocol.records import AnyRecord
 from flashq.protocol.sessions import Heartbeat, HeartbeatReply
@@ -30,6 +30,9 @@ class LiveSession(Struct):
 
     id: bytes
     heard_ms: int
+    check_ms: int
+    """When it is looked after next; an earlier deadline of its own no longer counts."""
+    is_silent: bool = False
     waiters: list[Waiter] = []
     open: int = 1
 
@@ -68,12 +71,15 @@ class Leases:
         state = self._core.state
         for session_id in state.sessions:
             self._meet(session_id)
+        for session_id, _ in state.awaited_requests:
+            if session_id not in self.sessions:
+                self._meet(session_id)
         seen: set[int] = set()
         for page in state.index.pages.values():
             for job in page.jobs:
                 if job is not None and job.state == ACTIVE and job.lease is not None:
-                    if job.lease.token not in seen:
-                        seen.add(job.lease.token)
+                    if id(job.lease) not in seen:
+                        seen.add(id(job.lease))
                         self.watch(job.lease.jobs)
 
     # --- sessions
@@ -90,13 +96,20 @@ class Leases:
                 raise Busy(detail=f"{len(self.sessions)} sessions are live")
             return self._meet(session_id)
         live.heard_ms = self._core.clock_ms
+        if live.is_silent:
+            live.is_silent = False
+            self._check_at(live, live.heard_ms + self._core.limits.session_timeout_ms)
         return live
 
     def _meet(self, session_id: bytes) -> LiveSession:
         core = self._core
-        live = self.sessions[session_id] = LiveSession(session_id, core.clock_ms)
-        core.timers.at(core.clock_ms + core.limits.session_timeout_ms, self._check, live)
+        live = self.sessions[session_id] = LiveSession(session_id, core.clock_ms, 0)
+        self._check_at(live, core.clock_ms + core.limits.session_timeout_ms)
         return live
+
+    def _check_at(self, live: LiveSession, at_ms: int) -> None:
+        live.check_ms = at_ms
+        self._core.timers.at(at_ms, self._check, live)
 
     def note_waiter(self, waiter: Waiter) -> None:
         """Note that a pull is parked, to drop it with its session."""
@@ -108,18 +121,28 @@ class Leases:
     def _check(self, live: LiveSession) -> None:
         """A session's deadline has come: is it silent, and for how long?"""
         core, limits = self._core, self._core.limits
+        if core.clock_ms < live.check_ms:
+            return  # it came back since this deadline was set
         silent = core.clock_ms - live.heard_ms
         if silent < limits.session_timeout_ms:
-            core.timers.at(live.heard_ms + limits.session_timeout_ms, self._check, live)
+            self._check_at(live, live.heard_ms + limits.session_timeout_ms)
             return
         self._let_go(live, lost=True)
         if silent < limits.answers_ms:
-            core.timers.at(live.heard_ms + limits.answers_ms, self._check, live)
+            live.is_silent = True
+            self._check_at(live, live.heard_ms + limits.answers_ms)
             return
         live.open = 0
         del self.sessions[live.id]
-        if live.id in core.state.sessions:
-            core.commit([r.SessionEnded(live.id)], durable=False)
+        if self._is_known(live.id):
+            core.commit([r.SessionEnded(live.id)], durable=core.context.level == "durable")
+
+    def _is_known(self, session_id: bytes) -> bool:
+        """Tell whether a repeat of the session's could be answered, now or when its push is known."""
+        state = self._core.state
+        if session_id in state.sessions:
+            return True
+        return any(session == session_id for session, _ in state.awaited_requests)
 
     def _let_go(self, live: LiveSession, *, lost: bool) -> None:
         """Drop a session's parked pulls and give its jobs back."""
@@ -132,7 +155,7 @@ class Leases:
         if not held:
             return
         if lost:
-            core.commit(core.context.losing(held), durable=False)
+            core.commit(core.context.losing(held), durable=core.context.level == "durable")
         else:
             core.commit([r.Requeued([job.id for job in held], "released", 0)], durable=False)
 
@@ -161,20 +184,25 @@ class Leases:
         A job handed out before a crash whose record was lost goes to the session that names it, if
         nobody else has had it since.
         """
-        session_id = command.session
+        session_id, state = command.session, self._core.state
+        if session_id in state.expired_sessions:
+            return HeartbeatReply(ok=True, lost=list(command.leases))
         self.hear(session_id)
         lost: list[int] = []
         adopted: dict[int, list[int]] = {}
-        named = set(command.leases)
-        for job_id, token in zip(command.leases, command.tokens, strict=False):
-            job = self._core.state.job(job_id)
-            if job is not None and job.state == ACTIVE and job.lease is not None:
-                if job.lease.token == token and job.lease.session == session_id:
-                    continue
-            elif job is not None and self._is_adoptable(job, token):
+        named: set[int] = set()
+        for job_id, token in zip(command.leases, chain(command.tokens, repeat(None)), strict=False):
+            job = state.job(job_id)
+            lease = None if job is None else job.lease
+            if lease is not None and lease.session == session_id and token in (None, lease.token):
+                named.add(job_id)
+            elif job is None or token is None:
+                lost.append(job_id)
+            elif is_lost_delivery(self._core.context, job, token) and job_id not in named:
                 adopted.setdefault(token, []).append(job_id)
-                continue
-            lost.append(job_id)
+                named.add(job_id)
+            else:
+                lost.append(job_id)
         records: list[AnyRecord] = [
             r.Adopted(ids, token, session_id) for token, ids in adopted.items()
         ]
@@ -184,12 +212,8 @@ class Leases:
         if records:
             self._core.commit(records, durable=False)
         for ids in adopted.values():
-            jobs = [self._core.state.index.get(job_id) for job_id in ids]
-            self.watch([job for job in jobs if job is not None])
+            self.watch_ids(ids)
         return HeartbeatReply(ok=True, lost=lost)
-
-    def _is_adoptable(self, job: Job, token: int) -> bool:
-        return epoch_of_token(token) > 0 and is_lost_delivery(self._core.context, job, token)
 
     def _unnamed(self, session_id: bytes, named: set[int]) -> list[int]:
         """Return the jobs whose lease has now gone unnamed too often."""
@@ -220,6 +244,10 @@ class Leases:
 
     # --- deadlines of deliveries
 
+    def watch_ids(self, job_ids: list[int]) -> None:
+        """Set the deadline of jobs that have been adopted together."""
+        self.watch(job for job in self._core.state.index.get_many(job_ids) if job is not None)
+
     def watch(self, jobs: Iterable[Job]) -> None:
         """Set the deadline of jobs that have just been handed out together."""
         core = self._core
@@ -241,7 +269,7 @@ class Leases:
         at: int | None = None
         if options is not None and options.timeout:
             at = watch.since_ms + options.timeout
-        if not delivery.session:
+        if not delivery.session and (at is None or options_of(job).stall_timeout):
             stall = self._stall_at(job, watch)
             at = stall if at is None else min(at, stall)
         return at
@@ -274,4 +302,4 @@ class Leases:
         if again is not None:
             core.timers.at(again, self._due, watch)
         if records:
-            core.commit(records, durable=False)
+            core.commit(records, durable=core.context.level == "durable")

@@ -65,8 +65,8 @@ STATES_BY_NAME: Final = {
 }
 
 TRANSITIONS: Final[tuple[frozenset[int], ...]] = (
-    frozenset({ACTIVE, FAILED, COMPLETED, GONE}),  # WAITING; COMPLETED by a lost delivery's ack
-    frozenset({WAITING, FAILED, COMPLETED, GONE}),  # DELAYED
+    frozenset({ACTIVE, FAILED, GONE}),  # WAITING
+    frozenset({WAITING, ACTIVE, FAILED, GONE}),  # DELAYED; ACTIVE by adoption of a lost delivery
     frozenset({WAITING, DELAYED, COMPLETED, FAILED, GONE}),  # ACTIVE
     frozenset({GONE}),  # COMPLETED
     frozenset({WAITING, GONE}),  # FAILED
@@ -114,7 +114,7 @@ class Extra(Struct, gc=False):
     error: str | None = None
     result: bytes | None = None
     logs: list[tuple[int, str, str]] | None = None
-    """(timestamp, level, message), oldest first."""
+    """(timestamp, message, level), oldest first."""
     history: list[tuple[int, str, str | None, int]] | None = None
     """(at, reason, error, started_at) of each failed attempt."""
     watchers: list[int] | None = None

@@ -37,7 +37,6 @@ from flashq.shard.context import Context, Decision
 from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, Job
 from flashq.shard.outbox import Origin
 from flashq.shard.retention import keep_newest_of_queue
-from flashq.shard.state import is_volatile
 
 ERROR_CHARS_MAX = 10_000
 """Longer error texts are cut."""
@@ -56,9 +55,16 @@ def holds(context: Context, job: Job, token: int | None) -> bool:
 
 def is_lost_delivery(context: Context, job: Job, token: int) -> bool:
     """Tell whether `token` can be of a delivery of this job that the log does not know."""
-    if job.state not in (WAITING, DELAYED) or epoch_of_token(token) >= context.epoch:
+    if job.state not in (WAITING, DELAYED) or not 0 < epoch_of_token(token) < context.epoch:
         return False
     return job.extra is None or job.extra.last_token < token
+
+
+def adopting(job: Job, token: int | None, session: bytes | None) -> list[AnyRecord]:
+    """Return what makes a job active again whose delivery got lost; nothing for an active one."""
+    if job.state == ACTIVE or token is None:
+        return []
+    return [r.Adopted([job.id], token, session or b"")]
 
 
 def _held_job(context: Context, job_id: int, token: int | None, *, text: str | None = None) -> Job:
@@ -95,7 +101,8 @@ def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     """Complete a job."""
     job = _held_job(context, command.id, command.token)
     result = _result(context, command.result, origin)
-    records: list[AnyRecord] = [r.Acked([job.id], [] if result is None else [result])]
+    records = adopting(job, command.token, command.session)
+    records.append(r.Acked([job.id], [] if result is None else [result]))
     if job.extra is not None or job.options is not None:
         records += context.ending(job, None)
         records += keep_newest_of_queue(context, [job])
@@ -120,7 +127,11 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         return Decision(reply)
     if not any(result is not None for result in results):
         results = []
-    records: list[AnyRecord] = [r.Acked([job.id for job in held], results)]
+    records: list[AnyRecord] = []
+    for place, job in zip(places, held, strict=True):
+        if job.lease is None:
+            records += adopting(job, tokens[place], command.session)
+    records.append(r.Acked([job.id for job in held], results))
     special = [job for job in held if job.extra is not None or job.options is not None]
     for job in special:
         records += context.ending(job, None)
@@ -168,23 +179,27 @@ def fail(context: Context, command: Fail, origin: Origin) -> Decision:
     """End an attempt: the job is retried, or dies."""
     job = _held_job(context, command.id, command.token)
     error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
-    return Decision(Reply(), context.failing(job, "failed", error), _is_durable(context, job))
+    records = adopting(job, command.token, command.session)
+    records += context.failing(job, "failed", error)
+    return Decision(Reply(), records, _is_durable(context, job))
 
 
 def release(context: Context, command: Release, origin: Origin) -> Decision:
     """Give active jobs back, uncounted; those that are not held are left out."""
     _check_batch(context, command.ids, command.tokens)
-    back: list[int] = []
+    back: dict[int, None] = {}
+    records: list[AnyRecord] = []
     durable = False
     for position, job_id in enumerate(command.ids):
         job = context.state.job(job_id)
         token = command.tokens[position] if command.tokens is not None else None
-        if job is None or job.state != ACTIVE or job_id in back:
+        if job is None or job_id in back or not holds(context, job, token):
             continue
-        if holds(context, job, token):
-            back.append(job_id)
-            durable = durable or _is_durable(context, job)
-    records: list[AnyRecord] = [r.Requeued(back, "released", 0)] if back else []
+        back[job_id] = None
+        records += adopting(job, token, command.session)
+        durable = durable or _is_durable(context, job)
+    if back:
+        records.append(r.Requeued(list(back), "released", 0))
     return Decision(CountReply(count=len(back)), records, durable)
 
 
@@ -195,20 +210,19 @@ def heartbeat_job(context: Context, command: HeartbeatJob, origin: Origin) -> De
         raise InvalidRequest(detail="missing field `id`")
     text = "Job {id} not in processing"
     job = _held_job(context, job_id, command.token, text=text)
-    if job.state != ACTIVE:
-        raise JobNotActive(text.format(id=job_id))
-    return Decision(Reply(), [r.Beaten(job.id)], durable=False)
+    records = adopting(job, command.token, command.session)
+    return Decision(Reply(), [*records, r.Beaten(job.id)], durable=False)
 
 
 def set_progress(context: Context, command: SetProgress, origin: Origin) -> Decision:
     """Set an active job's progress."""
     text = "Job {id} not found in processing"
     job = _held_job(context, command.id, command.token, text=text)
-    if job.state != ACTIVE:
-        raise JobNotActive(text.format(id=command.id))
     progress = min(100, max(0, round(command.progress)))
     message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
-    return Decision(Reply(), [r.ProgressSet(job.id, progress, message)], durable=False)
+    records = adopting(job, command.token, command.session)
+    records.append(r.ProgressSet(job.id, progress, message))
+    return Decision(Reply(), records, _is_durable(context, job))
 
 
 def get_progress(context: Context, command: GetProgress, origin: Origin) -> Decision:
@@ -229,7 +243,6 @@ def move_to_delayed(context: Context, command: MoveToDelayed, origin: Origin) ->
     """Put an active job back, to run later."""
     text = "Job {id} not in processing"
     job = _held_job(context, command.id, command.token, text=text)
-    if job.state != ACTIVE:
-        raise JobNotActive(text.format(id=command.id))
-    run_at = context.now_ms + command.delay
-    return Decision(Reply(), [r.Requeued([job.id], "moved", run_at)], _is_durable(context, job))
+    records = adopting(job, command.token, command.session)
+    records.append(r.Requeued([job.id], "moved", context.now_ms + command.delay))
+    return Decision(Reply(), records, _is_durable(context, job))
