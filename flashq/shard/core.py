@@ -152,11 +152,8 @@ def _may_be_volatile(state: ShardState, records: list[AnyRecord]) -> bool:
     if state.volatile_jobs:
         return True
     first = records[0] if records else None
-    return (
-        isinstance(first, r.Pushed)
-        and first.options is not None
-        or len(records) > 1
-        and any(isinstance(record, r.Pushed) for record in records)
+    return (isinstance(first, r.Pushed) and first.options is not None) or (
+        len(records) > 1 and any(isinstance(record, r.Pushed) for record in records)
     )
 
 

@@ -7,16 +7,14 @@ bounces), with the coordinator (hello, recovery, log, checkpoints, sequence bloc
     HELLO ── granted ──> RECOVERING ── all fetched ──> RESERVING ── block granted ──> SERVING
       ^ every second                                                                    │
                                                           stop ──> DRAINING <───────────┘
-    any ── refused ──> DEAD                                           │ log safe, replies out, or time up
-                                                                      v
+    any ── refused ──> DEAD                                           │
+                                                                      │ log safe and replies out,
+                                                                      v or time is up
                                                                      DEAD
 
-Until SERVING every request is answered `starting`. What leaves and when:
-
-* A reply leaves when the log is safe up to its gate (`gate.py`), or, if the level is async and storage
-  lags, up to the sequence it was computed at.
-* Mail leaves when its record is safe, and again every second until the peer has confirmed it; the
-  confirmation of mail leaves when the record of its taking is safe.
+Until SERVING every request is answered `starting`. A reply leaves when the log is safe up to its
+gate (`gate.py`), or, when storage lags behind an async level, up to the sequence at which it was
+computed. An event waits for its gate too.
 """
 
 from __future__ import annotations
@@ -45,7 +43,6 @@ from flashq.protocol.framing import (
 from flashq.protocol.internal import (
     COORDINATOR,
     CheckpointSafe,
-    CheckpointSlice,
     Fetch,
     Granted,
     Internal,
@@ -64,29 +61,24 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.leases import PullBatchReply, PullReply
 from flashq.protocol.limits import EngineLimits
-from flashq.protocol.records import decode_entries
 from flashq.protocol.server import ShardStats, Stats
 from flashq.protocol.sessions import Hello, HelloReply
-from flashq.shard.checkpoint import Checkpoint, JobLoader, load_part, mark_clean
+from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.engine import Engine
-from flashq.shard.evolve import evolve
 from flashq.shard.gate import Gate
 from flashq.shard.journal import Journal
-from flashq.shard.lifecycle import Damage
+from flashq.shard.mailing import Mailing
 from flashq.shard.outbox import Origin, Reply
+from flashq.shard.outgoing import Outgoing
+from flashq.shard.recovery import Recovery
 from flashq.shard.state import ShardState
 
 REPEAT_MS: Final = 1000
-"""After so long without an answer a hello, a log blob or mail is sent again."""
+"""After so long without an answer a hello, or a request for job ids, is sent again."""
 KEEPALIVE_MS: Final = 2000
 """So often an idle shard greets the coordinator, which may have been started anew."""
 ASYNC_LAG_MS: Final = 50
 """Level async: with an older unwritten record replies wait as they do for durable."""
-SLICE_JOBS_MAX: Final = 2000
-"""So many jobs are encoded at a time for a checkpoint: about 3 ms of a shard's time."""
-MESSAGE_PAIRS_MAX: Final = 1000
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Replies to one peer share a message up to these bounds."""
 
 
 class Phase(Enum):
@@ -123,29 +115,12 @@ class Identity(Struct, frozen=True):
     drain_timeout_ms: int
 
 
-class Outgoing:
-    """Frames on their way out, by link; emptied by whoever owns the sockets."""
-
-    __slots__ = ("coordinator", "events", "front", "shards")
-
-    def __init__(self) -> None:
-        #: messages for peers of the front socket: (routing id, frames)
-        self.front: list[tuple[bytes, list[bytes]]] = []
-        self.coordinator: list[list[bytes]] = []
-        #: mail for other shards: (shard, frames)
-        self.shards: list[tuple[int, list[bytes]]] = []
-        #: events: (topic, body)
-        self.events: list[tuple[bytes, bytes]] = []
-
-
 class Node:
     """One shard and its conversations.
 
     Args:
         identity: who it is.
     """
-
-    _front_bytes = 0
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -162,21 +137,17 @@ class Node:
         self._epoch = 0
         self._reserved = 0
         self._state = self._fresh_state()
-        self._loader: JobLoader | None = JobLoader(self._state)
+        self._recovery = Recovery(self._state)
         # serving
         self._engine: Engine | None = None
         self._journal = Journal(identity.shard, 0, 0)
         self._replies: Gate[Reply] = Gate()
         self._gated_events: Gate[tuple[bytes, bytes]] = Gate()
-        self._acks: Gate[Callable[[], None]] = Gate()
+        self._mailing = Mailing(self._state, self._post)
+        self._checkpoints = Checkpointing(self._state, 0, self._tell)
         self._reserving_ms: int | None = None
-        self._checkpoint: Checkpoint | None = None
-        self._generation = 0
-        self._slice_sent_ms = 0
-        self._last_slice: CheckpointSlice | None = None
-        self._full_next = False
+        #: storage has less than it had acknowledged: a full checkpoint takes the log's place
         self._resyncing = False
-        self._mail_sent: dict[int, tuple[int, int]] = {}
 
     @property
     def engine(self) -> Engine:
@@ -216,8 +187,7 @@ class Node:
             self._greet()
         if self._reserving_ms is not None and mono - self._reserving_ms >= REPEAT_MS:
             self._reserve()
-        if self._last_slice is not None and mono - self._slice_sent_ms >= REPEAT_MS:
-            self._send_slice(self._last_slice)
+        self._checkpoints.tick(mono)
         if self.phase is Phase.DRAINING and (self._is_drained() or mono >= self._drain_until_ms):
             self.phase = Phase.DEAD
 
@@ -232,19 +202,15 @@ class Node:
         """Return when `tick` is due, on the monotonic clock."""
         if self.phase is Phase.DEAD:
             return None
-        due = [max(self._hello_ms or 0, self._heard_ms) + self._patience_ms()]
+        due: list[int | None] = [max(self._hello_ms or 0, self._heard_ms) + self._patience_ms()]
         if self.is_serving:
-            engine_due = self.engine.next_deadline_ms()
-            if engine_due is not None:
-                due.append(engine_due)
-            due += [sent + REPEAT_MS for _, sent in self._mail_sent.values()]
+            due += (self.engine.next_deadline_ms(), self._mailing.next_deadline_ms())
+        due.append(self._checkpoints.next_deadline_ms())
         if self._reserving_ms is not None:
             due.append(self._reserving_ms + REPEAT_MS)
-        if self._last_slice is not None:
-            due.append(self._slice_sent_ms + REPEAT_MS)
         if self.phase is Phase.DRAINING:
             due.append(self._drain_until_ms)
-        return min(due)
+        return min(at for at in due if at is not None)
 
     def _patience_ms(self) -> int:
         idle = self.is_serving and self._journal.oldest_ms() is None
@@ -260,7 +226,8 @@ class Node:
             self.phase = Phase.DEAD
 
     def _is_drained(self) -> bool:
-        return not (self._journal.unsafe_bytes or len(self._replies) or len(self._acks))
+        waiting = self._mailing.is_waiting or len(self._replies)
+        return not (self._journal.unsafe_bytes or waiting)
 
     # --- the front: routers, direct clients, peers' mail
 
@@ -373,8 +340,7 @@ class Node:
 
     def _mail_confirmed(self, ack: MailAck) -> None:
         self.engine.mail_taken(ack.receiver, ack.incarnation, ack.number)
-        if not self._state.mailbox(ack.receiver).pending:
-            self._mail_sent.pop(ack.receiver, None)
+        self._mailing.confirmed(ack.receiver)
 
     def _take_mail(self, mail: Mail, answer: Callable[[MailAck], None]) -> None:
         if self.phase is not Phase.SERVING:
@@ -388,42 +354,11 @@ class Node:
             self._mono_ms,
         )
         if taken:
-            ack = MailAck(
-                receiver=self._identity.shard, incarnation=mail.incarnation, number=mail.number
-            )
-            send = _Later(answer, ack)
-            if self._acks.pass_or_wait(self._state.seq, send):
-                send()
+            self._mailing.confirm(mail, answer)
 
     def _ack_to_front(self, peer: bytes, ack: MailAck) -> None:
         header = pack_header(INTERNAL, self._identity.shard, 0)
-        self.out.front.append((peer, [header, encode_internal(ack)]))
-
-    def _send_mail(self) -> None:
-        """Send mail whose record is safe, and again what a peer has not confirmed for long."""
-        state, safe, mono = self._state, self._journal.safe, self._mono_ms
-        for peer, mailbox in state.mailboxes.items():
-            if peer == state.shard or not mailbox.pending:
-                continue
-            sent, sent_ms = self._mail_sent.get(peer, (0, mono))
-            if sent and mono - sent_ms >= REPEAT_MS:
-                sent = 0
-            last = sent
-            for number, seq, body in mailbox.pending:
-                if number <= sent:
-                    continue
-                if seq > safe:
-                    break
-                mail = Mail(
-                    sender=state.shard,
-                    incarnation=state.incarnation,
-                    number=number,
-                    body=body,
-                )
-                self._post(peer, mail)
-                last = number
-            if last != sent:
-                self._mail_sent[peer] = (last, mono)
+        self.out.add_front(peer, header, encode_internal(ack))
 
     def _post(self, peer: int, mail: Mail) -> None:
         if peer == COORDINATOR:
@@ -464,11 +399,6 @@ class Node:
             if handler is not None:
                 handler(self, message)
 
-    def _begin_recovery(self) -> None:
-        """Start from nothing, also when a coordinator that died had given some of it already."""
-        self._state = self._fresh_state()
-        self._loader = JobLoader(self._state)
-
     def _fresh_state(self) -> ShardState:
         identity = self._identity
         return ShardState(identity.shard, identity.shard_count, identity.limits.outcomes_max)
@@ -476,7 +406,9 @@ class Node:
     def _on_granted(self, message: Granted) -> None:
         if self.is_serving or self.phase is Phase.DEAD or message.epoch == self._epoch:
             return
-        self._begin_recovery()
+        # From nothing, also when a coordinator that died had given some of it already.
+        self._state = self._fresh_state()
+        self._recovery = Recovery(self._state)
         self.phase = Phase.RECOVERING
         self._epoch = message.epoch
         self._reserved = message.reserved
@@ -490,42 +422,19 @@ class Node:
     def _on_recovered(self, message: Recovered) -> None:
         if self.phase is not Phase.RECOVERING:
             return
-        for _, content in message.parts:
-            load_part(self._state, content)
-        for _, content in message.pages:
-            assert self._loader is not None, "pages come before the log"
-            self._loader.load(content)
-        for first, last, records in message.log:
-            self._finish_pages()
-            self._replay(first, last, records)
+        self._recovery.take(message)
         if message.cursor:
             self._tell(Fetch(epoch=self._epoch, cursor=message.cursor))
-            return
-        self._finish_pages()
-        self._recovered()
-
-    def _finish_pages(self) -> None:
-        if self._loader is not None:
-            self._loader.finish()
-            self._loader = None
-            mark_clean(self._state)
-
-    def _replay(self, first: int, last: int, records: bytes) -> None:
-        state = self._state
-        if last <= state.seq:
-            return
-        if first != state.seq + 1:
-            raise Damage(f"log goes on at {first} after {state.seq}")
-        for entry in decode_entries(records):
-            evolve(state, entry)
-        if state.seq != last:
-            raise Damage(f"log blob {first} to {last} ends at {state.seq}")
+        else:
+            self._recovered()
 
     def _recovered(self) -> None:
         """Everything is here: take the sequences that nobody has used, and ask for a block."""
         identity, state = self._identity, self._state
         state.next_sequence = max(state.next_sequence, self._reserved + 1)
         self._journal = Journal(identity.shard, self._epoch, state.seq)
+        self._mailing = Mailing(state, self._post)
+        self._checkpoints = Checkpointing(state, self._epoch, self._tell)
         self._release(state.seq)
         self._engine = Engine(state, identity.limits, epoch=self._epoch, level=identity.level)
         self.phase = Phase.RESERVING
@@ -552,13 +461,16 @@ class Node:
         if not self.is_serving:
             return
         if message.resync:  # also while one is on its way: a new coordinator lacks its beginning
-            self._drop_checkpoint()
             self._resyncing = True
             self._begin_checkpoint(full=True)
             return
         if self._resyncing:
             return
-        self._confirm(message.last_seq)
+        self._go_on(message.last_seq)
+
+    def _go_on(self, last_seq: int) -> None:
+        """Storage has the log up to here and takes the rest: send it again."""
+        self._confirm(last_seq)
         for append in self._journal.unconfirmed():
             self._tell(append)
         self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
@@ -575,73 +487,32 @@ class Node:
         for reply in self._replies.release(safe):
             self._send_reply(reply)
         self.out.events += self._gated_events.release(safe)
-        for send in self._acks.release(safe):
-            send()
+        self._mailing.release(safe)
 
     # --- checkpoints
 
     def _consider_checkpoint(self) -> None:
-        if self._checkpoint is not None or self._resyncing:
+        if self._checkpoints.is_under_way or self._resyncing:
             return
         if self._journal.bytes_written >= self._identity.checkpoint_log_bytes:
-            self._begin_checkpoint(full=self._full_next)
+            self._begin_checkpoint()
 
-    def _begin_checkpoint(self, *, full: bool) -> None:
+    def _begin_checkpoint(self, *, full: bool = False) -> None:
         self._ship()
-        self._checkpoint = Checkpoint(self._state, full=full)
-        self._full_next = False
-        self._generation = max(self._generation + 1, self._checkpoint.seq)
+        self._checkpoints.begin(full=full)
         self._journal.restart_count()
         self._next_slice()
 
-    def _drop_checkpoint(self) -> None:
-        """Give up a checkpoint under way; the next one writes everything."""
-        if self._checkpoint is not None:
-            self._checkpoint.abandon()
-            self._checkpoint = None
-            self._full_next = True
-        self._last_slice = None
-
     def _next_slice(self) -> None:
-        """Send the next slice, once the log up to the checkpoint is safe."""
-        checkpoint = self._checkpoint
-        if checkpoint is None or self._last_slice is not None:
-            return
-        if checkpoint.seq > self._journal.safe and not self._resyncing:
-            return
-        parts = checkpoint.take_part()
-        pages = checkpoint.next_pages(SLICE_JOBS_MAX)
-        self._last_slice = CheckpointSlice(
-            shard=self._identity.shard,
-            epoch=self._epoch,
-            generation=self._generation,
-            seq=checkpoint.seq,
-            full=checkpoint.full,
-            parts=parts,
-            pages=pages,
-            last=checkpoint.is_done,
-        )
-        self._send_slice(self._last_slice)
-
-    def _send_slice(self, piece: CheckpointSlice) -> None:
-        self._slice_sent_ms = self._mono_ms
-        self._tell(piece)
+        safe = None if self._resyncing else self._journal.safe
+        self._checkpoints.send_next(self._mono_ms, safe)
 
     def _on_checkpoint_safe(self, message: CheckpointSafe) -> None:
-        piece = self._last_slice
-        if piece is None or message.generation != piece.generation or message.last != piece.last:
-            return
-        self._last_slice = None
-        if not piece.last:
-            self._next_slice()
-            return
-        self._checkpoint = None
-        if self._resyncing:
+        seq = self._checkpoints.confirmed(message)
+        if seq is not None and self._resyncing:
             self._resyncing = False
-            self._confirm(piece.seq)
-            for append in self._journal.unconfirmed():
-                self._tell(append)
-            self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
+            self._go_on(seq)
+        self._next_slice()
 
     def _on_mail(self, mail: Mail) -> None:
         self._take_mail(mail, self._tell)
@@ -673,7 +544,7 @@ class Node:
             frames = (event.queue.encode(), codec.encode_msgpack(event))
             if self._gated_events.pass_or_wait(gate, frames):
                 self.out.events.append(frames)
-        self._send_mail()
+        self._mailing.send(self._mono_ms, self._journal.safe)
         self._next_slice()
         self._watch_bounds()
 
@@ -712,32 +583,7 @@ class Node:
         if reply.delivery:
             flags |= DELIVERY
         header = pack_header(flags, self._identity.shard, origin.corr, origin.tail)
-        self._append_front(origin.peer, header, body)
-
-    def _append_front(self, peer: bytes, header: bytes, body: bytes) -> None:
-        """Add a pair to the peer's last message, as long as there is room in it."""
-        front = self.out.front
-        if front and front[-1][0] == peer:
-            frames = front[-1][1]
-            if len(frames) < 2 * MESSAGE_PAIRS_MAX and self._front_bytes < MESSAGE_BYTES_MAX:
-                frames += (header, body)
-                self._front_bytes += len(body)
-                return
-        front.append((peer, [header, body]))
-        self._front_bytes = len(body)
-
-
-class _Later:
-    """A call with its argument, made when the gate opens."""
-
-    __slots__ = ("_argument", "_call")
-
-    def __init__(self, call: Callable[[MailAck], None], argument: MailAck) -> None:
-        self._call = call
-        self._argument = argument
-
-    def __call__(self) -> None:
-        self._call(self._argument)
+        self.out.add_front(origin.peer, header, body)
 
 
 _FROM_COORDINATOR: Final[dict[type, Callable[[Node, Any], None]]] = {

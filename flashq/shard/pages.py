@@ -58,7 +58,7 @@ class JobImage(Struct, array_like=True):
 _encode: Final = msgpack.Encoder().encode
 _decode_page: Final = msgpack.Decoder(list[JobImage]).decode
 _EXTRA_FIELDS: Final = Extra.__struct_fields__
-assert _EXTRA_FIELDS == ExtraImage.__struct_fields__
+assert ExtraImage.__struct_fields__ == _EXTRA_FIELDS
 
 
 def image_of(job: Job) -> bytes:

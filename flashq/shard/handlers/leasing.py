@@ -129,8 +129,8 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         results = []
     records: list[AnyRecord] = []
     for place, job in zip(places, held, strict=True):
-        if job.lease is None:
-            records += adopting(job, tokens[place], command.session)
+        if job.lease is None and command.tokens is not None:
+            records += adopting(job, command.tokens[place], command.session)
     records.append(r.Acked([job.id for job in held], results))
     special = [job for job in held if job.extra is not None or job.options is not None]
     for job in special:

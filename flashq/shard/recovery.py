@@ -1,0 +1,66 @@
+"""Recovery: a state from what storage gives back, piece by piece.
+
+Pure. Parts and pages of the checkpoint come first, then the log, which goes through the same `evolve` as
+live entries do. Whatever does not fit together is damage.
+"""
+
+from __future__ import annotations
+
+from flashq.errors import BadMessage
+from flashq.protocol.internal import Recovered
+from flashq.protocol.records import decode_entries
+from flashq.shard.checkpoint import JobLoader, load_part, mark_clean
+from flashq.shard.evolve import evolve
+from flashq.shard.lifecycle import Damage
+from flashq.shard.state import ShardState
+
+
+class Recovery:
+    """Fills a fresh state.
+
+    Args:
+        state: the state to fill.
+    """
+
+    def __init__(self, state: ShardState) -> None:
+        self._state = state
+        self._loader: JobLoader | None = JobLoader(state)
+
+    def take(self, piece: Recovered) -> None:
+        """Take in the next piece.
+
+        Raises:
+            Damage: it does not fit to what came before.
+        """
+        for _, content in piece.parts:
+            load_part(self._state, content)
+        for number, content in piece.pages:
+            if self._loader is None:
+                raise Damage(f"page {number} comes after the log has begun")
+            self._loader.load(content)
+        for first, last, records in piece.log:
+            self._finish_pages()
+            self._replay(first, last, records)
+        if not piece.cursor:
+            self._finish_pages()
+
+    def _finish_pages(self) -> None:
+        if self._loader is not None:
+            self._loader.finish()
+            self._loader = None
+            mark_clean(self._state)
+
+    def _replay(self, first: int, last: int, records: bytes) -> None:
+        state = self._state
+        if last <= state.seq:
+            return
+        if first != state.seq + 1:
+            raise Damage(f"the log of shard {state.shard} goes on at {first} after {state.seq}")
+        try:
+            entries = decode_entries(records)
+        except BadMessage as error:
+            raise Damage(f"log of shard {state.shard}, {first} to {last}: {error.text}") from None
+        for entry in entries:
+            evolve(state, entry)
+        if state.seq != last:
+            raise Damage(f"log of shard {state.shard}, {first} to {last}, ends at {state.seq}")
