@@ -222,6 +222,8 @@ class FakeServer:
 
     def _park(self, peer: Peer, body: Body, count: int) -> None:
         until = time.monotonic() + body.get("timeout", 60_000) / 1000
+        name = (body.get("session"), body.get("n"))
+        self._parked = [p for p in self._parked if (p[1].get("session"), p[1].get("n")) != name]
         self._parked.append((peer, {**body, "count": count}, until))
         self._serve(body["queue"])
 
