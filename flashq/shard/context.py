@@ -15,7 +15,7 @@ from flashq.protocol import records as r
 from flashq.protocol.internal import AnyPeerMessage, ChildEnded, DependencyAnswer
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import AnyRecord
-from flashq.shard.lifecycle import FAILED, Job, options_of
+from flashq.shard.lifecycle import COMPLETED, FAILED, Job, options_of
 from flashq.shard.retry import is_final, retry_delay_ms
 from flashq.shard.state import Queue, ShardState
 
@@ -95,7 +95,8 @@ class Context:
         state, limits = self.state, self.limits
         if state.next_sequence + jobs > self.reserved - SEQUENCES_KEPT:
             raise Busy(detail=f"shard {state.shard} waits for storage to reserve more job ids")
-        if state.index.count + jobs > limits.shard_jobs_max:
+        ended = state.counts[COMPLETED] + state.counts[FAILED]
+        if state.index.count - ended + jobs > limits.shard_jobs_max:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_jobs_max} jobs")
         if state.bytes + size > limits.shard_bytes_max:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_bytes_max} bytes")
@@ -149,23 +150,8 @@ class Context:
         if not final:
             run_at = self.now_ms + retry_delay_ms(options, job.id, attempts)
             return [r.Failed(job.id, reason, error, run_at, False, counted)]
-        records: list[AnyRecord] = [r.Failed(job.id, reason, error, 0, True, counted)]
-        gone = options.remove_on_fail
-        records += self.ending(job, error or reason, removed=gone)
-        if not gone:
-            records += self.evicting_dead_letter(job)
-        return records
-
-    def evicting_dead_letter(self, job: Job) -> list[AnyRecord]:
-        """Return the removal of the queue's oldest dead letter when one more would be too many."""
-        state = self.state
-        if state.counts[FAILED] < self.limits.dlq_jobs_max:
-            return []
-        dlq = state.queues[job.queue].dlq
-        oldest = next(iter(dlq.values()), None)
-        if oldest is None:
-            return []
-        return [r.Removed([oldest.id], "evicted"), *self.ending(oldest, "evicted", removed=True)]
+        died = r.Failed(job.id, reason, error, 0, True, counted)
+        return [died, *self.ending(job, error or reason, removed=options.remove_on_fail)]
 
     def losing(self, jobs: list[Job]) -> list[AnyRecord]:
         """Return what follows when the session that held these jobs is dead."""

@@ -233,7 +233,7 @@ class Engine:
         self._settle()
 
     def tidy(self) -> None:
-        """Let go of completed jobs and results beyond their bounds.
+        """Let go of ended jobs and results beyond their bounds.
 
         Apart from `tick`, because nobody waits for it: it is done when the replies are out.
         """
@@ -244,6 +244,7 @@ class Engine:
         ):
             if records:
                 core.commit(records, durable=False)
+        self._settle()
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` is due on the monotonic clock, None for never."""

@@ -1,46 +1,54 @@
-"""Which completed jobs and results are kept: never more than the bounds, oldest first.
+"""Which ended jobs and results are kept: never more than the bounds, oldest first.
 
-Decides only. The bounds are a shard's (`completed_jobs_max`, `results_max`) and each job's own
-(`keep_completed_age`, `keep_completed_count`).
+Decides only. The bounds are a shard's (`completed_jobs_max`, `results_max`, `dlq_jobs_max`) and each
+job's own (`keep_completed_age`, `keep_completed_count`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from heapq import merge
+from itertools import islice
 from typing import Final
 
 from flashq.protocol import records as r
 from flashq.protocol.records import AnyRecord
 from flashq.shard.context import Context
-from flashq.shard.lifecycle import COMPLETED, Job, options_of
+from flashq.shard.lifecycle import COMPLETED, FAILED, Job, options_of
 
 SLACK_SHIFT: Final = 4
 """A bound may be passed by a sixteenth before the oldest go, so that they go many at a time."""
 
 
 def keep_newest_of_queue(context: Context, completing: list[Job]) -> list[AnyRecord]:
-    """Return the removal of completed jobs beyond `keep_completed_count`.
+    """Return the removal of completed jobs beyond `keep_completed_count`, as if the jobs completed one
+    after the other, and each let go of what it finds beyond its own count.
 
     Args:
-        completing: jobs that complete now, and are not COMPLETED yet.
+        completing: jobs that complete now, in this order, and are not COMPLETED yet.
     """
+    if not any(options_of(job).keep_completed_count for job in completing):
+        return []
     records: list[AnyRecord] = []
-    newest: dict[str, tuple[int, int]] = {}
-    for job in completing:
-        keep = options_of(job).keep_completed_count
-        if keep and not options_of(job).remove_on_complete:
-            newest[job.queue] = (keep, 1 + newest.get(job.queue, (0, 0))[1])
-    for name, (keep, more) in newest.items():
+    kept = [job for job in completing if not options_of(job).remove_on_complete]
+    for name in dict.fromkeys(job.queue for job in kept):
         queue = context.state.queues[name]
-        excess = queue.counts[COMPLETED] + more - keep
-        gone: list[int] = []
-        for job in queue.completed:
-            if len(gone) >= excess:
-                break
-            if job.state == COMPLETED:
-                gone.append(job.id)
+        count, cut, fresh = queue.counts[COMPLETED], 0, []
+        for job in kept:
+            if job.queue == name:
+                fresh.append(job)
+                count += 1
+                keep = options_of(job).keep_completed_count
+                cut = max(cut, count - keep) if keep else cut
+        older = _first_ids((job for job in queue.completed if job.state == COMPLETED), cut)
+        gone = older + [job.id for job in fresh[: cut - len(older)]]
         if gone:
             records.append(r.Removed(gone, "retention"))
     return records
+
+
+def _first_ids(jobs: Iterable[Job], count: int) -> list[int]:
+    return [job.id for job in islice(jobs, count)]
 
 
 def _with_slack(bound: int) -> int:
@@ -48,28 +56,28 @@ def _with_slack(bound: int) -> int:
 
 
 def beyond_bounds(context: Context) -> list[AnyRecord]:
-    """Return the removal of the oldest completed jobs and results beyond the shard's bounds."""
+    """Return the removal of the oldest completed jobs, results and dead letters beyond the shard's
+    bounds."""
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
     if state.counts[COMPLETED] > _with_slack(limits.completed_jobs_max):
         excess = state.counts[COMPLETED] - limits.completed_jobs_max
-        gone: list[int] = []
-        for job in state.completed:
-            if len(gone) >= excess:
-                break
-            if job.state == COMPLETED:
-                gone.append(job.id)
-        records.append(r.Removed(gone, "retention"))
+        filed = (job for job in state.completed if job.state == COMPLETED)
+        records.append(r.Removed(_first_ids(filed, excess), "retention"))
     if state.results > _with_slack(limits.results_max):
         excess = state.results - limits.results_max
-        dropped: list[int] = []
-        for job in state.with_result:
-            if len(dropped) >= excess:
-                break
-            if job.state == COMPLETED and job.extra is not None and job.extra.result is not None:
-                dropped.append(job.id)
-        records.append(r.ResultsDropped(dropped))
+        filed = (job for job in state.with_result if _has_result(job))
+        records.append(r.ResultsDropped(_first_ids(filed, excess)))
+    if state.counts[FAILED] > _with_slack(limits.dlq_jobs_max):
+        excess = state.counts[FAILED] - limits.dlq_jobs_max
+        by_queue = [queue.dlq.values() for queue in state.queues.values()]
+        oldest = merge(*by_queue, key=lambda job: job.ended_at)
+        records += context.removing(list(islice(oldest, excess)), "evicted")
     return records
+
+
+def _has_result(job: Job) -> bool:
+    return job.state == COMPLETED and job.extra is not None and job.extra.result is not None
 
 
 def beyond_age(context: Context) -> list[AnyRecord]:

@@ -118,7 +118,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
     """Complete many jobs; those that cannot be are left out and named."""
     ids = command.ids
     _check_batch(context, ids, command.tokens, command.results)
-    held, places, lost = _held_of(context, command)
+    held, places, lost, records = _held_of(context, command)
     results: list[bytes | None] = []
     if command.results is not None:
         results = [_result(context, command.results[place], origin) for place in places]
@@ -127,21 +127,20 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         return Decision(reply)
     if not any(result is not None for result in results):
         results = []
-    records: list[AnyRecord] = []
-    for place, job in zip(places, held, strict=True):
-        if job.lease is None and command.tokens is not None:
-            records += adopting(job, command.tokens[place], command.session)
     records.append(r.Acked([job.id for job in held], results))
     special = [job for job in held if job.extra is not None or job.options is not None]
     for job in special:
         records += context.ending(job, None)
     if special:
-        records += keep_newest_of_queue(context, special)
+        records += keep_newest_of_queue(context, held)
     return Decision(reply, records, any(_is_durable(context, job) for job in held))
 
 
-def _held_of(context: Context, command: AckBatch) -> tuple[list[Job], Sequence[int], list[int]]:
-    """Return the jobs that may be acknowledged, their places in the request, and the other ids."""
+def _held_of(
+    context: Context, command: AckBatch
+) -> tuple[list[Job], Sequence[int], list[int], list[AnyRecord]]:
+    """Return the jobs that may be acknowledged, their places in the request, the other ids, and what
+    adopts those jobs whose delivery got lost."""
     ids = command.ids
     tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
     jobs = context.state.index.get_many(ids)
@@ -151,11 +150,12 @@ def _held_of(context: Context, command: AckBatch) -> tuple[list[Job], Sequence[i
         if job is not None and job.lease is not None and token in (None, job.lease.token)
     ]
     if len(current) == len(ids) == len(set(ids)):
-        return current, range(len(ids)), []
+        return current, range(len(ids)), [], []
     held: list[Job] = []
     places: list[int] = []
     lost: list[int] = []
     seen: set[int] = set()
+    records: list[AnyRecord] = []
     for place, (job, token) in enumerate(zip(jobs, tokens, strict=True)):
         if job is None or job.id in seen or not holds(context, job, token):
             lost.append(ids[place])
@@ -163,7 +163,8 @@ def _held_of(context: Context, command: AckBatch) -> tuple[list[Job], Sequence[i
         seen.add(job.id)
         held.append(job)
         places.append(place)
-    return held, places, lost
+        records += adopting(job, token, command.session)
+    return held, places, lost, records
 
 
 def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object] | None) -> None:

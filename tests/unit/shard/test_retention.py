@@ -1,0 +1,159 @@
+"""What is kept of ended jobs: bounds of the shard, bounds of the job, and always oldest first."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.shard.harness import Shard
+
+
+def completed_of(shard: Shard, queue: str = "q") -> list[int]:
+    reply = shard.ask("GETJOBS", queue=queue, state="completed")
+    assert reply["total"] == len(reply["jobs"])
+    return sorted(job["id"] for job in reply["jobs"])
+
+
+class TestShardBounds:
+    def test_the_oldest_completed_jobs_go(self) -> None:
+        """Eviction used to be in hash order, and took half of them (W38)."""
+        shard = Shard(completed_jobs_max=3)
+        jobs = [shard.push() for _ in range(5)]
+        shard.pull_ids()
+        for job_id in (jobs[4], jobs[0], jobs[1], jobs[2], jobs[3]):
+            shard.advance(1)
+            shard.ask("ACK", id=job_id)
+        shard.tick()
+        assert completed_of(shard) == [jobs[1], jobs[2], jobs[3]]
+        assert shard.state_of(jobs[4]) == "unknown"
+        assert shard.ask("METRICS")["metrics"]["total_evicted"] == 2
+        shard.check_recovery()
+
+    def test_a_sixteenth_of_slack_lets_many_go_at_a_time(self) -> None:
+        shard = Shard(completed_jobs_max=32)
+        jobs = [shard.push() for _ in range(34)]
+        shard.ask("ACKB", ids=shard.pull_ids())
+        shard.tick()
+        assert len(completed_of(shard)) == 34
+        shard.make_completed()
+        shard.tick()
+        assert len(completed_of(shard)) == 32
+        assert shard.state_of(jobs[2]) == "unknown"
+        assert shard.state_of(jobs[3]) == "completed"
+
+    def test_the_oldest_results_go_before_their_jobs(self) -> None:
+        shard = Shard(results_max=2)
+        jobs = [shard.make_completed(number) for number in range(4)]
+        shard.tick()
+        results = [shard.ask("GETRESULT", id=job_id)["result"] for job_id in jobs]
+        assert results == [None, None, 2, 3]
+        assert completed_of(shard) == jobs
+        shard.check_recovery()
+
+    def test_the_oldest_dead_letters_of_the_shard_go_whatever_their_queue(self) -> None:
+        shard = Shard(dlq_jobs_max=2)
+        failed = []
+        for queue in ("a", "b", "a", "c"):
+            failed.append(shard.make_failed(queue=queue))
+            shard.advance(1)
+        assert [shard.state_of(job_id) for job_id in failed] == [
+            *("unknown", "unknown", "failed", "failed")
+        ]
+        assert shard.ask("METRICS")["metrics"]["total_evicted"] == 2
+        shard.check_recovery()
+
+    def test_many_deaths_at_once_make_room_for_each(self) -> None:
+        shard = Shard(dlq_jobs_max=2)
+        jobs = [shard.push(timeout=100, max_attempts=1) for _ in range(5)]
+        shard.pull_ids()
+        shard.advance(100)
+        dead = [job["id"] for job in shard.ask("DLQ", queue="q")["jobs"]]
+        assert dead == jobs[3:]
+
+    def test_an_evicted_dead_letter_is_gone_for_who_waits_for_it(self) -> None:
+        """A job that waits for the dead letter's retry can never run: it fails, with the reason."""
+        shard = Shard(dlq_jobs_max=1)
+        first = shard.make_failed()
+        waiting = shard.push(depends_on=[first], on_dependency_failure="wait")
+        assert shard.state_of(waiting) == "waitingchildren"
+        shard.make_failed()
+        shard.advance(0)
+        assert shard.state_of(first) == "unknown"
+        assert shard.state_of(waiting) == "failed"
+        assert shard.job(waiting)["error"] == f"dependency {first} removed: evicted"
+
+
+class TestKeepCompletedAge:
+    def test_goes_after_its_time(self) -> None:
+        shard = Shard()
+        short = shard.make_completed(1, keep_completed_age=500)
+        shard.advance(100)
+        long = shard.make_completed(2, keep_completed_age=50_000)
+        shard.advance(399)
+        assert completed_of(shard) == [short, long]
+        shard.advance(1)
+        assert completed_of(shard) == [long]
+        assert shard.ask("GETRESULT", id=short)["result"] is None
+        shard.check_recovery()
+
+    def test_counts_on_through_a_restart(self) -> None:
+        shard = Shard()
+        job_id = shard.make_completed(keep_completed_age=500)
+        shard = shard.crash(downtime_ms=499)
+        assert shard.state_of(job_id) == "completed"
+        shard.advance(1)
+        assert shard.state_of(job_id) == "unknown"
+
+    def test_the_queues_default(self) -> None:
+        shard = Shard()
+        shard.ask("QUEUECONFIG", queue="q", keep_completed_age=300)
+        own = shard.make_completed(keep_completed_age=900)
+        default = shard.make_completed()
+        shard.advance(300)
+        assert completed_of(shard) == [own]
+        assert shard.state_of(default) == "unknown"
+
+
+class TestKeepCompletedCount:
+    def test_keeps_the_newest_of_the_queue(self) -> None:
+        shard = Shard()
+        other = shard.make_completed(queue="other")
+        jobs = [shard.make_completed(keep_completed_count=2) for _ in range(4)]
+        assert completed_of(shard) == jobs[2:]
+        assert completed_of(shard, "other") == [other]
+        shard.check_recovery()
+
+    def test_a_batch_is_as_good_as_one_after_the_other(self) -> None:
+        """Three complete at once where one is to be kept: two of the three go too."""
+        shard = Shard()
+        old = shard.make_completed()
+        jobs = [shard.push(keep_completed_count=1) for _ in range(3)]
+        shard.pull_ids()
+        shard.ask("ACKB", ids=jobs)
+        assert completed_of(shard) == jobs[2:]
+        assert shard.state_of(old) == "unknown"
+        shard.check_recovery()
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_only_a_job_with_a_count_lets_others_go(self, order: tuple[int, int]) -> None:
+        shard = Shard()
+        jobs = [shard.push(keep_completed_count=1), shard.push()]
+        shard.pull_ids()
+        acknowledged = [jobs[place] for place in order]
+        shard.ask("ACKB", ids=acknowledged)
+        expected = jobs if order == (0, 1) else jobs[:1]
+        assert completed_of(shard) == expected
+
+    def test_a_job_that_is_not_kept_counts_for_nothing(self) -> None:
+        shard = Shard()
+        kept = shard.make_completed()
+        shard.make_completed(keep_completed_count=1, remove_on_complete=True)
+        assert completed_of(shard) == [kept]
+
+    def test_the_waiter_of_a_removed_one_gets_its_result(self) -> None:
+        shard = Shard()
+        jobs = [shard.push(keep_completed_count=1) for _ in range(2)]
+        shard.pull_ids()
+        waits = [shard.send("WAITJOB", id=job_id) for job_id in jobs]
+        shard.ask("ACKB", ids=jobs, results=[1, 2])
+        replies = [shard.answer(corr) for corr in waits]
+        assert [reply["result"] for reply in replies if reply] == [1, 2]
