@@ -43,12 +43,13 @@ QUEUES: Final = tuple(f"index-{number}" for number in range(8))
 WORKERS: Final = 4
 ACTIVE_MAX: Final = 4
 """Jobs of one queue that are active at a time; the rest of them wait in their shard."""
+FILES_MIN: Final = 2 * ACTIVE_MAX * len(QUEUES)
 SESSION_TIMEOUT_MS: Final = 4000
 HEARTBEAT_MS: Final = 1000
 """Shorter than a server's defaults, so that a killed worker's jobs are back before the end."""
 JOB_TIMEOUT_MS: Final = 600_000
 STOP_TIMEOUT_S: Final = 10.0
-SHARD_DIES_AT: Final = 0.1
+SHARD_DIES_AT: Final = 0.02
 WORKER_DIES_AT: Final = 0.5
 """Shares of the results that have arrived when it happens."""
 
@@ -323,8 +324,8 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m examples.demo", description=__doc__)
     parser.add_argument("--limit", type=int, metavar="FILES", help="only so many files")
     limit = parser.parse_args().limit
-    if limit is not None and limit < 1:
-        parser.error("--limit is at least 1")
+    if limit is not None and limit < FILES_MIN:
+        parser.error(f"--limit is at least {FILES_MIN}, or no shard would hold waiting jobs")
     warnings.simplefilter("ignore")  # old sources warn about themselves when they are parsed
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit_on_signal)

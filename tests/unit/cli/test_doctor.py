@@ -1,0 +1,70 @@
+"""`flashq doctor`: with a server, without one, and with settings that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.replies import teach
+from tests.unit.client.fake_server import FakeServer
+
+
+def test_without_a_server(run: Run, run_dir: Path) -> None:
+    """That is when it is needed most: everything else is checked, and the status is 1."""
+    outcome = run("doctor", "--run-dir", str(run_dir), "--json")
+    assert outcome.status == 1
+    assert outcome.err == ""
+    wrong = [one for one in outcome.document["findings"] if one["verdict"] == "wrong"]
+    assert [one["check"] for one in wrong] == ["router"]
+    assert "flashq serve" in wrong[0]["advice"]
+    assert outcome.document["ok"] is False
+    assert outcome.document["processes"] == {}
+
+
+def test_settings_that_cannot_be_loaded(run: Run, run_dir: Path, tmp_path: Path) -> None:
+    """Are a finding like any other; the rest is still checked."""
+    config = tmp_path / "flashq.toml"
+    config.write_text("shards = 0\n")
+    outcome = run("doctor", "--config", str(config), "--run-dir", str(run_dir))
+    assert outcome.status == 1
+    assert "✗ settings: shards in " in outcome.out
+    assert "✗ router: " in outcome.out
+    assert outcome.out.endswith("2 things wrong, 0 warnings\n")
+
+
+def test_an_endpoint_that_is_none(run: Run) -> None:
+    """The doctor looks at what is wrong; it does not stumble over it."""
+    outcome = run("doctor", "--url", "http://localhost")
+    assert outcome.status == 1
+    assert "tcp://host:port or ipc:///path" in outcome.out
+
+
+def test_with_a_server(ask: Run, fake: FakeServer, run_dir: Path) -> None:
+    """The socket's path says the run directory, so the shards' own sockets are asked too."""
+    teach(fake)
+    fake.epochs = [1]
+    outcome = ask("doctor", "--json")
+    checks = {one["check"]: one["verdict"] for one in outcome.document["findings"]}
+    assert checks["router"] == "ok"
+    assert checks["coordinator"] == "ok"
+    assert checks["shards"] == "ok"
+    assert checks["shard sockets"] == "wrong"
+    assert checks["run directory"] == "ok"
+    assert outcome.document["server"]["version"] == "0"
+    assert str(run_dir) in outcome.out
+
+
+def test_another_door_says_no_run_directory(
+    run: Run, monkeypatch: pytest.MonkeyPatch, run_dir: Path
+) -> None:
+    """A server that is reached in another way than by its run directory may be on another machine:
+    only its router is asked."""
+    monkeypatch.setenv("FLASHQ_RUN_DIR", f"{run_dir}/elsewhere")
+    with FakeServer(f"ipc://{run_dir}/door.sock") as fake:
+        teach(fake)
+        found = run("doctor", "--url", fake.url, "--json").document["findings"]
+    checks = {one["check"]: one["verdict"] for one in found}
+    assert checks["shards"] == "ok"
+    assert "shard sockets" not in checks

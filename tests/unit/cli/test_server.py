@@ -1,0 +1,57 @@
+"""`flashq stats`, `metrics` and `events`."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.replies import NOW_MS, teach
+from tests.unit.client.fake_server import FakeServer
+
+
+def test_stats(ask: Run, fake: FakeServer) -> None:
+    """Totals, and a line for each shard."""
+    teach(fake)
+    out = ask("stats").out
+    assert "queued" in out
+    assert out.count("2.0 KiB") == 4
+    document = ask("stats", "--json").document
+    assert document["queued"] == 3
+    assert len(document["shards"]) == 4
+    assert "ok" not in document
+
+
+def test_metrics(ask: Run, fake: FakeServer) -> None:
+    """Every total by its name."""
+    teach(fake)
+    out = ask("metrics").out
+    assert "timed out" in out
+    assert "1.50" in out
+    assert ask("metrics", "--json").document["total_completed"] == 1
+
+
+def test_events_until_enough_were_seen(ask: Run, fake: FakeServer) -> None:
+    """As they happen, one line each, with payloads decoded; a gap is told on stderr."""
+    event = {
+        "seq": 1,
+        "shard": 0,
+        "epoch": 1,
+        "event": "completed",
+        "queue": "mail",
+        "at": NOW_MS,
+        "ids": [7],
+        "data": [{"sent": True}],
+    }
+
+    def happen() -> None:
+        fake.wait_for("SUBSCRIBE")
+        fake.notify({"notice": "event", "event": event})
+
+    happening = threading.Thread(target=happen)
+    happening.start()
+    outcome = ask("events", "mail", "--event", "completed", "--count", "1")
+    happening.join()
+    assert outcome.status == 0
+    assert outcome.out.endswith(' completed mail 7 {"sent":true}\n')
+    assert fake.seen("SUBSCRIBE")[0]["events"] == ["completed"]
+    assert fake.seen("UNSUBSCRIBE")
