@@ -1,0 +1,51 @@
+"""What many kinds of tests share: servers of real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.server import Server
+
+StartServer = Callable[..., Server]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marks known."""
+    config.addinivalue_line("markers", "covers(*words): the commands whose contract a test checks")
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Server]:
+    """Return the server that tests share which hurt nobody: use queue names of your own.
+
+    When all are done it has to end with 0 on SIGTERM, and nothing may have crashed on the way.
+    """
+    server = Server("--shards", "4")
+    try:
+        server.wait_ready()
+        yield server
+        status = server.terminate()
+        assert status == 0, server.log()
+        assert "Traceback" not in server.log()
+        assert "is started again" not in server.log()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Return what starts a server of a test's own, with 4 shards unless told otherwise."""
+    servers: list[Server] = []
+
+    def start(*flags: str, **options: object) -> Server:
+        if "--shards" not in flags:
+            flags = ("--shards", "4", *flags)
+        servers.append(Server(*flags, **options))  # type: ignore[arg-type]
+        servers[-1].wait_ready()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
