@@ -1,0 +1,369 @@
+"""What a worker decides, without running anything: fetching, order, reports, the end."""
+
+from __future__ import annotations
+
+from msgspec import Raw
+
+from flashq.client.results import Job
+from flashq.worker.engine import (
+    ACK_DELAY_MS,
+    LAST_WORDS_MS,
+    RETRY_MS,
+    SURPLUS_MS,
+    Acknowledge,
+    Engine,
+    Fail,
+    Fetch,
+)
+
+
+def engine(*queues: str, concurrency: int = 2, batch_max: int = 10) -> Engine:
+    """Return an engine with a grace time of 100 ms."""
+    return Engine(queues or ["q"], concurrency=concurrency, batch_max=batch_max, grace_ms=100)
+
+
+def some(count: int, queue: str = "q", start: int = 1) -> list[Job]:
+    """Return delivered jobs."""
+    return [
+        Job(id=number, queue=queue, data=None, token=number)  # type: ignore[arg-type]
+        for number in range(start, start + count)
+    ]
+
+
+def run_fast(worker: Engine, count: int, now: float = 0.0) -> None:
+    """Run jobs to their end, so fast that fetching ahead is worth it."""
+    worker.fetched("q", some(count), now)
+    while (job := worker.take(now)) is not None:
+        worker.finished(job, None, now)
+
+
+def acknowledge(worker: Engine, now: float) -> list[Acknowledge]:
+    """Return the acknowledgements that are due."""
+    return [order for order in worker.settlements(now) if isinstance(order, Acknowledge)]
+
+
+def ids_of(order: Acknowledge) -> list[int]:
+    """Return the ids in an acknowledgement."""
+    return [outcome.job.id for outcome in order.outcomes]
+
+
+# --- fetching
+
+
+def test_a_new_worker_fetches_no_more_than_it_can_run() -> None:
+    """Nothing is known of its speed yet; jobs that wait here could run elsewhere."""
+    assert engine(concurrency=3).fetches(0) == [Fetch("q", 3)]
+
+
+def test_one_fetch_is_parked_for_each_queue() -> None:
+    """And no second one, until it came back."""
+    worker = engine("a", "b")
+    assert worker.fetches(0) == [Fetch("a", 2), Fetch("b", 2)]
+    assert worker.fetches(0) == []
+    worker.fetched("a", [], 0)
+    assert worker.fetches(0) == [Fetch("a", 2)]
+
+
+def test_a_busy_worker_does_not_fetch() -> None:
+    """Slow jobs: the next is fetched when there is a place to run it."""
+    worker = engine()
+    worker.fetches(0)
+    jobs = some(2)
+    assert worker.fetched("q", jobs, 0) == []
+    assert [worker.take(0), worker.take(0), worker.take(0)] == [*jobs, None]
+    assert worker.fetches(0) == []
+    worker.finished(jobs[0], None, 1000)
+    assert worker.fetches(1000) == [Fetch("q", 1)]
+
+
+def test_a_fast_worker_fetches_ahead_up_to_its_batch() -> None:
+    """Jobs that take microseconds would otherwise cost a round trip each."""
+    worker = engine()
+    worker.fetches(0)
+    run_fast(worker, 2)
+    assert worker.fetches(0) == [Fetch("q", 10)]
+
+
+def test_ahead_is_half_empty_before_it_is_filled() -> None:
+    """One fetch for many jobs, not one fetch for one."""
+    worker = engine(concurrency=1)
+    worker.fetches(0)
+    run_fast(worker, 2)
+    worker.fetches(0)
+    worker.fetched("q", some(9), 0)
+    assert worker.fetches(0) == []
+    for _ in range(4):
+        job = worker.take(0)
+        assert job is not None
+        worker.finished(job, None, 0)
+    assert worker.fetches(0) == [Fetch("q", 6)]
+
+
+def test_a_worker_that_slows_down_stops_fetching_ahead() -> None:
+    """Nothing has ended for a while: what it has is enough."""
+    worker = engine()
+    worker.fetches(0)
+    run_fast(worker, 2)
+    worker.fetches(0)
+    worker.fetched("q", some(2), 0)
+    worker.take(0)
+    assert worker.fetches(0) != []
+    worker.fetched("q", [], 0)
+    worker.take(0)
+    assert worker.fetches(1000) == []
+
+
+def test_what_is_too_much_is_given_back() -> None:
+    """1. Two empty queues are waited on, each for all places. 2. Both bring jobs at once."""
+    worker = engine("a", "b")
+    worker.fetches(0)
+    first, second = some(2, "a"), some(2, "b", start=11)
+    assert worker.fetched("a", first, 0) == []
+    assert worker.fetched("b", second, 0) == second[::-1]
+
+
+def test_jobs_ahead_of_a_handler_that_hangs_are_given_back() -> None:
+    """They were fetched at a rate that no longer holds; other workers may be free."""
+    worker = engine(concurrency=1)
+    worker.fetches(0)
+    run_fast(worker, 1)
+    acknowledge(worker, 0)
+    worker.fetched("q", some(5, start=10), 0)
+    worker.take(0)
+    assert worker.surplus(SURPLUS_MS / 10) == []
+    assert worker.next_deadline(1) == SURPLUS_MS
+    assert len(worker.surplus(SURPLUS_MS)) == 3
+    assert worker.ready == 1
+
+
+def test_a_failed_fetch_is_tried_again_after_a_while() -> None:
+    """Not at once: the server is in trouble."""
+    worker = engine()
+    worker.fetches(0)
+    worker.fetch_failed("q", 0)
+    assert worker.fetches(0) == []
+    assert worker.next_deadline(0) == RETRY_MS
+    assert worker.fetches(RETRY_MS) == [Fetch("q", 2)]
+    assert worker.next_deadline(RETRY_MS) is None
+
+
+# --- acknowledging
+
+
+def finish(worker: Engine, jobs: list[Job], now: float = 0.0) -> None:
+    """Run these jobs to their end."""
+    worker.fetched("q", jobs, now)
+    for _ in jobs:
+        job = worker.take(now)
+        assert job is not None
+        worker.finished(job, Raw(b"\x01"), now)
+
+
+def test_what_has_ended_is_acknowledged_together() -> None:
+    """In one request, when there is nothing better to do."""
+    worker = engine()
+    finish(worker, some(2))
+    (order,) = acknowledge(worker, 0)
+    assert ids_of(order) == [1, 2]
+    assert bytes(order.outcomes[0].result or b"") == b"\x01"
+    worker.acknowledged(order, 2)
+    assert (worker.completed, worker.lost) == (2, 0)
+
+
+def test_acknowledgements_gather_while_one_is_under_way() -> None:
+    """But never for more than a few milliseconds: somebody may wait for the result."""
+    worker = engine()
+    finish(worker, some(1))
+    (first,) = acknowledge(worker, 0)
+    finish(worker, some(1, start=2), 1)
+    assert acknowledge(worker, 1) == []
+    assert worker.next_deadline(1) == 1 + ACK_DELAY_MS
+    finish(worker, some(1, start=3), 2)
+    (second,) = acknowledge(worker, 1 + ACK_DELAY_MS)
+    assert ids_of(second) == [2, 3]
+    finish(worker, some(1, start=4), 9)
+    worker.acknowledged(first, 1)
+    worker.acknowledged(second, 2)
+    assert [ids_of(order) for order in acknowledge(worker, 9)] == [[4]]
+
+
+def test_a_full_batch_waits_for_nothing() -> None:
+    """Two requests under way are better than one too large."""
+    worker = engine(concurrency=25, batch_max=10)
+    finish(worker, some(25))
+    assert [len(order.outcomes) for order in acknowledge(worker, 0)] == [10, 10]
+    assert [len(order.outcomes) for order in acknowledge(worker, ACK_DELAY_MS)] == [5]
+
+
+def test_a_result_that_was_not_taken_is_sent_again_until_the_lease_is_lost() -> None:
+    """1. The server does not answer. 2. Later it is asked again. 3. The lease is lost: no more."""
+    worker = engine()
+    finish(worker, some(2))
+    (order,) = acknowledge(worker, 0)
+    worker.unacknowledged(order, 0)
+    assert acknowledge(worker, 0) == []
+    (again,) = acknowledge(worker, RETRY_MS)
+    assert ids_of(again) == [1, 2]
+    worker.unacknowledged(again, RETRY_MS)
+    assert worker.leases_lost([1]) == []
+    (last,) = acknowledge(worker, 2 * RETRY_MS)
+    assert ids_of(last) == [2]
+
+
+def test_jobs_that_were_no_longer_ours_are_counted() -> None:
+    """The server acknowledges what it can, and says how many."""
+    worker = engine()
+    finish(worker, some(2))
+    (order,) = acknowledge(worker, 0)
+    worker.acknowledged(order, 1)
+    assert (worker.completed, worker.lost) == (1, 1)
+
+
+def test_one_bad_result_does_not_spoil_its_batch() -> None:
+    """1. A batch is refused: a result is too large. 2. One by one. 3. The bad one fails."""
+    worker = engine()
+    finish(worker, some(2))
+    (batch,) = acknowledge(worker, 0)
+    worker.refused(batch, "too large")
+    (first,) = acknowledge(worker, 0)
+    assert ids_of(first) == [1]
+    worker.acknowledged(first, 1)
+    (second,) = acknowledge(worker, 0)
+    worker.refused(second, "too large")
+    (failure,) = worker.settlements(0)
+    assert isinstance(failure, Fail)
+    assert (failure.outcome.job.id, failure.outcome.error) == (2, "too large")
+    finish(worker, some(2, start=3))
+    assert [ids_of(order) for order in acknowledge(worker, 0)] == [[3, 4]]
+
+
+def test_failures_are_reported_and_repeated() -> None:
+    """With what the handler raised."""
+    worker = engine()
+    worker.fetched("q", some(1), 0)
+    job = worker.take(0)
+    assert job is not None
+    worker.errored(job, "ValueError: no", 0)
+    (order,) = worker.settlements(0)
+    assert isinstance(order, Fail)
+    assert order.outcome.error == "ValueError: no"
+    worker.unreported(order, 0)
+    assert worker.settlements(0) == []
+    assert worker.next_deadline(0) == RETRY_MS
+    (again,) = worker.settlements(RETRY_MS)
+    assert isinstance(again, Fail)
+    worker.reported(again, ours=True)
+    assert worker.failed == 1
+
+
+def test_a_failure_of_a_lost_job_is_not_ours() -> None:
+    """Somebody else has it."""
+    worker = engine()
+    worker.fetched("q", some(1), 0)
+    job = worker.take(0)
+    assert job is not None
+    worker.errored(job, "no", 0)
+    (order,) = worker.settlements(0)
+    assert isinstance(order, Fail)
+    worker.reported(order, ours=False)
+    assert (worker.failed, worker.lost) == (0, 1)
+
+
+def test_a_lost_job_is_dropped_wherever_it_is() -> None:
+    """Ready, running, or waiting for its report."""
+    worker = engine()
+    ready, running, failed = some(1, start=1), some(1, start=2), some(1, start=3)
+    worker.fetched("q", failed, 0)
+    worker.take(0)
+    worker.errored(failed[0], "no", 0)
+    worker.fetched("q", running, 0)
+    worker.take(0)
+    worker.fetched("q", ready, 0)
+    assert worker.leases_lost([1, 2, 3]) == running
+    assert worker.take(0) is None
+    worker.finished(running[0], None, 1)
+    assert worker.settlements(1) == []
+
+
+def test_a_job_can_come_back_while_its_lost_run_goes_on() -> None:
+    """Two deliveries of one job: only the second one's outcome counts."""
+    worker = engine()
+    (old,), (new,) = some(1), some(1)
+    worker.fetched("q", [old], 0)
+    worker.take(0)
+    worker.leases_lost([1])
+    worker.fetched("q", [new], 0)
+    worker.take(0)
+    worker.finished(old, None, 1)
+    assert worker.settlements(1) == []
+    worker.finished(new, None, 1)
+    assert [ids_of(order) for order in acknowledge(worker, 1)] == [[1]]
+
+
+# --- the end
+
+
+def test_a_stopping_worker_takes_no_more() -> None:
+    """What it has not started goes back, and what still arrives too."""
+    worker = engine(concurrency=1)
+    worker.fetches(0)
+    run_fast(worker, 1)
+    jobs = some(3, start=5)
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    assert worker.stop(0) == jobs[1:]
+    assert worker.stopping
+    assert worker.fetches(0) == []
+    assert worker.fetched("q", some(1, start=9), 0) == some(1, start=9)
+
+
+def test_it_is_done_when_everything_is_reported() -> None:
+    """Not before: a result that is not acknowledged would be work done twice."""
+    worker = engine()
+    finish(worker, some(1))
+    worker.stop(0)
+    assert not worker.done
+    (order,) = acknowledge(worker, 0)
+    assert not worker.done
+    worker.acknowledged(order, 1)
+    assert worker.done
+
+
+def test_running_jobs_are_given_up_after_the_grace_time() -> None:
+    """They go back; what their handlers say later is dropped."""
+    worker = engine()
+    jobs = some(2)
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    worker.take(0)
+    worker.stop(0)
+    assert worker.next_deadline(0) == 100
+    assert worker.given_up(99) == []
+    worker.leases_lost([2])
+    assert worker.given_up(100) == jobs[:1]
+    assert worker.done
+    worker.finished(jobs[0], None, 101)
+    assert worker.settlements(101) == []
+
+
+def test_a_second_stop_can_only_shorten_the_grace_time() -> None:
+    """Ctrl-C twice."""
+    worker = engine()
+    worker.fetched("q", some(1), 0)
+    worker.take(0)
+    worker.stop(0)
+    worker.stop(10, 0)
+    worker.stop(20)
+    assert len(worker.given_up(20)) == 1
+
+
+def test_reports_have_an_end_too() -> None:
+    """A server that is away cannot keep a worker from ending."""
+    worker = engine()
+    finish(worker, some(1))
+    acknowledge(worker, 0)
+    worker.stop(0)
+    assert not worker.overdue(100 + LAST_WORDS_MS - 1)
+    assert worker.next_deadline(0) == 100 + LAST_WORDS_MS
+    assert worker.overdue(100 + LAST_WORDS_MS)
+    assert not engine().overdue(10**9)

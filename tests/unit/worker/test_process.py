@@ -1,0 +1,366 @@
+"""Whole workers against a fake server: both kinds of handlers, losses, signals, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from flashq.client.async_client import AsyncClient
+from flashq.client.results import Job
+from flashq.client.sync_client import Client
+from flashq.errors import ConnectionClosed, NotAllowed, TokenInvalid
+from flashq.worker.job import AsyncWorkerJob, WorkerJob
+from flashq.worker.process import ERROR_CHARS_MAX, Worker, error_text
+from tests.unit.client.fake_server import FakeServer, error
+
+PATIENCE_S = 10
+
+
+async def double(job: AsyncWorkerJob) -> int:
+    """Return twice the payload; fail on 13."""
+    if job.data == 13:
+        raise ValueError("unlucky")
+    if job.data % 3 == 0:
+        await asyncio.sleep(0)
+    return int(job.data) * 2
+
+
+def double_on_threads(job: WorkerJob) -> int:
+    """Do the same on a thread."""
+    if job.data == 13:
+        raise ValueError("unlucky")
+    return int(job.data) * 2
+
+
+@pytest.mark.parametrize("handler", [double, double_on_threads])
+def test_every_job_ends_once(server: FakeServer, handler: Any) -> None:
+    """Results are acknowledged in batches, and what raised is failed with its text."""
+    with Client(server.url) as client:
+        ids = client.push_batch("q", [{"data": number} for number in range(300)])
+        with Worker(["q", "other"], handler, url=server.url) as worker:
+            server.wait_until(lambda: len(server.done) == 299 and bool(server.seen("FAIL")))
+    assert (worker.completed, worker.failed, worker.lost) == (299, 1, 0)
+    assert [server.done.get(job_id) for job_id in ids] == [
+        None if number == 13 else 2 * number for number in range(300)
+    ]
+    (failure,) = server.seen("FAIL")
+    assert failure["id"] == ids[13]
+    assert failure["error"].startswith("ValueError: unlucky\n")
+    assert "double" in failure["error"]
+    assert len(server.seen("ACKB")) < 299
+
+
+def test_a_handler_can_be_any_callable(server: FakeServer) -> None:
+    """Also an object with an asynchronous call."""
+
+    class Handler:
+        async def __call__(self, job: AsyncWorkerJob) -> str:
+            assert isinstance(job, AsyncWorkerJob)
+            return "object"
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        with Worker("q", Handler(), url=server.url):
+            server.wait_until(lambda: server.done.get(job_id) == "object")
+
+
+def test_waiting_handlers_run_side_by_side(server: FakeServer) -> None:
+    """Each handler waits for all the others: only concurrency ends that."""
+    arrived = 0
+    all_there = asyncio.Event()
+
+    async def meet(_: AsyncWorkerJob) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 20:
+            all_there.set()
+        async with asyncio.timeout(PATIENCE_S):
+            await all_there.wait()
+
+    with Client(server.url) as client:
+        client.push_batch("q", [{"data": 1}] * 20)
+        with Worker("q", meet, concurrency=20, url=server.url) as worker:
+            server.wait_until(lambda: len(server.done) == 20)
+    assert worker.failed == 0
+
+
+def test_concurrency_is_a_bound(server: FakeServer) -> None:
+    """Of threads too."""
+    running, most = 0, 0
+    lock = threading.Lock()
+    both = threading.Barrier(2)
+
+    def count(_: WorkerJob) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        both.wait(PATIENCE_S)
+        with lock:
+            running -= 1
+
+    with Client(server.url) as client:
+        client.push_batch("q", [{"data": 1}] * 10)
+        with Worker("q", count, concurrency=2, url=server.url):
+            server.wait_until(lambda: len(server.done) == 10)
+    assert most == 2
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_handler_can_say_how_far_it_is(server: FakeServer, kind: str) -> None:
+    """Progress, log and payload, with the job's own lease where the protocol has one."""
+
+    async def report(job: AsyncWorkerJob) -> None:
+        await job.progress(50, "half")
+        await job.log("hello", "warn")
+        await job.update({"step": 2})
+
+    def report_on_thread(job: WorkerJob) -> None:
+        job.progress(50, "half")
+        job.log("hello", "warn")
+        job.update({"step": 2})
+
+    handler: Any = report if kind == "async" else report_on_thread
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        with Worker("q", handler, url=server.url):
+            server.wait_until(lambda: job_id in server.done)
+    (progress,) = server.seen("PROGRESS")
+    assert (progress["progress"], progress["message"], progress["token"]) == (50, "half", 1)
+    assert server.seen("LOG")[0]["level"] == "warn"
+    assert server.seen("UPDATEJOB")[0]["data"] == {"step": 2}
+
+
+def test_a_job_has_what_its_handler_needs() -> None:
+    """Without going through `job.job`."""
+    fields: dict[str, Any] = {
+        "id": 4, "queue": "q", "data": None, "attempts": 2, "max_attempts": 5, "priority": 7,
+        "created_at": 9, "tags": ("t",),
+    }  # fmt: skip
+    job = AsyncWorkerJob(Job(**fields), AsyncClient("ipc:///nowhere/at.all"))
+    assert (job.id, job.queue, job.data, job.attempts, job.max_attempts) == (4, "q", None, 2, 5)
+    assert (job.priority, job.created_at, job.tags, job.cancelled) == (7, 9, ("t",), False)
+    assert "id=4" in repr(job)
+
+
+def test_a_result_that_cannot_be_encoded_fails_the_job(server: FakeServer) -> None:
+    """Not the worker."""
+
+    async def odd(_: AsyncWorkerJob) -> object:
+        return object()
+
+    with Client(server.url) as client:
+        client.push("q", 1)
+        with Worker("q", odd, url=server.url):
+            assert "cannot be encoded" in server.wait_for("FAIL")[0]["error"]
+
+
+def test_a_result_that_is_refused_fails_its_job_alone(server: FakeServer) -> None:
+    """Here every result is too large for the server."""
+    server.answer("ACKB", lambda _: error("payload_too_large", "Job data too large"))
+    with Client(server.url) as client:
+        client.push_batch("q", [{"data": 1}] * 2)
+        with Worker("q", double, url=server.url):
+            failures = server.wait_for("FAIL", 2)
+    assert {failure["error"] for failure in failures} == {"Job data too large"}
+
+
+def test_a_lost_job_is_told_to_its_handler(server: FakeServer) -> None:
+    """It was cancelled: a long handler can end early, and its outcome is dropped."""
+    started, seen = threading.Event(), threading.Event()
+
+    async def long(job: AsyncWorkerJob) -> None:
+        started.set()
+        while not job.cancelled:
+            await asyncio.sleep(0)
+        seen.set()
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        with Worker("q", long, url=server.url) as worker:
+            assert started.wait(PATIENCE_S)
+            server.lost.add(job_id)
+            assert seen.wait(PATIENCE_S)
+    assert worker.lost == 1
+    assert not server.seen("ACKB")
+
+
+def test_a_job_that_was_failed_by_somebody_else_is_lost(server: FakeServer) -> None:
+    """The report is refused, and not repeated."""
+    server.answer("FAIL", lambda _: error("lease_lost"))
+
+    async def bad(_: AsyncWorkerJob) -> None:
+        raise asyncio.CancelledError
+
+    with Client(server.url) as client:
+        client.push("q", 1)
+        with Worker("q", bad, url=server.url) as worker:
+            server.wait_for("FAIL")
+    assert (worker.failed, worker.lost) == (0, 1)
+
+
+def test_stop_lets_running_jobs_finish(server: FakeServer) -> None:
+    """1. A job runs, stop is called. 2. It ends within the grace time: it is acknowledged."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(_: WorkerJob) -> str:
+        started.set()
+        assert go_on.wait(PATIENCE_S)
+        return "finished"
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        worker = Worker("q", slow, url=server.url).start()
+        assert started.wait(PATIENCE_S)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        go_on.set()
+        stopping.join()
+        assert server.done[job_id] == "finished"
+        assert server.seen("GOODBYE")
+        late = client.push("q", 2)
+        assert late in server.waiting["q"]
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_what_the_grace_time_is_not_enough_for_goes_back(server: FakeServer, kind: str) -> None:
+    """The handler is told, and what it says afterwards is dropped."""
+    started, told, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    async def endless(job: AsyncWorkerJob) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            assert job.cancelled
+            told.set()
+
+    def endless_on_thread(job: WorkerJob) -> None:
+        started.set()
+        assert go_on.wait(PATIENCE_S)
+        assert job.cancelled
+        told.set()
+
+    handler: Any = endless if kind == "async" else endless_on_thread
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        worker = Worker("q", handler, grace=0, url=server.url).start()
+        assert started.wait(PATIENCE_S)
+        worker.stop()
+        go_on.set()
+        assert told.wait(PATIENCE_S)
+        assert server.seen("RELEASE")[0]["ids"] == [job_id]
+        assert not server.done
+
+
+def test_a_handler_can_stop_its_worker(server: FakeServer) -> None:
+    """It does not wait for itself."""
+    workers: list[Worker] = []
+
+    async def last(_: AsyncWorkerJob) -> None:
+        workers[0].stop()
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        workers.append(Worker("q", last, url=server.url))
+        workers[0].run()
+        assert job_id in server.done
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_gracefully(server: FakeServer, number: int) -> None:
+    """As systemd and Ctrl-C send it; the job at hand is finished."""
+
+    async def stop(_: AsyncWorkerJob) -> str:
+        os.kill(os.getpid(), number)
+        return "finished"
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        Worker("q", stop, url=server.url).run()
+        assert server.done[job_id] == "finished"
+
+
+def test_a_second_signal_does_not_wait(server: FakeServer) -> None:
+    """A handler hangs, and somebody presses Ctrl-C again."""
+
+    async def hang(_: AsyncWorkerJob) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        Worker("q", hang, grace=10**9, url=server.url).run()
+        assert server.seen("RELEASE")[0]["ids"] == [job_id]
+
+
+def test_a_worker_that_may_not_take_jobs_says_so(server: FakeServer) -> None:
+    """Instead of asking for ever."""
+    server.answer("PULLB", lambda _: error("not_allowed", "Not allowed: worker"))
+    with pytest.raises(NotAllowed):
+        Worker("q", double, url=server.url).run()
+
+
+def test_a_worker_without_a_token_says_so(server: FakeServer) -> None:
+    """At its start, also when it has a thread of its own."""
+    server.token = "right"
+    with pytest.raises(TokenInvalid):
+        Worker("q", double, url=server.url, token="wrong").start()
+
+
+def test_a_worker_goes_on_when_a_fetch_fails(server: FakeServer) -> None:
+    """A shard was away: the queue is tried again."""
+    failed = threading.Event()
+
+    def once(_: Any) -> Any:
+        del server.answers["PULLB"]
+        failed.set()
+        return error("shard_unavailable", "shard 1 does not answer")
+
+    server.answer("PULLB", once)
+    with Client(server.url) as client, Worker("q", double, url=server.url):
+        assert failed.wait(PATIENCE_S)
+        job_id = client.push("q", 2)
+        server.wait_until(lambda: server.done.get(job_id) == 4)
+
+
+def test_a_worker_without_a_server_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the client's time-out."""
+    worker = Worker("q", double, url=url)
+    monkeypatch.setattr(worker._client, "_timeout", 50)
+    with pytest.raises(ConnectionClosed, match="no server"):
+        worker.run()
+
+
+def test_nonsense_is_refused() -> None:
+    """Before anything starts."""
+    nonsense: list[dict[str, Any]] = [{"concurrency": 0}, {"batch": 0}, {"grace": -1}]
+    for arguments in nonsense:
+        with pytest.raises(ValueError, match="at least"):
+            Worker("q", double, **arguments)
+    with pytest.raises(ValueError, match="queue"):
+        Worker([], double)
+
+
+def test_the_text_of_an_error_is_bounded() -> None:
+    """First what it says, then the end of its traceback, where the cause stands."""
+
+    def deep(level: int) -> None:
+        if level:
+            deep(level - 1)
+        raise ValueError("the reason " + "x" * 100)
+
+    with pytest.raises(ValueError, match="the reason") as caught:
+        deep(100)
+    text = error_text(caught.value)
+    assert text.startswith("ValueError: the reason")
+    assert text.rstrip().endswith('raise ValueError("the reason " + "x" * 100)')
+    assert len(text) <= ERROR_CHARS_MAX
+    assert len(error_text(ValueError("y" * 10_000))) <= ERROR_CHARS_MAX
