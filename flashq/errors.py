@@ -1,8 +1,8 @@
 """The catalogue of errors: one class for each code, and what a caller needs to know of it.
 
-Owns codes, texts, HTTP and gRPC statuses and whether a repeat can help. Servers raise these to answer
-a request with an error; the client raises the same classes from a reply. Texts that existing clients
-match on are kept word for word.
+Owns codes, texts, HTTP and gRPC statuses and whether a repeat can help. Servers raise these to
+answer a request with an error; the client raises the same classes from a reply. Texts that
+existing clients match on are kept word for word.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ class WrongState(FlashQError):
 
 
 class LeaseLost(FlashQError):
-    """The token names a delivery that is no longer current: the job went back or to somebody else."""
+    """The token names a delivery that is no longer current: the job went back or to somebody
+    else."""
 
     code = "lease_lost"
     template = "lease lost: job {id} is no longer yours"

@@ -1,9 +1,10 @@
 """A checkpoint: the exact state at one log sequence, written while work goes on.
 
-When a checkpoint begins, the pages that changed since the last one become its to-do list, and from
-then on the first change of a job on such a page keeps the job's old image aside (`ShardState.touch`).
-So every page can be written later as it was at the beginning. The keyed parts (settings, sessions,
-mailboxes, counters: small beside the jobs) are encoded at the beginning itself.
+When a checkpoint begins, the pages that changed since the last one become its to-do list, and
+from then on the first change of a job on such a page keeps the job's old image aside
+(`ShardState.touch`). So every page can be written later as it was at the beginning. The keyed
+parts (settings, sessions, mailboxes, counters: small beside the jobs) are encoded at the
+beginning itself.
 
 Also the way back: a fresh state from parts and pages, before the log is replayed on it.
 """

@@ -1,8 +1,8 @@
 """When checkpoints are taken and how they are sent: one slice at a time, each confirmed.
 
-Pure. A checkpoint begins when the log since the last one has grown long, or at once when storage has
-lost what it had acknowledged. Its first slice leaves when the log up to it is safe; every further one
-when the one before is confirmed, so that storage sets the pace.
+Pure. A checkpoint begins when the log since the last one has grown long, or at once when storage
+has lost what it had acknowledged. Its first slice leaves when the log up to it is safe; every
+further one when the one before is confirmed, so that storage sets the pace.
 """
 
 from __future__ import annotations

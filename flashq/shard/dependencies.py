@@ -1,12 +1,14 @@
 """Jobs that wait for other jobs: dependencies and the children of flows.
 
-Decides what the news about one of them leads to. The jobs waited for may belong to any shard; this
-shard hears of them by mail, in any order, and possibly before the push that waits has been answered.
+Decides what the news about one of them leads to. The jobs waited for may belong to any shard;
+this shard hears of them by mail, in any order, and possibly before the push that waits has been
+answered.
 
-A waiting job is PENDING until everything it waits for has been asked after (or made), so that a push
-which names an unknown job can still be refused; then PARKED or FLOW until nothing is open. A job waited for
-that fails, or goes away, fails the waiting one, unless `on_dependency_failure` is `ignore` (it counts as
-done) or `wait` (it may still be retried and complete; only its removal is final).
+A waiting job is PENDING until everything it waits for has been asked after (or made), so that a
+push which names an unknown job can still be refused; then PARKED or FLOW until nothing is open. A
+job waited for that fails, or goes away, fails the waiting one, unless `on_dependency_failure` is
+`ignore` (it counts as done) or `wait` (it may still be retried and complete; only its removal is
+final).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The shard engine: commands and time in; replies, log entries and events out.
 
-Pure and deterministic: no I/O, no clock, no randomness. Handlers decide by reading; `evolve` alone
-changes the durable state; what is volatile (parked requests, deadlines, when a session was last heard
-of, how full a token bucket is) belongs to the engine and is made anew after a restart.
+Pure and deterministic: no I/O, no clock, no randomness. Handlers decide by reading; `evolve`
+alone changes the durable state; what is volatile (parked requests, deadlines, when a session was
+last heard of, how full a token bucket is) belongs to the engine and is made anew after a restart.
 
 Invariants, beyond those of the state:
 

@@ -1,8 +1,8 @@
 """How the state of a shard changes: what each record of the log does.
 
-`evolve` is the only code that changes a `ShardState`, but for the passing of time. It decides nothing
-and reads no clock: everything it needs is in the entry, so that a replay gives the same state. A
-record that does not fit raises `Damage`.
+`evolve` is the only code that changes a `ShardState`, but for the passing of time. It decides
+nothing and reads no clock: everything it needs is in the entry, so that a replay gives the same
+state. A record that does not fit raises `Damage`.
 """
 
 from __future__ import annotations

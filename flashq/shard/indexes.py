@@ -99,8 +99,8 @@ def _key(job: Job) -> tuple[int, int]:
 
 
 class Lane:
-    """The ready jobs of one queue and one priority, in the order of delivery: lifo jobs newest first,
-    then the others by run_at, then id.
+    """The ready jobs of one queue and one priority, in the order of delivery: lifo jobs newest
+    first, then the others by run_at, then id.
 
     New jobs come in that order already and go to the tail of `fifo` in O(1); what comes out of
     order (retries, promotions, delays that ran out) goes to a heap. `staged` holds the first
@@ -211,7 +211,7 @@ class Lane:
         return fifo.popleft() if fifo else None
 
     def pop(self, count: int) -> list[Job]:
-        """Take the first jobs out, at most `count`. They are still WAITING; the caller moves them."""
+        """Take the first jobs out, at most `count`; the caller moves them on from WAITING."""
         if self._plain():
             popleft = self._fifo.popleft
             jobs = [popleft() for _ in range(min(count, len(self._fifo)))]

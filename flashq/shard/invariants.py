@@ -1,7 +1,8 @@
 """What must always be true of a shard's state, and its durable part as a value to compare.
 
-Tests call `validate` after every step, and compare `canonical` of a live state, of its log replayed
-and of its checkpoint recovered. Reads everything, the inner order of lanes included; changes nothing.
+Tests call `validate` after every step, and compare `canonical` of a live state, of its log
+replayed and of its checkpoint recovered. Reads everything, the inner order of lanes included;
+changes nothing.
 """
 
 from __future__ import annotations
@@ -296,8 +297,9 @@ def _check_mailboxes(state: ShardState) -> None:
 def canonical(state: ShardState) -> dict[str, Any]:
     """Return the complete durable state as a value that can be compared.
 
-    Jobs of level memory are left out, and so is what is derived or made anew after a restart. Jobs that ended
-    in the same millisecond have no order among themselves: the stored fields do not tell it.
+    Jobs of level memory are left out, and so is what is derived or made anew after a restart.
+    Jobs that ended in the same millisecond have no order among themselves: the stored fields do
+    not tell it.
     """
     jobs = {
         job.id: job

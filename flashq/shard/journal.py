@@ -1,7 +1,8 @@
 """The shard's end of the log: what has been written, what of it is safe, and what is sent again.
 
-Pure. Entries are encoded once, into blobs, and kept until storage has confirmed them; after a break of
-the conversation everything unconfirmed is sent again, and the coordinator ignores what it has.
+Pure. Entries are encoded once, into blobs, and kept until storage has confirmed them; after a
+break of the conversation everything unconfirmed is sent again, and the coordinator ignores what
+it has.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who holds what: sessions, their heartbeats, and the deadlines of deliveries.
 
-A delivery with a session is held as long as the session is heard of and names it; one without is held
-until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. Times are on the
-engine's clock, which does not count time in which this process did not run.
+A delivery with a session is held as long as the session is heard of and names it; one without is
+held until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. Times are on
+the engine's clock, which does not count time in which this process did not run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flashq.protocol.records import AnyRecord
 from flashq.protocol.sessions import Heartbeat, HeartbeatReply
 from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers.leasing import is_lost_delivery
-from flashq.shard.lifecycle import ACTIVE, Delivery, Job, options_of
+from flashq.shard.lifecycle import Delivery, Job, options_of
 
 MISSED_MAX: Final = 2
 """A lease that so many heartbeats in a row do not name goes back to its queue."""
@@ -77,10 +77,10 @@ class Leases:
         seen: set[int] = set()
         for page in state.index.pages.values():
             for job in page.jobs:
-                if job is not None and job.state == ACTIVE and job.lease is not None:
-                    if id(job.lease) not in seen:
-                        seen.add(id(job.lease))
-                        self.watch(job.lease.jobs)
+                if job is None or job.lease is None or id(job.lease) in seen:
+                    continue
+                seen.add(id(job.lease))
+                self.watch(job.lease.jobs)
 
     # --- sessions
 
@@ -138,7 +138,7 @@ class Leases:
             core.commit([r.SessionEnded(live.id)], durable=core.context.level == "durable")
 
     def _is_known(self, session_id: bytes) -> bool:
-        """Tell whether a repeat of the session's could be answered, now or when its push is known."""
+        """Tell whether a repeat of the session's can be answered, now or when a push is known."""
         state = self._core.state
         if session_id in state.sessions:
             return True

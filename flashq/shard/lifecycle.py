@@ -1,7 +1,8 @@
 """A job, its states and the transitions between them.
 
-Owns the slim `Job` and the objects that hang on it. A job is in exactly one state; `move` is the only
-way from one to another, and a pair that TRANSITIONS does not have raises with the job's story.
+Owns the slim `Job` and the objects that hang on it. A job is in exactly one state; `move` is the
+only way from one to another, and a pair that TRANSITIONS does not have raises with the job's
+story.
 
     push ──> WAITING <──────────────────────────────┐
       │        │  ^                                 │

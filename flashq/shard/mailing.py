@@ -1,8 +1,8 @@
 """Mail between peers: sent when its record is safe, and again until it is confirmed.
 
-Pure. What has to be sent is in the state's mailboxes, so it survives a restart; this module only knows
-what of it is on its way. The confirmation of mail that came in leaves when the record of its taking
-is safe.
+Pure. What has to be sent is in the state's mailboxes, so it survives a restart; this module only
+knows what of it is on its way. The confirmation of mail that came in leaves when the record of
+its taking is safe.
 """
 
 from __future__ import annotations

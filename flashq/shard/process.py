@@ -1,8 +1,8 @@
 """A shard's process: sockets, clocks and the loop around its node.
 
-Owns the ROUTER socket that routers, direct clients and peers talk to, the link to the coordinator, the
-links to other shards (made when there is mail for them), the events' publisher and the shard's
-lock. Decides nothing.
+Owns the ROUTER socket that routers, direct clients and peers talk to, the link to the
+coordinator, the links to other shards (made when there is mail for them), the events' publisher
+and the shard's lock. Decides nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """PULL, PULLB and WAITJOB: answered at once where possible, else parked with a deadline.
 
-Owns the parked requests and the token buckets. A queue's waiters are served first come, first served.
+Owns the parked requests and the token buckets. A queue's waiters are served first come, first
+served.
 """
 
 from __future__ import annotations

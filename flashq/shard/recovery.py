@@ -1,7 +1,7 @@
 """Recovery: a state from what storage gives back, piece by piece.
 
-Pure. Parts and pages of the checkpoint come first, then the log, which goes through the same `evolve` as
-live entries do. Whatever does not fit together is damage.
+Pure. Parts and pages of the checkpoint come first, then the log, which goes through the same
+`evolve` as live entries do. Whatever does not fit together is damage.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which ended jobs and results are kept: never more than the bounds, oldest first.
 
-Decides only. The bounds are a shard's (`completed_jobs_max`, `results_max`, `dlq_jobs_max`) and each
-job's own (`keep_completed_age`, `keep_completed_count`).
+Decides only. The bounds are a shard's (`completed_jobs_max`, `results_max`, `dlq_jobs_max`) and
+each job's own (`keep_completed_age`, `keep_completed_count`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SLACK_SHIFT: Final = 4
 
 
 def keep_newest_of_queue(context: Context, completing: list[Job]) -> list[AnyRecord]:
-    """Return the removal of completed jobs beyond `keep_completed_count`, as if the jobs completed one
-    after the other, and each let go of what it finds beyond its own count.
+    """Return the removal of completed jobs beyond `keep_completed_count`, as if the jobs
+    completed one after the other, and each let go of what it finds beyond its own count.
 
     Args:
         completing: jobs that complete now, in this order, and are not COMPLETED yet.
@@ -86,7 +86,8 @@ def beyond_age(context: Context) -> list[AnyRecord]:
     gone = []
     for _, job_id in state.ages.pop_until(state.now_ms):
         job = state.index.get(job_id)
-        if job is not None and job.state == COMPLETED:
-            if job.ended_at + options_of(job).keep_completed_age <= state.now_ms:
-                gone.append(job_id)
+        if job is None or job.state != COMPLETED:
+            continue
+        if job.ended_at + options_of(job).keep_completed_age <= state.now_ms:
+            gone.append(job_id)
     return [r.Removed(gone, "retention")] if gone else []

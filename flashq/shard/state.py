@@ -1,9 +1,9 @@
 """All of a shard's durable state, and the primitive steps that its evolution is made of.
 
 Owns jobs, queues, sessions' answers and mailboxes, with every index over them. It changes in two
-ways only: by `evolve.evolve(state, entry)`, one log entry at a time, and by `advance(at)`, the passing
-of time, which depends on stored fields alone (a delayed job comes due, a debounce window ends).
-Both give the same state when the log is replayed. Nothing here decides anything.
+ways only: by `evolve.evolve(state, entry)`, one log entry at a time, and by `advance(at)`, the
+passing of time, which depends on stored fields alone (a delayed job comes due, a debounce window
+ends). Both give the same state when the log is replayed. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -416,10 +416,9 @@ class ShardState:
 
     def end(self, job: Job, queue: Queue) -> None:
         """Release what only a job that has not ended holds: its unique key."""
-        options = job.options
-        if options is not None and options.unique_key is not None:
-            if queue.unique_keys.get(options.unique_key) == job.id:
-                del queue.unique_keys[options.unique_key]
+        key = None if job.options is None else job.options.unique_key
+        if key is not None and queue.unique_keys.get(key) == job.id:
+            del queue.unique_keys[key]
 
     def forget(self, job: Job, queue: Queue, outcome: int) -> None:
         """Take a job out of everything. Its object becomes GONE."""

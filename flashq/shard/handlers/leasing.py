@@ -139,8 +139,12 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
 def _held_of(
     context: Context, command: AckBatch
 ) -> tuple[list[Job], Sequence[int], list[int], list[AnyRecord]]:
-    """Return the jobs that may be acknowledged, their places in the request, the other ids, and what
-    adopts those jobs whose delivery got lost."""
+    """Sort a batch's ids.
+
+    Returns:
+        The jobs that may be acknowledged, their places in the request, the other ids, and the
+        records that adopt those jobs whose delivery got lost.
+    """
     ids = command.ids
     tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
     jobs = context.state.index.get_many(ids)

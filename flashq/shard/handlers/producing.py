@@ -188,11 +188,12 @@ class _Batch:
         """A push that must last gives its level to the job that stands for it."""
         job = self.context.state.index.get(known)
         wanted = None if options is None else options.level
-        if job is not None and job.options is not None:
-            if job.options.level == "memory" and (wanted or self.context.level) != "memory":
-                raised = copy(job)
-                raised.options = replace(job.options, level=wanted)
-                self.records.append(r.Raised(encode_page([image_of(raised)])))
+        if job is None or job.options is None or job.options.level != "memory":
+            return known
+        if (wanted or self.context.level) != "memory":
+            raised = copy(job)
+            raised.options = replace(job.options, level=wanted)
+            self.records.append(r.Raised(encode_page([image_of(raised)])))
         return known
 
     def _take_keys(self, push: JobOptions, new: int) -> None:
@@ -459,9 +460,9 @@ def _known_flow(context: Context, queue: Queue | None, command: Flow) -> Decisio
     """Return the decision for a flow that repeats a debounce id, custom id or unique key."""
     if queue is None:
         return None
-    if command.debounce_id is not None:
-        if queue.debounces.get(command.debounce_id, 0) > context.now_ms:
-            raise Debounced(debounce_id=command.debounce_id)
+    debounce_id = command.debounce_id
+    if debounce_id is not None and queue.debounces.get(debounce_id, 0) > context.now_ms:
+        raise Debounced(debounce_id=debounce_id)
     if command.job_id is not None:
         known = queue.custom_ids.get(command.job_id)
         if known is not None:

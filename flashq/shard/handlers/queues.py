@@ -230,8 +230,8 @@ def stats(context: Context, command: Stats, origin: Origin) -> Decision:
 def metrics(context: Context, command: GetMetrics, origin: Origin) -> Decision:
     """Give this shard's totals and its queues' counts.
 
-    `jobs_per_second` and `avg_latency_ms` are the mean over all completions; whoever gathers several
-    shards weighs them by `total_completed`.
+    `jobs_per_second` and `avg_latency_ms` are the mean over all completions; whoever gathers
+    several shards weighs them by `total_completed`.
     """
     totals, queues = context.state.totals, context.state.queues.values()
     done = totals.completed
