@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 from msgspec import NODEFAULT, Meta, Raw, Struct, structs
 
 from flashq.protocol import base, crons, jobs, leases, queues, server, sessions
-from flashq.protocol.registry import COMMANDS, Command
+from flashq.protocol.command import Command
+from flashq.protocol.registry import COMMANDS
 
 NOUNS: Final = (
     (jobs, "Jobs"),

@@ -65,7 +65,7 @@ from flashq.protocol.framing import (
     unpack_header,
 )
 from flashq.protocol.leases import Pull, PullBatch, Release
-from flashq.protocol.registry import Scope
+from flashq.protocol.command import Scope
 from flashq.protocol.sessions import (
     Auth,
     ClosingNotice,

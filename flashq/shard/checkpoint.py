@@ -32,7 +32,14 @@ from flashq.shard.lifecycle import (
     options_of,
 )
 from flashq.shard.pages import JobImage, decode_page, encode_page, extra_of, image_of
-from flashq.shard.state import AwaitedPush, Mailbox, ShardState, Totals, is_volatile
+from flashq.shard.state import (
+    DEFAULT_SETTINGS,
+    AwaitedPush,
+    Mailbox,
+    ShardState,
+    Totals,
+    is_volatile,
+)
 
 PART: Final = "state"
 """All keyed parts are one part: they are encoded at one moment anyway."""
@@ -98,7 +105,7 @@ def encode_part(state: ShardState) -> bytes:
             [
                 QueuePart(queue.name, queue.settings, queue.debounces)
                 for queue in state.queues.values()
-                if queue.debounces or queue.settings != QueueSettings()
+                if queue.debounces or queue.settings is not DEFAULT_SETTINGS
             ],
             [
                 SessionPart(name, session.done_below, list(session.answers.values()))
@@ -218,7 +225,8 @@ def load_part(state: ShardState, content: bytes) -> None:
     state.ended = part.ended
     for stored in part.queues:
         queue = state.queue(stored.name)
-        queue.settings = stored.settings
+        if stored.settings != DEFAULT_SETTINGS:
+            queue.settings = stored.settings
         for debounce_id, until in stored.debounces.items():
             state.start_debounce(queue, debounce_id, until)
     for saved in part.sessions:

@@ -274,12 +274,13 @@ class Engine:
         core.clock_ms = mono_ms - self._gap_ms
         if now_ms > state.now_ms:
             core.woken.update(state.advance(now_ms))
-            first = state.expiring.first_ms()
-            if first is not None and first <= state.now_ms:
-                self._expire_jobs()
+            self._expire_jobs()
 
     def _expire_jobs(self) -> None:
         state = self.state
+        first = state.expiring.first_ms()
+        if first is None or first > state.now_ms:
+            return
         expired = []
         for at, job_id in state.expiring.pop_until(state.now_ms):
             job = state.index.get(job_id)
@@ -289,7 +290,8 @@ class Engine:
                 expired.append(job)
         unique = list({job.id: job for job in expired}.values())
         if unique:
-            self._core.commit(self._core.context.removing(unique, "expired"), durable=False)
+            durable = self._core.context.level == "durable"
+            self._core.commit(self._core.context.removing(unique, "expired"), durable=durable)
 
     def _dispatch(self, command: Any, origin: Origin) -> None:
         kind = type(command)
@@ -437,6 +439,7 @@ class Engine:
         """Do everything that follows from an input, until nothing more does."""
         core = self._core
         while True:
+            self._expire_jobs()  # those that came back after their end
             if self._take_own_mail() or self._finish_awaited():
                 continue
             if core.ended:

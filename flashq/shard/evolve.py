@@ -15,18 +15,15 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from flashq.protocol import records as r
-from flashq.protocol.records import Entry, Options
+from flashq.protocol.records import Entry
+from flashq.shard.arrivals import ARRIVALS, settle_awaited
 from flashq.shard.checkpoint import JobLoader
-from flashq.shard.indexes import PAGE_SEQUENCES, retire
+from flashq.shard.indexes import retire
 from flashq.shard.lifecycle import (
     ACTIVE,
     COMPLETED,
-    DELAYED,
     FAILED,
-    FLOW,
     HISTORY_MAX,
-    PARKED,
-    PENDING,
     WAITING,
     Damage,
     Delivery,
@@ -36,11 +33,9 @@ from flashq.shard.lifecycle import (
 from flashq.shard.state import (
     DEFAULT_SETTINGS,
     EXPIRED_SESSIONS_MAX,
-    JOB_BYTES,
     OUTCOME_COMPLETED,
     OUTCOME_FAILED,
     OUTCOME_REMOVED,
-    AwaitedPush,
     Queue,
     ShardState,
 )
@@ -78,217 +73,6 @@ def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
                 if first >= answer.done_below:
                     break
                 del answers[first]
-
-
-# --- jobs come
-
-
-def _pushed(state: ShardState, record: r.Pushed) -> None:
-    queue = state.queue(record.queue)
-    name, now = queue.name, state.now_ms
-    options, run_at = state.intern(record.options), record.run_at
-    first, data, priorities = record.first, record.data, record.priorities
-    count, step = len(data), state.shard_count
-    if first < state.next_sequence:
-        raise Damage(f"jobs from sequence {first} pushed, which was used before")
-    start = first * step + state.shard
-    to = WAITING if run_at <= now else DELAYED
-    state.next_sequence = first + count
-    state.totals.pushed += count
-    if count == 1:
-        job = Job(
-            start, name, data[0], priorities[0], now, run_at, to, 0, options, 0, 0, None, None
-        )
-        state.add(job, queue)
-        state.enqueue(job, queue, known=False)
-        return
-    if len(priorities) == 1:
-        priority = priorities[0]
-        jobs = [
-            Job(i, name, payload, priority, now, run_at, to, 0, options, 0, 0, None, None)
-            for i, payload in zip(range(start, start + count * step, step), data, strict=True)
-        ]
-    else:
-        jobs = [
-            Job(i, name, payload, priority, now, run_at, to, 0, options, 0, 0, None, None)
-            for i, payload, priority in zip(
-                range(start, start + count * step, step), data, priorities, strict=True
-            )
-        ]
-    if to == WAITING and _is_plain(options):
-        _file_plain(state, record, jobs)
-        return
-    for job in jobs:
-        state.add(job, queue)
-        state.enqueue(job, queue, known=False)
-
-
-def _is_plain(options: Options | None) -> bool:
-    """Tell whether jobs with these options need no index but their page and their lane."""
-    return options is None or (
-        options.unique_key is None
-        and options.custom_id is None
-        and not options.ttl
-        and not options.lifo
-        and options.level != "memory"
-    )
-
-
-def _file_plain(state: ShardState, record: r.Pushed, jobs: list[Job]) -> None:
-    """File many ready jobs without options, page by page and lane by lane."""
-    queue, count = state.queues[record.queue], len(jobs)
-    done = 0
-    while done < count:
-        page = state.touch(jobs[done].id)
-        offset = (record.first + done) % PAGE_SEQUENCES
-        chunk = jobs[done : done + PAGE_SEQUENCES - offset]
-        if page.aside is not None:
-            for place in range(offset, offset + len(chunk)):
-                page.aside.setdefault(place, None)
-        page.jobs[offset : offset + len(chunk)] = chunk
-        page.live += len(chunk)
-        done += len(chunk)
-    state.index.count += count
-    queue.counts[WAITING] += count
-    state.counts[WAITING] += count
-    state.bytes += JOB_BYTES * count + sum(map(len, record.data))
-    if len(record.priorities) == 1:
-        queue.ready.lane(record.priorities[0]).extend(jobs)
-        return
-    lanes: dict[int, list[Job]] = {}
-    for job in jobs:
-        lanes.setdefault(job.priority, []).append(job)
-    for priority, some in lanes.items():
-        queue.ready.lane(priority).extend(some)
-
-
-def _parked(state: ShardState, record: r.Parked) -> None:
-    if record.sequence < state.next_sequence:
-        raise Damage(f"job of sequence {record.sequence} parked, which was used before")
-    queue = state.queue(record.queue)
-    job_id = record.sequence * state.shard_count + state.shard
-    options = record.options
-    job = Job(
-        job_id,
-        queue.name,
-        record.data,
-        record.priority,
-        state.now_ms,
-        record.run_at,
-        PENDING,
-        0,
-        options,
-        0,
-        0,
-        None,
-        None,
-    )
-    extra = job.need_extra()
-    if record.children:
-        extra.asked = set(range(record.children))
-        extra.open = set()
-        extra.children = [0] * record.children
-    else:
-        dependencies = options_of(job).depends_on
-        extra.asked = set(dependencies)
-        extra.open = set(dependencies)
-    state.next_sequence = record.sequence + 1
-    state.add(job, queue)
-
-
-def _awaited(state: ShardState, record: r.Awaited) -> None:
-    push = AwaitedPush(
-        record.key,
-        record.kind,
-        list(record.ids),
-        list(record.errors),
-        record.session,
-        record.n,
-        len(record.pending),
-    )
-    state.awaited[record.key] = push
-    if record.session:
-        state.awaited_requests[record.session, record.n] = record.key
-    for job_id in record.pending:
-        state.awaiting[job_id] = record.key
-
-
-def _confirmed(state: ShardState, record: r.Confirmed) -> None:
-    """Everything asked about a pending job is known: it exists from now on."""
-    job = state.take(record.id)
-    queue = state.queues[job.queue]
-    is_flow = job.extra is not None and job.extra.children is not None
-    state.set_state(job, queue, FLOW if is_flow else PARKED)
-    state.totals.pushed += 1
-    _settle_awaited(state, job)
-
-
-def _settle_awaited(state: ShardState, job: Job) -> None:
-    """Count a pending job as answered, and note its refusal in its push's answer."""
-    key = state.awaiting.pop(job.id, None)
-    if key is None:
-        return
-    push = state.awaited[key]
-    push.pending -= 1
-    if not push.pending:
-        state.answerable.append(key)
-    rejected = None if job.extra is None else job.extra.rejected
-    if rejected is not None:
-        text, code = rejected
-        place = push.ids.index(job.id)
-        push.ids[place] = None
-        push.errors.append((place, text, code))
-
-
-def _awaited_done(state: ShardState, record: r.AwaitedDone) -> None:
-    push = state.awaited.pop(record.key)
-    state.answerable.remove(record.key)
-    state.awaited_requests.pop((push.session, push.n), None)
-
-
-def _dependency_known(state: ShardState, record: r.DependencyKnown) -> None:
-    extra = state.take(record.id).need_extra()
-    if extra.children is None and extra.asked:
-        extra.asked.discard(record.dependency)
-    if record.settled and extra.open:
-        extra.open.discard(record.dependency)
-    extra.doomed = record.dooms or extra.doomed
-    extra.rejected = record.rejects or extra.rejected
-
-
-def _child_made(state: ShardState, record: r.ChildMade) -> None:
-    extra = state.take(record.parent).need_extra()
-    if extra.asked is None or extra.open is None or extra.children is None:
-        raise Damage(f"child made for job {record.parent}, which is no flow's parent")
-    extra.asked.discard(record.position)
-    extra.open.add(record.child)
-    extra.children[record.position] = record.child
-
-
-def _child_done(state: ShardState, record: r.ChildDone) -> None:
-    extra = state.take(record.parent).need_extra()
-    if extra.open is None or record.child not in extra.open:
-        raise Damage(f"child {record.child} of job {record.parent} ended twice")
-    extra.open.discard(record.child)
-    extra.children_completed += record.completed
-
-
-def _freed(state: ShardState, record: r.Freed) -> None:
-    job = state.take(record.id)
-    if record.note is not None:
-        logs = job.need_extra().logs or []
-        logs.append((state.now_ms, record.note, "info"))
-        job.need_extra().logs = logs
-    if job.extra is not None:
-        job.extra.open = None
-    state.enqueue(job, state.queues[job.queue])
-
-
-def _watched_by(state: ShardState, record: r.WatchedBy) -> None:
-    extra = state.take(record.id).need_extra()
-    watchers = extra.watchers = extra.watchers or []
-    if record.dependent not in watchers:
-        watchers.append(record.dependent)
 
 
 # --- jobs are worked on
@@ -387,7 +171,7 @@ def _complete(state: ShardState, job: Job, queue: Queue, result: bytes | None) -
 def _failed(state: ShardState, record: r.Failed) -> None:
     job = state.take(record.id)
     queue = state.queues[job.queue]
-    _settle_awaited(state, job)
+    settle_awaited(state, job)
     extra = job.need_extra()
     if job.lease is not None:
         extra.last_token = job.lease.token
@@ -502,7 +286,7 @@ def _removed(state: ShardState, record: r.Removed) -> None:
             plain.append(job)
             continue
         outcome = _OUTCOMES.get(job.state, OUTCOME_REMOVED)
-        _settle_awaited(state, job)
+        settle_awaited(state, job)
         state.forget(job, state.queues[job.queue], outcome)
     if plain:
         state.forget_plain(plain)
@@ -601,16 +385,7 @@ def _received(state: ShardState, record: r.Received) -> None:
 
 
 _EVOLVE: Final[dict[type, Callable[[ShardState, Any], None]]] = {
-    r.Pushed: _pushed,
-    r.Parked: _parked,
-    r.Awaited: _awaited,
-    r.AwaitedDone: _awaited_done,
-    r.Confirmed: _confirmed,
-    r.DependencyKnown: _dependency_known,
-    r.ChildMade: _child_made,
-    r.ChildDone: _child_done,
-    r.Freed: _freed,
-    r.WatchedBy: _watched_by,
+    **ARRIVALS,
     r.Delivered: _delivered,
     r.Adopted: _adopted,
     r.Acked: _acked,

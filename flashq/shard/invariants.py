@@ -175,7 +175,7 @@ def _check_lane(lane: Lane) -> None:
 
 
 def _check_job(state: ShardState, job: Job) -> None:
-    assert job.state not in (GONE,), f"{job!r} is gone and yet here"
+    assert job.state != GONE, f"{job!r} is gone and yet here"
     lease, extra = job.lease, job.extra
     if job.state == ACTIVE:
         assert lease is not None, f"active without a lease: {job!r}"

@@ -20,12 +20,10 @@ computed. An event waits for its gate too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, Final
 
-from msgspec import Struct
-
-from flashq.errors import Busy, FlashQError, ShuttingDown, Starting
+from flashq.errors import Busy, FlashQError, InvalidRequest, ShuttingDown, Starting
+from flashq.ids import shard_of_queue
 from flashq.protocol import codec
 from flashq.protocol.framing import (
     BOUNCED,
@@ -60,12 +58,12 @@ from flashq.protocol.internal import (
     encode_internal,
 )
 from flashq.protocol.leases import PullBatchReply, PullReply
-from flashq.protocol.limits import EngineLimits
 from flashq.protocol.server import ShardStats, Stats
 from flashq.protocol.sessions import Hello, HelloReply
 from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
+from flashq.shard.identity import Identity, Phase
 from flashq.shard.journal import Journal
 from flashq.shard.mailing import Mailing
 from flashq.shard.outbox import Origin, Reply
@@ -79,40 +77,6 @@ KEEPALIVE_MS: Final = 2000
 """So often an idle shard greets the coordinator, which may have been started anew."""
 ASYNC_LAG_MS: Final = 50
 """Level async: with an older unwritten record replies wait as they do for durable."""
-
-
-class Phase(Enum):
-    HELLO = "hello"
-    RECOVERING = "recovering"
-    RESERVING = "reserving"
-    SERVING = "serving"
-    DRAINING = "draining"
-    DEAD = "dead"
-
-
-class Identity(Struct, frozen=True):
-    """What a shard process is told about itself and the rest.
-
-    Args:
-        shard, shard_count: its number, of how many.
-        config_hash: of the settings that all processes share.
-        limits: the bounds of its engine.
-        level: the server's durability level.
-        version: of the program.
-        checkpoint_log_bytes: log bytes after which a checkpoint begins.
-        message_bytes_max: the largest message, told to clients.
-        drain_timeout_ms: how long a drain may take.
-    """
-
-    shard: int
-    shard_count: int
-    config_hash: str
-    limits: EngineLimits
-    level: str
-    version: str
-    checkpoint_log_bytes: int
-    message_bytes_max: int
-    drain_timeout_ms: int
 
 
 class Node:
@@ -163,6 +127,11 @@ class Node:
     @property
     def is_serving(self) -> bool:
         return self.phase in (Phase.SERVING, Phase.DRAINING)
+
+    @property
+    def replies_decided(self) -> int:
+        """How many replies wait for `flush`."""
+        return 0 if self._engine is None else len(self._engine.outbox.replies)
 
     # --- time
 
@@ -257,6 +226,7 @@ class Node:
             return
         try:
             command = codec.decode_request(body, json=origin.json)
+            self._check_owner(getattr(command, "queue", None))
         except FlashQError as error:
             self._send_reply(Reply(origin, codec.error_reply(error), 0, 0))
             return
@@ -267,6 +237,18 @@ class Node:
         engine.handle(command, origin, self._now_ms, self._mono_ms)
         if isinstance(command, Stats):
             engine.outbox.replies[-1].body.shards = [self._condition()]
+
+    def _check_owner(self, queue: str | None) -> None:
+        """Refuse a queue of another shard, which nobody would look for here.
+
+        Raises:
+            InvalidRequest: whoever chose the route has counted wrongly.
+        """
+        if queue is None or queue in self.engine.state.queues:
+            return
+        owner = shard_of_queue(queue, self._identity.shard_count)
+        if owner != self._identity.shard:
+            raise InvalidRequest(detail=f"queue '{queue[:64]}' belongs to shard {owner}")
 
     def _hello_reply(self) -> HelloReply:
         identity, limits = self._identity, self._identity.limits

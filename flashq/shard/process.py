@@ -22,7 +22,8 @@ from flashq.errors import ConfigError
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.rundir import RunDir
-from flashq.shard.node import Identity, Node, Phase
+from flashq.shard.identity import Identity, Phase
+from flashq.shard.node import Node
 from flashq.version import __version__
 from flashq.wire import receive, send
 
@@ -30,6 +31,8 @@ PROGRAM: Final = "flashq-shard"
 
 TURN_MESSAGES_MAX: Final = 256
 """Messages taken from one socket in a turn, so that replies do not wait for a flood to end."""
+TURN_REPLIES_MAX: Final = 32
+"""With so many replies decided they are sent before the next message is taken."""
 UNREAD_MESSAGES_MAX: Final = 100_000
 """Messages kept for a router that does not read; above it they are undeliverable."""
 UNHEARD_EVENTS_MAX: Final = 10_000
@@ -151,9 +154,17 @@ class Sockets:
             if socket in ready:
                 self._take(socket, node.receive_shard)
         if self._front in ready:
-            self._take(self._front, lambda frames: node.receive_front(frames[0], frames[1:]))
+            self._take(self._front, partial(self._request, node))
         if self._events in ready:
             self._take(self._events, partial(self._subscription, node))
+
+    def _request(self, node: Node, frames: list[bytes]) -> None:
+        """Give the node a message from the front, and send on what has piled up, so that its
+        readers work while the shard does."""
+        node.receive_front(frames[0], frames[1:])
+        if node.replies_decided >= TURN_REPLIES_MAX:
+            node.flush()
+            self.send(node)
 
     @staticmethod
     def _take(socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from msgspec import DecodeError, msgpack
+from msgspec import DecodeError, Raw, msgpack
+from msgspec.structs import replace
 
 from flashq.ids import job_id
 from flashq.protocol import records as r
@@ -15,6 +16,7 @@ from flashq.protocol.internal import (
     Fire,
     Watch,
 )
+from flashq.protocol.jobs import NewJob
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context
 from flashq.shard.dependencies import (
@@ -23,6 +25,7 @@ from flashq.shard.dependencies import (
     dependency_answered,
     outcome_of,
 )
+from flashq.shard.handlers.producing import options_of_push
 from flashq.shard.lifecycle import Damage
 
 _decode_options = msgpack.Decoder(Options).decode
@@ -55,6 +58,14 @@ def _create_child(context: Context, body: CreateChild) -> list[AnyRecord]:
         options = _decode_options(body.options)
     except DecodeError as error:
         raise Damage(f"options of a child of job {body.parent}: {error}") from None
+    queue = state.queues.get(body.queue)
+    if queue is not None:
+        defaults = queue.settings
+        options = replace(
+            options,
+            keep_completed_age=options.keep_completed_age or defaults.keep_completed_age,
+            keep_completed_count=options.keep_completed_count or defaults.keep_completed_count,
+        )
     child = job_id(state.next_sequence, state.shard, state.shard_count)
     run_at = context.now_ms + body.delay
     return [
@@ -73,16 +84,10 @@ def _watch(context: Context, body: Watch) -> list[AnyRecord]:
 
 
 def _fire(context: Context, body: Fire) -> list[AnyRecord]:
-    """A cron's firing: an ordinary push with default options."""
+    """A cron's firing: an ordinary push that says nothing but payload and priority."""
     state = context.state
-    options = Options(json=True) if body.payload_json else None
-    return [
-        r.Pushed(
-            body.queue,
-            state.next_sequence,
-            [body.data],
-            [body.priority],
-            context.now_ms,
-            options,
-        )
-    ]
+    plain = NewJob(data=Raw(body.data))
+    queue = state.queues.get(body.queue)
+    options = options_of_push(context, queue, plain, json=body.payload_json)
+    data, priorities, run_at = [body.data], [body.priority], context.now_ms
+    return [r.Pushed(body.queue, state.next_sequence, data, priorities, run_at, options)]
