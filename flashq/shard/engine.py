@@ -95,10 +95,10 @@ HANDLERS: Final[dict[type, Handler]] = {
 _UNGATED: Final = frozenset({server.Stats, server.GetMetrics})
 """Answered at once: they also say how much is not safe yet."""
 
-_MUTATING: Final = frozenset(kind for kind, command in BY_REQUEST.items() if command.mutates) | {
-    jobs.PlainPush,
-    jobs.PlainPushBatch,
-}
+_MUTATING: Final = frozenset(
+    kind for kind, command in BY_REQUEST.items() if command.mutates and kind is not Goodbye
+) | {jobs.PlainPush, jobs.PlainPushBatch}
+"""What may be protected by a session, and makes it known. A goodbye must not make one known."""
 
 
 class Engine:
