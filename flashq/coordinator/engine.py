@@ -216,7 +216,8 @@ class Coordinator:
                     self._repeats.note(request)
                 return Reply()
             case _:
-                raise InvalidRequest(detail=f"{type(request).__name__} is not the coordinator's")
+                word = type(request).__struct_config__.tag
+                raise InvalidRequest(detail=f"{word} is not for the coordinator")
 
     # --- time
 

@@ -70,6 +70,8 @@ GATHERS_MAX: Final = 10_000
 
 TO_CLIENT: Final = 0
 TO_GATHER: Final = 1
+_UNREADABLE: Final = bytes(HEADER_BYTES)
+"""Stands for a header that cannot be read."""
 _CLIENT: Final = bytes([TO_CLIENT])
 _GATHER: Final = bytes([TO_GATHER])
 _KIND_AT: Final = HEADER_BYTES
@@ -236,10 +238,10 @@ class Router:
         return Busy(detail=f"{lane.bytes_under_way} bytes are under way")
 
     def _refuse(self, identity: bytes, header: bytes, error: FlashQError) -> None:
-        """Answer a pair with an error, if its header can be read that far."""
+        """Answer a pair with an error; one whose header cannot be read that far under `corr` 0."""
         if len(header) < HEADER_BYTES:
             self.dropped["unreadable header"] += 1
-            return
+            header = _UNREADABLE
         corr = int.from_bytes(header[4:HEADER_BYTES], "big")
         self._reply(Asker(identity, corr, header[1]), error_reply(error))
 

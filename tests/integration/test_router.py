@@ -120,8 +120,10 @@ def test_garbage_hurts_nobody(site: Site, router: Program) -> None:
         client.send_multipart(frames)
     too_large = bytes(site.settings.message_bytes_max + 1)
     client.send_multipart([pack_header(0, 0, 5), too_large])
-    assert answer(client)["code"] == "bad_message"  # of 300 bytes, with a corr in it
-    assert answer(client)["code"] == "message_too_large"
+    codes: list[str] = []
+    while "message_too_large" not in codes:
+        codes += [decode(body, dict)["code"] for body in client.recv_multipart()[1::2]]
+    assert codes == [*["bad_message"] * 5, "message_too_large"]
     ask(client, cmd="HELLO", session=SESSION)
     assert answer(client)["shard_count"] == SHARDS
 
