@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from flashq.errors import BadMessage, FlashQError, error_from
 from flashq.protocol.codec import decode, encode_msgpack
+from flashq.protocol.command import Command, Scope
 from flashq.protocol.jobs import PushBatch
 from flashq.protocol.leases import Ack, AckBatch, Fail, MoveToDelayed, Release
-from flashq.protocol.registry import BY_REQUEST, COMMANDS, Command, Scope
+from flashq.protocol.registry import BY_REQUEST, COMMANDS
 
 WAIT_MARGIN_MS: Final = 5000
 """How much longer than the server's wait the client waits for its answer."""

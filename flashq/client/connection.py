@@ -53,6 +53,7 @@ from flashq.errors import (
 )
 from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.codec import decode, encode
+from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     DELIVERY,
     NOTICE,
@@ -65,7 +66,6 @@ from flashq.protocol.framing import (
     unpack_header,
 )
 from flashq.protocol.leases import Pull, PullBatch, Release
-from flashq.protocol.command import Scope
 from flashq.protocol.sessions import (
     Auth,
     ClosingNotice,
