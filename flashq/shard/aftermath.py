@@ -51,6 +51,8 @@ class Aftermath:
         self.woken: set[str] = set()
         self.ended: list[Ended] = []
         self.happenings: list[Happening] = []
+        #: the queues of jobs that are parked by the same entry
+        self._parked_now: dict[int, str] = {}
 
     def note(self, records: list[AnyRecord]) -> None:
         """Take in the records of one entry."""
@@ -91,15 +93,24 @@ class Aftermath:
                 data = [Raw(payload) for payload in record.data]
             self._say("pushed", record.queue, ids, data=data)
 
+    def _parked(self, record: r.Parked) -> None:
+        state = self._state
+        new = job_id(record.sequence, state.shard, state.shard_count)
+        self._parked_now[new] = record.queue
+
+    def _queue_of(self, known: int) -> str | None:
+        job = self._state.index.get(known)
+        return self._parked_now.get(known) if job is None else job.queue
+
     def _confirmed(self, record: r.Confirmed) -> None:
-        job = self._job(record.id)
-        if job is not None:
-            self._say("pushed", job.queue, [job.id])
+        queue = self._queue_of(record.id)
+        if queue is not None:
+            self._say("pushed", queue, [record.id])
 
     def _freed(self, record: r.Freed) -> None:
-        job = self._job(record.id)
-        if job is not None:
-            self.woken.add(job.queue)
+        queue = self._queue_of(record.id)
+        if queue is not None:
+            self.woken.add(queue)
 
     def _delivered(self, record: r.Delivered) -> None:
         self._say("active", record.queue, record.ids)
@@ -120,16 +131,16 @@ class Aftermath:
             self._say("completed", queue, ids, data=results if record.results else None)
 
     def _failed(self, record: r.Failed) -> None:
-        job = self._job(record.id)
-        if job is None:
+        queue = self._queue_of(record.id)
+        if queue is None:
             return
-        self.woken.add(job.queue)
+        self.woken.add(queue)
         error = record.error if record.error is not None else record.reason
         if record.reason in ("timeout", "stalled"):
-            self._say(record.reason, job.queue, [job.id], error=error)
+            self._say(record.reason, queue, [record.id], error=error)
         if record.final:
-            self.ended.append(Ended(job.id, "failed"))
-        self._say("failed" if record.final else "retrying", job.queue, [job.id], error=error)
+            self.ended.append(Ended(record.id, "failed"))
+        self._say("failed" if record.final else "retrying", queue, [record.id], error=error)
 
     def _requeued(self, record: r.Requeued) -> None:
         event = {"moved": "delayed", "lost": "stalled"}.get(record.reason)

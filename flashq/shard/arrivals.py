@@ -204,6 +204,9 @@ def _child_made(state: ShardState, record: r.ChildMade) -> None:
     extra.asked.discard(record.position)
     extra.open.add(record.child)
     extra.children[record.position] = record.child
+    key = state.awaiting.get(record.parent)
+    if key is not None:
+        state.awaited[key].ids[1 + record.position] = record.child
 
 
 def _child_done(state: ShardState, record: r.ChildDone) -> None:

@@ -86,6 +86,11 @@ class Context:
         level = asked or (queue.settings.durability if queue is not None else None) or self.level
         return None if level == self.level != "memory" else level
 
+    def is_durable(self, job: Job | None) -> bool:
+        """Tell whether what is said of a job (of no job: by the server) waits for the log."""
+        level = job.options.level if job is not None and job.options is not None else None
+        return (level or self.level) == "durable"
+
     def check_room(self, jobs: int, size: int) -> None:
         """Check that the shard can take on so many jobs of so many payload bytes.
 

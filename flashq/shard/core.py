@@ -163,9 +163,11 @@ def _for_the_log(state: ShardState, records: list[AnyRecord]) -> list[AnyRecord]
     fresh_volatile = False
     for record in records:
         if isinstance(record, r.Pushed):
-            if record.options is not None and record.options.level == "memory":
-                fresh_volatile = True
-                continue
+            fresh_volatile = record.options is not None and record.options.level == "memory"
+            if not fresh_volatile:
+                kept.append(record)
+        elif isinstance(record, r.Parked):
+            fresh_volatile = False
             kept.append(record)
         elif isinstance(record, r.DebounceStarted):
             if not fresh_volatile:

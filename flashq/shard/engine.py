@@ -296,10 +296,10 @@ class Engine:
     def _dispatch(self, command: Any, origin: Origin) -> None:
         kind = type(command)
         if kind in _MUTATING:
-            if self.refusal is not None:
-                raise self.refusal
             if command.session is not None and self._is_repeat(command, origin):
                 return
+            if self.refusal is not None:
+                raise self.refusal
         handler = HANDLERS.get(kind)
         if handler is None:
             self._dispatch_own(command, origin)
@@ -421,11 +421,12 @@ class Engine:
         push = state.awaited[key]
         outcome = producing.awaited_reply(self._core.context, key)
         answer = None
-        if not isinstance(outcome, FlashQError) and push.session:
+        if not isinstance(outcome, FlashQError) and push.session in self._leases.sessions:
             answer = Answer(push.session, push.n, 0, encode_msgpack(outcome))
-        self._core.commit(
-            [r.AwaitedDone(key)], durable=self._core.context.level == "durable", answer=answer
-        )
+        jobs = [state.index.get(job_id) for job_id in push.ids if job_id is not None]
+        is_durable = self._core.context.is_durable
+        durable = any(is_durable(job) for job in jobs if job is not None)
+        self._core.commit([r.AwaitedDone(key)], durable=durable or is_durable(None), answer=answer)
         for origin in self._awaiting.pop(key, ()):
             if isinstance(outcome, FlashQError):
                 self._core.refuse(origin, outcome)

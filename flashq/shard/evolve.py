@@ -64,8 +64,7 @@ def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
     answer = entry.answer
     if answer is not None:
         session = state.session(answer.session)
-        answers = session.answers
-        answers[answer.n] = answer
+        answers, n = session.answers, answer.n
         if answer.done_below > session.done_below:
             session.done_below = answer.done_below
             while answers:
@@ -73,6 +72,11 @@ def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
                 if first >= answer.done_below:
                     break
                 del answers[first]
+        if n >= session.done_below:
+            late = answers and n < next(reversed(answers)) and n not in answers
+            answers[n] = answer
+            if late:  # a pull that was parked: younger requests have been answered before it
+                session.answers = dict(sorted(answers.items()))
 
 
 # --- jobs are worked on

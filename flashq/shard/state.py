@@ -130,8 +130,8 @@ class Mailbox:
 class AwaitedPush(Struct):
     """A push, batch or flow whose answer waits for other shards: `key` is its first pending job.
 
-    `kind` is push, batch or flow. `ids` is in line with the request's jobs, and `errors` has
-    (index, text, code) of those that were refused.
+    `kind` is push, batch or flow. `ids` is in line with the request's jobs (a flow's parent first, then
+    its children), and `errors` has (index, text, code) of those that were refused.
     """
 
     key: int
@@ -453,7 +453,7 @@ class ShardState:
         if page.outcomes is None:
             page.outcomes = bytearray(PAGE_SEQUENCES)
         page.outcomes[offset] = outcome
-        self._note_ends(page, number, 1)
+        self._note_ends({number: 1})
         self.forget_if_idle(queue)
 
     def forget_plain(self, jobs: list[Job]) -> None:
@@ -477,27 +477,30 @@ class ShardState:
             job.state = GONE
             job.data = b""
             self.queues[job.queue].counts[COMPLETED] -= 1
-        for number, ends in Counter(job.id // span for job in jobs).items():
-            self._note_ends(self.index.pages[number], number, ends)
+        self._note_ends(Counter([job.id // span for job in jobs]))
         self.index.count -= len(jobs)
         self.counts[COMPLETED] -= len(jobs)
         self.bytes -= size + JOB_BYTES * len(jobs)
         for name in {job.queue for job in jobs}:
             self.forget_if_idle(self.queues[name])
 
-    def _note_ends(self, page: Page, number: int, ends: int) -> None:
-        """Count ends in a page, and drop outcomes of pages where nothing has ended for long."""
-        self.ended += ends
-        page.ended_mark = self.ended
-        self.outcome_pages[number] = None
-        self.outcome_pages.move_to_end(number)
-        oldest = next(iter(self.outcome_pages))
-        old = self.index.pages[oldest]
-        if self.ended - old.ended_mark > self.outcomes_max:
-            del self.outcome_pages[oldest]
-            old.outcomes = None
-            if not old.live and old.aside is None:
-                del self.index.pages[oldest]
+    def _note_ends(self, ends: dict[int, int]) -> None:
+        """Count ends, by page, and drop the outcomes of pages where nothing has ended for long."""
+        pages, listed = self.index.pages, self.outcome_pages
+        for number, count in ends.items():
+            self.ended += count
+            pages[number].ended_mark = self.ended
+            listed[number] = None
+            listed.move_to_end(number)
+        while True:
+            oldest = next(iter(listed))
+            page = pages[oldest]
+            if self.ended - page.ended_mark <= self.outcomes_max:
+                return
+            del listed[oldest]
+            page.outcomes = None
+            if not page.live and page.aside is None:
+                del pages[oldest]
 
     def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:
         queue.debounces[debounce_id] = until_ms

@@ -54,7 +54,3 @@ class Timers:
         for _, _, act, subject in due:
             if subject.open:
                 act(subject)
-
-    def stretch(self, gap_ms: int) -> None:
-        """Put every deadline off by `gap_ms`: time in which this process did not run."""
-        self._heap = [(at + gap_ms, *rest) for at, *rest in self._heap]  # type: ignore[misc]

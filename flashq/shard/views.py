@@ -9,8 +9,6 @@ from msgspec import Raw
 from flashq.errors import BadMessage
 from flashq.protocol.codec import encode_json, transcode
 from flashq.protocol.objects import (
-    NULL_JSON,
-    NULL_MSGPACK,
     Attempt,
     FullJobView,
     FullStateView,
@@ -38,11 +36,6 @@ def payload(data: bytes, *, is_json: bool, json: bool) -> Raw:
     except BadMessage:
         # MessagePack can say what JSON cannot; its reader gets the bytes rather than nothing.
         return Raw(encode_json({"msgpack": data}))
-
-
-def is_null(value: bytes, *, json: bool) -> bool:
-    """Tell whether an encoded value is null."""
-    return value == (NULL_JSON if json else NULL_MSGPACK)
 
 
 def job_view(job: Job, origin: Origin) -> JobView:

@@ -15,8 +15,6 @@ from flashq.shard.lifecycle import (
     COMPLETED,
     DELAYED,
     FAILED,
-    FLOW,
-    PARKED,
     WAITING,
     Job,
 )
@@ -24,12 +22,7 @@ from flashq.shard.outbox import Origin
 
 _ENDED: Final = (COMPLETED, FAILED)
 _UPDATABLE: Final = (WAITING, DELAYED, ACTIVE, FAILED)
-_DISCARDABLE: Final = (WAITING, DELAYED, ACTIVE, PARKED, FLOW)
-
-
-def _is_durable(context: Context, job: Job) -> bool:
-    level = job.options.level if job.options is not None else None
-    return (level or context.level) == "durable"
+_DISCARDABLE: Final = (WAITING, DELAYED, ACTIVE)
 
 
 def cancel(context: Context, command: Cancel, origin: Origin) -> Decision:
@@ -37,7 +30,7 @@ def cancel(context: Context, command: Cancel, origin: Origin) -> Decision:
     job = context.need_job(command.id)
     if job.state in _ENDED:
         raise WrongState(f"Job {job.id} cannot be cancelled (already completed/failed)")
-    return Decision(Reply(), context.removing([job], "cancelled"), _is_durable(context, job))
+    return Decision(Reply(), context.removing([job], "cancelled"), context.is_durable(job))
 
 
 def change_priority(context: Context, command: ChangePriority, origin: Origin) -> Decision:
@@ -47,7 +40,7 @@ def change_priority(context: Context, command: ChangePriority, origin: Origin) -
         text = f"Job {command.id} not found or cannot change priority"
         raise JobNotFound(text) if job is None else WrongState(text)
     record = r.PrioritySet(job.id, command.priority)
-    return Decision(Reply(), [record], _is_durable(context, job))
+    return Decision(Reply(), [record], context.is_durable(job))
 
 
 def promote(context: Context, command: Promote, origin: Origin) -> Decision:
@@ -58,7 +51,7 @@ def promote(context: Context, command: Promote, origin: Origin) -> Decision:
     if job is None or job.state != DELAYED:
         text = f"Job {command.id} not found or not in delayed state"
         raise JobNotFound(text) if job is None else WrongState(text)
-    return Decision(Reply(), [r.Promoted(job.id)], _is_durable(context, job))
+    return Decision(Reply(), [r.Promoted(job.id)], context.is_durable(job))
 
 
 def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
@@ -70,7 +63,7 @@ def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
     check_payload(context, data)
     context.check_room(0, max(0, len(data) - len(job.data)))
     record = r.DataSet(job.id, data, origin.json)
-    return Decision(Reply(), [record], _is_durable(context, job))
+    return Decision(Reply(), [record], context.is_durable(job))
 
 
 def discard(context: Context, command: Discard, origin: Origin) -> Decision:
@@ -80,4 +73,4 @@ def discard(context: Context, command: Discard, origin: Origin) -> Decision:
         text = f"Job {command.id} not found or already in DLQ/completed"
         raise JobNotFound(text) if job is None else WrongState(text)
     records = context.failing(job, "discarded", None, final=True, counted=False)
-    return Decision(Reply(), records, _is_durable(context, job))
+    return Decision(Reply(), records, context.is_durable(job))

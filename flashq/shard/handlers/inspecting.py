@@ -143,7 +143,7 @@ def log(context: Context, command: Log, origin: Origin) -> Decision:
     level = "info" if command.level is None else command.level[:LOG_LEVEL_CHARS_MAX]
     message = command.message[:LOG_MESSAGE_CHARS_MAX]
     record = r.Logged(job.id, level, message, context.limits.job_logs_max)
-    return Decision(Reply(), [record], durable=False)
+    return Decision(Reply(), [record], context.is_durable(job))
 
 
 def get_logs(context: Context, command: GetLogs, origin: Origin) -> Decision:

@@ -106,12 +106,7 @@ def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     if job.extra is not None or job.options is not None:
         records += context.ending(job, None)
         records += keep_newest_of_queue(context, [job])
-    return Decision(Reply(), records, _is_durable(context, job))
-
-
-def _is_durable(context: Context, job: Job) -> bool:
-    level = job.options.level if job.options is not None else None
-    return (level or context.level) == "durable"
+    return Decision(Reply(), records, context.is_durable(job))
 
 
 def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
@@ -133,7 +128,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         records += context.ending(job, None)
     if special:
         records += keep_newest_of_queue(context, held)
-    return Decision(reply, records, any(_is_durable(context, job) for job in held))
+    return Decision(reply, records, any(context.is_durable(job) for job in held))
 
 
 def _held_of(
@@ -186,7 +181,7 @@ def fail(context: Context, command: Fail, origin: Origin) -> Decision:
     error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
     records = adopting(job, command.token, command.session)
     records += context.failing(job, "failed", error)
-    return Decision(Reply(), records, _is_durable(context, job))
+    return Decision(Reply(), records, context.is_durable(job))
 
 
 def release(context: Context, command: Release, origin: Origin) -> Decision:
@@ -202,7 +197,7 @@ def release(context: Context, command: Release, origin: Origin) -> Decision:
             continue
         back[job_id] = None
         records += adopting(job, token, command.session)
-        durable = durable or _is_durable(context, job)
+        durable = durable or context.is_durable(job)
     if back:
         records.append(r.Requeued(list(back), "released", 0))
     return Decision(CountReply(count=len(back)), records, durable)
@@ -227,7 +222,7 @@ def set_progress(context: Context, command: SetProgress, origin: Origin) -> Deci
     message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
     records = adopting(job, command.token, command.session)
     records.append(r.ProgressSet(job.id, progress, message))
-    return Decision(Reply(), records, _is_durable(context, job))
+    return Decision(Reply(), records, context.is_durable(job))
 
 
 def get_progress(context: Context, command: GetProgress, origin: Origin) -> Decision:
@@ -250,4 +245,4 @@ def move_to_delayed(context: Context, command: MoveToDelayed, origin: Origin) ->
     job = _held_job(context, command.id, command.token, text=text)
     records = adopting(job, command.token, command.session)
     records.append(r.Requeued([job.id], "moved", context.now_ms + command.delay))
-    return Decision(Reply(), records, _is_durable(context, job))
+    return Decision(Reply(), records, context.is_durable(job))

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from flashq.errors import (
     BatchTooLarge,
+    Busy,
     Debounced,
     DependencyForgotten,
     DuplicateJob,
@@ -25,7 +26,7 @@ from flashq.errors import (
 from flashq.ids import job_id, shard_of_queue
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply
-from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.internal import CreateChild, Watch
 from flashq.protocol.jobs import (
     BatchError,
@@ -138,7 +139,7 @@ class _Batch:
         self.records: list[AnyRecord] = []
         self.pending: list[int] = []
         self._sequence = context.state.next_sequence
-        self._unique: set[str] = set()
+        self._unique: dict[str, int] = {}
         self._custom: dict[str, int] = {}
         self._debounced: set[str] = set()
         #: the record that the next entry joins, and what its entries share
@@ -163,12 +164,15 @@ class _Batch:
             if known is None and queue is not None:
                 known = queue.custom_ids.get(push.job_id)
             if known is not None:
-                return self._raise_level(known, options)
-        if push.unique_key is not None and (
-            push.unique_key in self._unique
-            or (queue is not None and push.unique_key in queue.unique_keys)
-        ):
-            raise DuplicateJob(key=push.unique_key)
+                self.raise_level(known, options)
+                return known
+        if push.unique_key is not None:
+            holder = self._unique.get(push.unique_key)
+            if holder is None and queue is not None:
+                holder = queue.unique_keys.get(push.unique_key)
+            if holder is not None:
+                self.raise_level(holder, options)
+                raise DuplicateJob(key=push.unique_key)
         new = self.next_id()
         if options is not None and options.depends_on:
             self._park(push, data, options)
@@ -184,21 +188,39 @@ class _Batch:
         if debounce_id in self._debounced or windows.get(debounce_id, 0) > self.context.now_ms:
             raise Debounced(debounce_id=debounce_id)
 
-    def _raise_level(self, known: int, options: Options | None) -> int:
-        """A push that must last gives its level to the job that stands for it."""
-        job = self.context.state.index.get(known)
-        wanted = None if options is None else options.level
-        if job is None or job.options is None or job.options.level != "memory":
-            return known
-        if (wanted or self.context.level) != "memory":
+    def raise_level(self, known: int, options: Options | None) -> None:
+        """A push that must last gives its level to the job that stands for it.
+
+        Raises:
+            Busy: that job may yet be refused itself.
+        """
+        state = self.context.state
+        if known in state.awaiting or known in self.pending:
+            raise Busy(detail=f"job {known}, which came first, waits for other shards")
+        level = None if options is None else options.level
+        if (level or self.context.level) == "memory":
+            return
+        job = state.index.get(known)
+        if job is None:
+            self._raise_entry(known, level)
+        elif job.options is not None and job.options.level == "memory":
             raised = copy(job)
-            raised.options = replace(job.options, level=wanted)
+            raised.options = replace(job.options, level=level)
             self.records.append(r.Raised(encode_page([image_of(raised)])))
-        return known
+
+    def _raise_entry(self, known: int, level: str | None) -> None:
+        """Give its level to an earlier entry of this batch, which has a record of its own because of
+        its key."""
+        sequence = known // self.context.state.shard_count
+        for record in self.records:
+            if isinstance(record, r.Pushed) and record.first == sequence:
+                assert record.options is not None, "an entry with a key has options"
+                if record.options.level == "memory":
+                    record.options = replace(record.options, level=level)
 
     def _take_keys(self, push: JobOptions, new: int) -> None:
         if push.unique_key is not None:
-            self._unique.add(push.unique_key)
+            self._unique[push.unique_key] = new
         if push.job_id is not None:
             self._custom[push.job_id] = new
         if push.debounce_id is not None:
@@ -253,11 +275,16 @@ def push(context: Context, command: Push, origin: Origin) -> Decision:
     data = bytes(command.data)
     context.check_room(1, len(data))
     batch = _Batch(context, command.queue, json=origin.json)
-    new = batch.push(command, data)
     durable = _is_durable(context, batch.queue, command.durability)
+    try:
+        new = batch.push(command, data)
+    except DuplicateJob as error:
+        if not batch.records:
+            raise
+        return Decision(error_reply(error), batch.records, durable)  # the first job lasts now
     if batch.pending:
         batch.records.append(_awaited("push", command, [new], [], batch.pending))
-        return Decision(None, batch.records)
+        return Decision(None, batch.records, durable)
     return Decision(PushReply(id=new), batch.records, durable)
 
 
@@ -304,7 +331,7 @@ def push_batch(context: Context, command: PushBatch, origin: Origin) -> Decision
             durable = durable or _is_durable(context, batch.queue, job.durability)
     if batch.pending:
         batch.records.append(_awaited("batch", command, ids, errors, batch.pending))
-        return Decision(None, batch.records)
+        return Decision(None, batch.records, durable)
     return Decision(batch_reply(ids, errors), batch.records, durable)
 
 
@@ -403,9 +430,10 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     batch = _Batch(context, command.queue, json=origin.json)
     options = options_of_push(context, batch.queue, command, json=origin.json)
     context.check_joinable(None if options is None else options.level)
-    known = _known_flow(context, batch.queue, command)
+    durable = _is_durable(context, batch.queue, command.durability)
+    known = _known_flow(batch, command, options)
     if known is not None:
-        return known
+        return Decision(known, batch.records, durable)
     records: list[AnyRecord] = [
         r.Parked(
             command.queue,
@@ -435,8 +463,9 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
         ttl = DEBOUNCE_TTL_MS if command.debounce_ttl is None else command.debounce_ttl
         until = context.now_ms + ttl
         records.append(r.DebounceStarted(command.queue, command.debounce_id, until))
-    records.append(_awaited("flow", command, [parent], [], [parent]))
-    return Decision(None, records)
+    ids: list[int | None] = [parent, *[None] * len(children)]
+    records.append(_awaited("flow", command, ids, [], [parent]))
+    return Decision(None, records, durable)
 
 
 def _check_children(context: Context, command: Flow, children: list[NewChild]) -> None:
@@ -456,19 +485,31 @@ def _check_children(context: Context, command: Flow, children: list[NewChild]) -
         context.check_joinable(child.durability)
 
 
-def _known_flow(context: Context, queue: Queue | None, command: Flow) -> Decision | None:
-    """Return the decision for a flow that repeats a debounce id, custom id or unique key."""
+def _known_flow(batch: _Batch, command: Flow, options: Options | None) -> Any:
+    """Return the answer to a flow that repeats a custom id or unique key; None for a new one.
+
+    Raises:
+        Debounced, DuplicateJob: it repeats a debounce id or unique key.
+    """
+    queue = batch.queue
     if queue is None:
         return None
     debounce_id = command.debounce_id
-    if debounce_id is not None and queue.debounces.get(debounce_id, 0) > context.now_ms:
+    if debounce_id is not None and queue.debounces.get(debounce_id, 0) > batch.context.now_ms:
         raise Debounced(debounce_id=debounce_id)
     if command.job_id is not None:
         known = queue.custom_ids.get(command.job_id)
         if known is not None:
-            return Decision(flow_reply(context.state.index.get(known), known))
-    if command.unique_key is not None and command.unique_key in queue.unique_keys:
-        raise DuplicateJob(key=command.unique_key)
+            batch.raise_level(known, options)
+            return flow_reply(batch.context.state.index.get(known), known)
+    if command.unique_key is not None:
+        holder = queue.unique_keys.get(command.unique_key)
+        if holder is not None:
+            batch.raise_level(holder, options)
+            duplicate = DuplicateJob(key=command.unique_key)
+            if not batch.records:
+                raise duplicate
+            return error_reply(duplicate)
     return None
 
 
@@ -507,7 +548,7 @@ def awaited_reply(context: Context, key: int) -> Reply | FlashQError:
     """
     push = context.state.awaited[key]
     if push.kind == "flow":
-        return flow_reply(context.state.index.get(key), key)
+        return FlowReply(parent_id=key, children_ids=[made or 0 for made in push.ids[1:]])
     if push.kind == "batch":
         return batch_reply(push.ids, sorted(push.errors))
     if push.errors:

@@ -48,7 +48,10 @@ class TestValidation:
         shard = Shard(payload_bytes_max=100)
         assert shard.push(data="x" * 98)
         code, text = shard.refuse("PUSH", queue="q", data="x" * 99)
-        assert (code, text) == ("payload_too_large", "Job data too large (101 bytes, max 100 bytes)")
+        assert (code, text) == (
+            "payload_too_large",
+            "Job data too large (101 bytes, max 100 bytes)",
+        )
         assert shard.push(data="x" * 98, json=True)
         assert shard.refuse("PUSH", queue="q", data="x" * 99, json=True)[0] == "payload_too_large"
 
