@@ -238,10 +238,8 @@ class Engine:
         Apart from `tick`, because nobody waits for it: it is done when the replies are out.
         """
         core = self._core
-        for records in (
-            retention.beyond_bounds(core.context),
-            retention.beyond_age(core.context),
-        ):
+        for excess in (retention.beyond_bounds, retention.beyond_age):
+            records = excess(core.context)  # the second, as the first has left the state
             if records:
                 core.commit(records, durable=False)
         self._settle()

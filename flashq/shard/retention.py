@@ -60,14 +60,19 @@ def beyond_bounds(context: Context) -> list[AnyRecord]:
     bounds."""
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
+    gone: list[int] = []
     if state.counts[COMPLETED] > _with_slack(limits.completed_jobs_max):
         excess = state.counts[COMPLETED] - limits.completed_jobs_max
         filed = (job for job in state.completed if job.state == COMPLETED)
-        records.append(r.Removed(_first_ids(filed, excess), "retention"))
+        gone = _first_ids(filed, excess)
+        records.append(r.Removed(gone, "retention"))
     if state.results > _with_slack(limits.results_max):
         excess = state.results - limits.results_max
         filed = (job for job in state.with_result if _has_result(job))
-        records.append(r.ResultsDropped(_first_ids(filed, excess)))
+        removed = set(gone)  # their results go with them
+        dropped = [job_id for job_id in _first_ids(filed, excess) if job_id not in removed]
+        if dropped:
+            records.append(r.ResultsDropped(dropped))
     if state.counts[FAILED] > _with_slack(limits.dlq_jobs_max):
         excess = state.counts[FAILED] - limits.dlq_jobs_max
         by_queue = [queue.dlq.values() for queue in state.queues.values()]

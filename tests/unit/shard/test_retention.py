@@ -49,6 +49,20 @@ class TestShardBounds:
         assert completed_of(shard) == jobs
         shard.check_recovery()
 
+    def test_a_result_goes_with_its_job_and_not_a_second_time(self) -> None:
+        """Both bounds passed at once: the shard died of dropping the results of removed jobs, and
+        died of that again at each start (simulated seed 9)."""
+        shard = Shard(completed_jobs_max=2, results_max=2)
+        jobs = [shard.make_completed(number) for number in range(3)]
+        jobs.append(shard.push())
+        shard.push()
+        for job_id in shard.pull_ids():
+            shard.ask("ACK", id=job_id, result=1)
+        shard.tick()
+        assert len(completed_of(shard)) == 2
+        assert shard.state_of(jobs[0]) == "unknown"
+        shard.check_recovery()
+
     def test_the_oldest_dead_letters_of_the_shard_go_whatever_their_queue(self) -> None:
         shard = Shard(dlq_jobs_max=2)
         failed = []
