@@ -37,6 +37,8 @@ class Checkpointing:
         self._tell = tell
         self._current: Checkpoint | None = None
         self._generation = 0
+        #: number of the slice that is sent next
+        self._number = 0
         #: the slice that is on its way, and since when
         self._slice: CheckpointSlice | None = None
         self._sent_ms = 0
@@ -60,6 +62,7 @@ class Checkpointing:
         self._current = Checkpoint(self._state, full=full or self._full_next)
         self._full_next = False
         self._generation = max(self._generation + 1, self._current.seq)
+        self._number = 0
 
     def send_next(self, mono_ms: int, safe_seq: int | None) -> None:
         """Send the next slice, if none is on its way.
@@ -79,12 +82,14 @@ class Checkpointing:
             shard=self._state.shard,
             epoch=self._epoch,
             generation=self._generation,
+            number=self._number,
             seq=checkpoint.seq,
             full=checkpoint.full,
             parts=parts,
             pages=pages,
             last=checkpoint.is_done,
         )
+        self._number += 1
         self._send(mono_ms)
 
     def _send(self, mono_ms: int) -> None:
@@ -108,7 +113,12 @@ class Checkpointing:
             The sequence of the checkpoint when that was its last slice, else None.
         """
         piece = self._slice
-        if piece is None or message.generation != piece.generation or message.last != piece.last:
+        if (
+            piece is None
+            or message.generation != piece.generation
+            or message.number != piece.number
+            or message.last != piece.last
+        ):
             return None
         self._slice = None
         if not piece.last:

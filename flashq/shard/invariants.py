@@ -165,7 +165,7 @@ def _check_lane(lane: Lane) -> None:
     assert not any(options_of(entry[3]).lifo for entry in lane._side)
     for heap in (lane._side, lane._lifo):
         for place in range(1, len(heap)):
-            assert heap[(place - 1) // 2][:2] <= heap[place][:2], f"no heap: {heap!r}"  # type: ignore[index]
+            assert heap[(place - 1) // 2][:2] <= heap[place][:2], f"no heap: {heap!r}"
     if lane._staged:
         last = _rank(lane._staged[-1])
         staged = {id(job) for job in lane._staged}

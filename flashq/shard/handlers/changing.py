@@ -16,7 +16,6 @@ from flashq.shard.lifecycle import (
     DELAYED,
     FAILED,
     WAITING,
-    Job,
 )
 from flashq.shard.outbox import Origin
 

@@ -209,8 +209,7 @@ class _Batch:
             self.records.append(r.Raised(encode_page([image_of(raised)])))
 
     def _raise_entry(self, known: int, level: str | None) -> None:
-        """Give its level to an earlier entry of this batch, which has a record of its own because of
-        its key."""
+        """Give its level to an earlier entry of this batch: its key gave it a record of its own."""
         sequence = known // self.context.state.shard_count
         for record in self.records:
             if isinstance(record, r.Pushed) and record.first == sequence:
