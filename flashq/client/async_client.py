@@ -48,6 +48,11 @@ T = TypeVar("T")
 _log: Final = logging.getLogger("flashq.client")
 
 
+REQUESTS_HELD_MAX: Final = 32
+"""With so many requests made in one turn they are sent at once, so that the server works while the
+rest is still being made."""
+
+
 class AsyncSubscription(EventBuffer):
     """An asynchronous iterator of events, and of a `Gap` wherever some are missing.
 
@@ -143,6 +148,8 @@ class AsyncClient(AsyncMethods):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
+        #: requests made since something was sent
+        self._unsent = 0
         self._closed = False
         #: done once the goodbye is answered
         self._farewell: asyncio.Future[None] | None = None
@@ -289,8 +296,16 @@ class AsyncClient(AsyncMethods):
     def _expect(self, corr: int) -> asyncio.Future[Completed]:
         assert self._loop is not None
         future = self._waiting[corr] = self._loop.create_future()
+        self._unsent += 1
+        if self._unsent >= REQUESTS_HELD_MAX and self._socket is not None:
+            self._send_pending(self._socket)
         self._soon()
         return future
+
+    def _send_pending(self, socket: zmq.Socket[bytes]) -> None:
+        self._unsent = 0
+        for frames in self._connection.data_to_send():
+            send(socket, frames)
 
     async def _outcome(self, corr: int, future: asyncio.Future[Completed]) -> Completed:
         try:
@@ -378,8 +393,7 @@ class AsyncClient(AsyncMethods):
                 break
             connection.receive(frames, now)
         connection.tick(now)
-        for frames in connection.data_to_send():
-            send(socket, frames)
+        self._send_pending(socket)
         happened = connection.events()
         if happened:
             self._dispatch(happened)
