@@ -130,8 +130,8 @@ class Mailbox:
 class AwaitedPush(Struct):
     """A push, batch or flow whose answer waits for other shards: `key` is its first pending job.
 
-    `kind` is push, batch or flow. `ids` is in line with the request's jobs, a flow's parent before its
-    children; `errors` has (index, text, code) of those that were refused.
+    `kind` is push, batch or flow. `ids` is in line with the request's jobs, a flow's parent before
+    its children; `errors` has (index, text, code) of those that were refused.
     """
 
     key: int
