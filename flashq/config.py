@@ -131,7 +131,8 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         Meta(
             ge=64 * KIB,
             le=64 * GIB,
-            description="Most that the router has under way for one client; above it `busy`.",
+            description="Most that the router has under way to one shard, and keeps for one client "
+            "that does not read; above it `busy`.",
         ),
     ] = 64 * MIB
     gather_timeout_ms: Annotated[

@@ -96,7 +96,12 @@ def _decode_alias(body: bytes, *, json: bool) -> Any:
     return decode_request(encode(fields, json=json), json=json)
 
 
+EXPLANATION_CHARS_MAX: Final = 300
+
+
 def _explain(text: str) -> str:
+    if len(text) > EXPLANATION_CHARS_MAX:  # it quotes what was sent
+        text = f"{text[: EXPLANATION_CHARS_MAX // 2]}…{text[-EXPLANATION_CHARS_MAX // 2 :]}"
     if "Invalid value" in text and "$.cmd" in text:
         return text.replace("Invalid value", "unknown command", 1)
     if text.startswith("Object missing required field `cmd`"):

@@ -123,6 +123,9 @@ class Router:
         self._draining = False
         #: when the last reply of a peer passed, or the drain began
         self._last_reply_ms = now_ms
+        #: clients that leave so much unread that their requests are refused; whoever sends to them
+        #: maintains it
+        self.overfull: set[bytes] = set()
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
         #: why this router must not run; it exits then
@@ -187,7 +190,11 @@ class Router:
             frames: pairs of header and body, or garbage.
         """
         if (
-            len(frames) & 1 or not frames or self._draining or self._settings.tokens
+            len(frames) & 1
+            or not frames
+            or self._draining
+            or self.overfull
+            or self._settings.tokens
         ) and not self._may_enter(identity, frames, now_ms):
             return
         direct = self._direct
@@ -214,8 +221,10 @@ class Router:
             )
         elif self._draining:
             error = ShuttingDown()
+        elif identity in self.overfull:
+            error = Busy(detail="read the replies that wait for you first")
         else:
-            if self._sessions.is_authenticated(identity, now_ms):
+            if not self._settings.tokens or self._sessions.is_authenticated(identity, now_ms):
                 return True
             for header, body in zip(frames[::2], frames[1::2], strict=True):
                 self._handle_stranger(identity, header, body, now_ms)

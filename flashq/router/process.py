@@ -19,6 +19,7 @@ from flashq.errors import ConfigError
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
+from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import (
     COORDINATOR_ROUTING_ID,
     Router,
@@ -34,8 +35,9 @@ PROGRAM: Final = "flashq-router"
 
 TURN_MESSAGES_MAX: Final = 256
 """Messages taken from one socket in a turn, so that no peer starves another."""
-CLIENT_UNREAD_MESSAGES_MAX: Final = 10_000
-"""Messages kept for a client that does not read; above it they are undeliverable."""
+CLIENT_UNREAD_MESSAGES_MAX: Final = 16
+"""Messages that a client's connection keeps for it; what is more waits in the backlog, which is
+bounded in bytes."""
 CLIENT_UNHEARD_MESSAGES_MAX: Final = 1000
 """Messages of a client that wait for the router; above it the client has to wait itself."""
 EVENTS_UNHEARD_MAX: Final = 10_000
@@ -64,7 +66,7 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     try:
         clock = SystemClock()
         router = Router(_router_settings(settings), clock.mono_ms())
-        sockets = Sockets(context, settings, run_dir)
+        sockets = Sockets(context, settings, run_dir, router)
         lifecycle.ready(*sockets.endpoints)
         _serve(router, sockets, lifecycle, clock, settings.drain_timeout_ms)
     finally:
@@ -96,7 +98,10 @@ def _serve(
     drain_ends_ms: int | None = None
     while True:
         now_ms = clock.mono_ms()
-        wait_ms = max(0, router.next_deadline_ms() - now_ms)
+        due_ms = router.next_deadline_ms()
+        if sockets.retry_at_ms is not None:
+            due_ms = min(due_ms, sockets.retry_at_ms)
+        wait_ms = max(0, due_ms - now_ms)
         if drain_ends_ms is not None:
             wait_ms = min(wait_ms, DRAIN_LOOK_MS)
         ready = sockets.wait(wait_ms, lifecycle.wake_fd)
@@ -126,12 +131,19 @@ class Sockets:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], settings: Settings, run_dir: RunDir
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        settings: Settings,
+        run_dir: RunDir,
+        router: Router,
     ) -> None:
         self._context = context
         self._run_dir = run_dir
         self._shards = settings.shards
         self._front = _front_socket(context, settings)
+        self._backlog = Backlog(
+            settings.peer_bytes_max, self._send_to_client, router.undeliverable, router.overfull
+        )
         #: what is shown to people
         self.endpoints = (_bind(self._front, settings.host, settings.zmq_port), run_dir.router)
         _listen(self._front, run_dir.router)
@@ -159,16 +171,27 @@ class Sockets:
     def send(self, router: Router, now_ms: int) -> None:
         """Send what stands in the engine's boxes: to clients first, since what they cannot get
         may have to go back to a shard."""
+        self._backlog.retry(now_ms)
         for to, frames in router.take_client_parcels():
-            try:
-                send(self._front, to, frames)
-            except zmq.ZMQError as error:
-                if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                    raise
-                gone = error.errno == zmq.EHOSTUNREACH
-                router.undeliverable(to, frames, now_ms, gone=gone)
+            self._backlog.offer(to, frames, now_ms)
         for to, frames in router.take_peer_parcels():
             send(self._back, to, frames)
+
+    def _send_to_client(self, to: bytes, frames: list[bytes]) -> Sent:
+        try:
+            send(self._front, to, frames)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EAGAIN:
+                return Sent.FULL
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        return Sent.SENT
+
+    @property
+    def retry_at_ms(self) -> int | None:
+        """When `send` has to be called again, whatever happens; None for never."""
+        return self._backlog.retry_at_ms
 
     def follow_events(self, *, wanted: bool) -> None:
         """Subscribe to the shards' events, or stop; the engine needs all of a shard's events to

@@ -1,0 +1,35 @@
+"""Whether a server still serves, and lost no program on the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from tests.server import Server
+
+_numbers = itertools.count()
+
+
+class Witness:
+    """Notes which programs run, and later asks for the same ones and for every shard's service."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._pids = server.pids()
+
+    def check(self) -> None:
+        """Assert that nothing died, and that a job goes through every shard."""
+        dealer = self._server.dealer()
+        try:
+            shards = set(range(len(self._pids) - 2))
+            while shards:
+                queue = f"witness-{os.getpid()}-{next(_numbers)}"
+                job_id = dealer.ask("PUSH", queue=queue, data=1)["id"]
+                assert dealer.ask("PULL", queue=queue, timeout=0)["job"]["id"] == job_id
+                assert dealer.ask("ACK", id=job_id) == {"ok": True}
+                shards.discard(job_id % (len(self._pids) - 2))
+            assert dealer.ask("CRONLIST")["ok"]
+            assert "missing_shards" not in dealer.ask("STATS")
+        finally:
+            dealer.close()
+        assert self._server.pids() == self._pids, self._server.log()
