@@ -98,6 +98,8 @@ class Coordinator:
         self._routers: dict[bytes, int] = {}
         #: when crons are tried again that could not fire, on the wall clock; None when all could
         self._postponed_to_ms: int | None = None
+        #: what is wrong with storage, in a sentence; empty when nothing is
+        self._trouble = ""
         #: when to look again whether shards are there, on the monotonic clock; None before a drain
         self._probe_at_ms: int | None = None
         #: what was dropped, by reason
@@ -167,14 +169,17 @@ class Coordinator:
             return
         if identity in self._routers or len(self._routers) < ROUTERS_MAX:
             self._routers[identity] = mono_ms
-        self._outbox.send(identity, Epochs(epochs=self._links.epochs))
+        self._outbox.send(identity, self._epochs())
+
+    def _epochs(self) -> Epochs:
+        return Epochs(epochs=self._links.epochs, storage=self._trouble)
 
     def _tell_routers(self) -> None:
         """Tell every router the epochs, if they have changed."""
         if self._links.changed:
             self._links.changed = False
             for identity in self._routers:
-                self._outbox.send(identity, Epochs(epochs=self._links.epochs))
+                self._outbox.send(identity, self._epochs())
 
     # --- mail of shards
 
@@ -244,8 +249,13 @@ class Coordinator:
                 self._outbox.send(link.identity, Safe(epoch=link.epoch, seq=link.safe_seq))
 
     def _fire_crons(self, now_ms: int, mono_ms: int) -> None:
-        """Fire what is due. Next run, executions and message are written in one group."""
-        self._postponed_to_ms = None
+        """Fire what is due. Next run, executions and message are written in one group.
+
+        Not while storage is away: what it missed by then is one firing.
+        """
+        self._postponed_to_ms = now_ms + POSTPONED_MS if self._trouble else None
+        if self._trouble:
+            return
         for cron in self._crons.due(now_ms):
             shard = shard_of_queue(cron.queue, self._shard_count)
             if self._mailboxes.is_full(shard):
@@ -297,6 +307,17 @@ class Coordinator:
     def recovered(self, recovery: Recovery, part: Recovered) -> None:
         """Hand on what storage had."""
         self._links.recovered(recovery, part)
+
+    def unreadable(self, recovery: Recovery, reason: str) -> None:
+        """What storage has for a shard is damaged."""
+        self._links.unreadable(recovery, reason)
+
+    def set_trouble(self, trouble: str) -> None:
+        """Note what is wrong with storage, in a sentence; empty when nothing is."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._links.changed = True
+            self._tell_routers()
 
     def take_parcels(self) -> list[Parcel]:
         """Return the messages to send, and forget them."""

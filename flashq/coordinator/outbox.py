@@ -25,12 +25,14 @@ class Parcel(NamedTuple):
 class Group:
     """Writes that are committed together, and what follows from that."""
 
-    __slots__ = ("appended", "then", "writes")
+    __slots__ = ("appended", "log_bytes", "then", "writes")
 
     def __init__(self) -> None:
         self.writes: Final[list[Write]] = []
         #: by shard: epoch and sequence up to which this group brings its log
         self.appended: Final[dict[int, tuple[int, int]]] = {}
+        #: how much log is in `writes`
+        self.log_bytes = 0
         #: called in order once the writes are safe
         self.then: Final[list[Callable[[], None]]] = []
 
@@ -54,9 +56,10 @@ class Outbox:
         """Let the turn's group write something."""
         self._group.writes.append(write)
 
-    def append(self, shard: int, epoch: int, seq: int) -> None:
-        """Note how far the group brings a shard's log."""
+    def append(self, shard: int, epoch: int, seq: int, size: int) -> None:
+        """Note how far the group brings a shard's log, by how many bytes."""
         self._group.appended[shard] = epoch, seq
+        self._group.log_bytes += size
 
     def then(self, action: Callable[[], None]) -> None:
         """Do something once everything that was written until now is safe."""

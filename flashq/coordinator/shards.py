@@ -28,7 +28,12 @@ from flashq.protocol.internal import (
     ShardHello,
     ShardReady,
 )
-from flashq.storage.port import Grant, StoredShard
+from flashq.protocol.limits import MIB
+from flashq.storage.port import Generation, Grant, StoredShard
+
+UNSAFE_BYTES_MAX: Final = 256 * MIB
+"""Log of all shards that is kept here until it is stored. Of what comes above it shards, which keep
+everything that is not safe, are asked again once there is room."""
 
 
 class Recovery(NamedTuple):
@@ -44,18 +49,24 @@ class ShardLink:
     """What the coordinator knows of one shard."""
 
     __slots__ = (
+        "behind",
+        "current",
         "epoch",
         "epoch_last",
         "identity",
         "incarnation",
         "last_seq",
+        "pending_slice",
         "ready",
         "recovering",
         "reserved",
+        "resuming",
         "resync_generation",
         "resyncing",
         "safe_seq",
         "shard",
+        "slices",
+        "unfinished",
     )
 
     def __init__(self, shard: int, stored: StoredShard) -> None:
@@ -81,6 +92,16 @@ class ShardLink:
         self.resyncing = False
         #: number of that checkpoint, once its first slice has come; None until then
         self.resync_generation: int | None = None
+        #: its answer to a hello waits for what was written before
+        self.resuming = False
+        #: some of its log was not taken, for there was no room
+        self.behind = False
+        #: the checkpoint that is stored, the one of which slices are, and how many
+        self.current = stored.current
+        self.unfinished: Generation | None = stored.unfinished
+        self.slices = stored.slices
+        #: a slice that is being stored; the shard sends the next one after it
+        self.pending_slice: CheckpointSlice | None = None
 
 
 class ShardLinks:
@@ -97,6 +118,8 @@ class ShardLinks:
         self._config_hash = config_hash
         self._outbox = outbox
         self._recoveries: list[Recovery] = []
+        #: log that was taken and is not stored yet
+        self._unsafe_bytes = 0
         #: epochs or readiness have changed since the routers were told
         self.changed = False
 
@@ -148,6 +171,8 @@ class ShardLinks:
             if not link.incarnation or link.resyncing:
                 link.incarnation = max(link.incarnation + 1, now_ms)
             link.identity = identity
+            link.resuming = link.behind = False
+            link.unfinished, link.slices, link.pending_slice = None, 0, None
             self._end_resync(link)
             link.recovering = True
             self._change(link, ready=False)
@@ -180,10 +205,23 @@ class ShardLinks:
             self._change(link, ready=True)
         if link.last_seq < hello.safe_seq or (lost_grant and link.last_seq):
             link.resyncing = True
+        self._let_resume(link)
+
+    def _let_resume(self, link: ShardLink) -> None:
+        """Let a running shard go on, once everything that was written until now is safe."""
+        if link.resuming:
+            return  # it asks every second while storage is slow
+        link.resuming = True
         # One that is on its way is not demanded a second time.
         resync = link.resyncing and link.resync_generation is None
         resumed = Resumed(last_seq=link.last_seq, resync=resync)
-        self._outbox.then(partial(self._outbox.send, identity, resumed))
+        self._outbox.then(partial(self._resume_now, link, link.epoch, resumed))
+
+    def _resume_now(self, link: ShardLink, epoch: int, resumed: Resumed) -> None:
+        if link.epoch == epoch and link.resuming:
+            link.resuming = False
+            if link.identity is not None:
+                self._outbox.send(link.identity, resumed)
 
     def _refuse_fenced(self, identity: bytes, link: ShardLink, epoch: int) -> None:
         self._refuse(
@@ -221,6 +259,10 @@ class ShardLinks:
         """Hand on what storage had."""
         self._outbox.send(recovery.to, part)
 
+    def unreadable(self, recovery: Recovery, reason: str) -> None:
+        """What storage has is damaged: the shard must not run with the rest of it."""
+        self._refuse(recovery.to, reason)
+
     def set_ready(self, identity: bytes, message: ShardReady) -> int | None:
         """Note that a shard serves; return its number if that is so."""
         link = self._holder(identity, message.shard, message.epoch)
@@ -236,7 +278,7 @@ class ShardLinks:
     def append(self, identity: bytes, blob: Append) -> None:
         """Take a blob of the log if it joins on to what is there, else say what is safe."""
         link = self._holder(identity, blob.shard, blob.epoch)
-        if link is None or link.resyncing:
+        if link is None or link.resyncing or link.behind:
             return
         if (
             blob.first_seq != link.last_seq + 1
@@ -245,9 +287,14 @@ class ShardLinks:
         ):
             self._outbox.send(identity, Safe(epoch=link.epoch, seq=link.safe_seq))
             return
+        size = len(blob.records)
+        if self._unsafe_bytes and self._unsafe_bytes + size > UNSAFE_BYTES_MAX:
+            link.behind = True
+            return
+        self._unsafe_bytes += size
         link.last_seq = blob.last_seq
         self._outbox.write(blob)
-        self._outbox.append(link.shard, link.epoch, link.last_seq)
+        self._outbox.append(link.shard, link.epoch, link.last_seq, size)
 
     def committed(self, group: Group) -> None:
         """A group is stored: tell each shard how far its log is safe."""
@@ -256,33 +303,60 @@ class ShardLinks:
             link.safe_seq = max(link.safe_seq, seq)
             if link.identity is not None and link.epoch == epoch:
                 self._outbox.send(link.identity, Safe(epoch=epoch, seq=link.safe_seq))
+        self._unsafe_bytes -= group.log_bytes
+        if self._unsafe_bytes <= UNSAFE_BYTES_MAX // 2:
+            for link in self._links:
+                if link.behind:
+                    link.behind = False
+                    self._let_resume(link)
 
     def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
         """Take part of a checkpoint.
 
-        While storage has less than it had told the shard, only a checkpoint of everything counts,
-        from its first slice on, which is the one with the parts: the end of one that began before
-        this coordinator did is no whole. The log goes on from it.
+        Slices count in their order: the end of a checkpoint whose beginning is not stored is no
+        whole. While storage has less than it had told the shard, only a checkpoint of everything
+        counts; the log goes on from it.
         """
         link = self._holder(identity, part.shard, part.epoch)
-        if link is None:
+        if link is None or link.pending_slice is not None:
+            return  # the shard repeats what takes long
+        name = part.epoch, part.generation
+        is_stored = name == link.current or (name == link.unfinished and part.number < link.slices)
+        if is_stored:
+            self._answer_slice(link, part)
             return
-        if link.resyncing:
-            if part.full and part.parts:
-                link.resync_generation = part.generation
-            if not part.full or link.resync_generation != part.generation:
-                return
-            if part.last:
-                self._outbox.then(partial(self._resynced, link, part))
+        if link.resyncing and not part.full:
+            return
+        if part.number and (name, part.number) != (link.unfinished, link.slices):
+            if not link.resyncing:  # storage came back without its beginning
+                link.resyncing = True
+                self._let_resume(link)
+            return
+        if link.resyncing and not part.number:
+            link.resync_generation = part.generation
+        link.pending_slice = part
         self._outbox.write(part)
-        answer = CheckpointSafe(epoch=link.epoch, generation=part.generation, last=part.last)
-        self._outbox.then(partial(self._outbox.send, identity, answer))
+        self._outbox.then(partial(self._slice_stored, link, part))
 
-    def _resynced(self, link: ShardLink, part: CheckpointSlice) -> None:
-        """Storage has everything again, as of the checkpoint's sequence."""
-        if link.epoch == part.epoch:
-            self._end_resync(link)
-            link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
+    def _slice_stored(self, link: ShardLink, part: CheckpointSlice) -> None:
+        if link.pending_slice is not part:
+            return  # there is a new epoch
+        link.pending_slice = None
+        link.unfinished, link.slices = (part.epoch, part.generation), part.number + 1
+        if part.last:
+            link.current, link.unfinished, link.slices = link.unfinished, None, 0
+            if link.resyncing and link.resync_generation == part.generation:
+                # Storage has everything again, as of the checkpoint's sequence.
+                self._end_resync(link)
+                link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
+        self._answer_slice(link, part)
+
+    def _answer_slice(self, link: ShardLink, part: CheckpointSlice) -> None:
+        if link.identity is not None:
+            answer = CheckpointSafe(
+                epoch=part.epoch, generation=part.generation, number=part.number, last=part.last
+            )
+            self._outbox.send(link.identity, answer)
 
     @staticmethod
     def _end_resync(link: ShardLink) -> None:

@@ -146,12 +146,14 @@ class CheckpointSlice(Internal, kw_only=True, tag="checkpoint-slice"):
     makes it current: superseded pages and the log up to `seq` go. The parts are in the
     first slice.
 
-    A page or part with empty content is gone.
+    A page or part with empty content is gone. Slices are numbered from 0; the next one is sent when
+    the one before is confirmed.
     """
 
     shard: int
     epoch: int
     generation: int
+    number: int = 0
     seq: int
     full: bool = False
     parts: list[tuple[str, bytes]] = []
@@ -160,10 +162,11 @@ class CheckpointSlice(Internal, kw_only=True, tag="checkpoint-slice"):
 
 
 class CheckpointSafe(Internal, kw_only=True, tag="checkpoint-safe"):
-    """Slice received (`last` false), or the generation is current (`last` true)."""
+    """Slice `number` is safe, and with `last` the generation is current."""
 
     epoch: int
     generation: int
+    number: int = 0
     last: bool = False
 
 
@@ -177,9 +180,11 @@ class RouterHello(Internal, kw_only=True, tag="router-hello"):
 
 
 class Epochs(Internal, kw_only=True, tag="epochs"):
-    """Each shard's epoch, 0 for one that is not ready: at each hello and at each change."""
+    """Each shard's epoch, 0 for one that is not ready, and what is wrong with storage, empty when
+    nothing is: at each hello and at each change."""
 
     epochs: list[int]
+    storage: str = ""
 
 
 # --- peers
@@ -260,12 +265,14 @@ AnyPeerMessage = (
 
 class Mail(Internal, kw_only=True, tag="mail"):
     """Message `number` (from 1, without a hole) of `sender` to this receiver, of the sender's
-    `incarnation`. It left only after its record was safe."""
+    `incarnation`. It left only after its record was safe. The receiver has confirmed everything up
+    to `confirmed`: one that has lost its state goes on from there."""
 
     sender: int
     incarnation: int
     number: int
     body: AnyPeerMessage
+    confirmed: int = 0
 
 
 class MailAck(Internal, kw_only=True, tag="mail-ack"):

@@ -1,5 +1,79 @@
 """Where the coordinator keeps what has to survive: one port, and its implementations.
 
-Storage knows records only as bytes with numbers; it may import `flashq.protocol` and
-`flashq.errors`, and no program.
+Storage knows records only as bytes with numbers; it may import `flashq.protocol`, `flashq.errors`
+and the lock file, and no program. Here a URL becomes a storage; nobody else looks at its scheme.
 """
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from flashq.errors import ConfigError
+from flashq.storage.port import Snapshot, Storage
+
+MEMORY: Final = "memory:"
+SQLITE: Final = "sqlite:///"
+POSTGRES: Final = ("postgresql://", "postgres://")
+
+
+def open_storage(url: str, wall_ms: int) -> Storage:
+    """Return the storage of a URL, not opened yet.
+
+    Args:
+        url: `memory:`, `sqlite:///path` (a path that begins with another slash is absolute) or
+            `postgresql://…`.
+        wall_ms: the wall clock.
+
+    Raises:
+        ConfigError: there is no such storage, or what it needs is not installed.
+    """
+    if url == MEMORY:
+        from flashq.storage.memory import MemoryStorage
+
+        return MemoryStorage(wall_ms, os.urandom(16))
+    if (path := sqlite_path(url)) is not None:
+        from flashq.storage.sqlite import SqliteStorage
+
+        return SqliteStorage(path)
+    _check_postgres(url)
+    from flashq.storage.postgres import PostgresStorage
+
+    return PostgresStorage(url)
+
+
+def open_snapshot(url: str) -> Snapshot:
+    """Return what a storage has at this moment; a server may be running on it.
+
+    Raises:
+        ConfigError: there is no such storage, or it is only in a coordinator's memory.
+        StorageDamaged, StorageUnavailable: it cannot be read.
+    """
+    if url == MEMORY:
+        raise ConfigError(f"the storage is {MEMORY}, which only the server itself can read")
+    if (path := sqlite_path(url)) is not None:
+        from flashq.storage.sqlite import SqliteSnapshot
+
+        return SqliteSnapshot(path)
+    _check_postgres(url)
+    from flashq.storage.postgres import PostgresSnapshot
+
+    return PostgresSnapshot(url)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of an SQLite storage, None for another one."""
+    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+
+
+def _check_postgres(url: str) -> None:
+    assert url.startswith(POSTGRES), "settings take no other"
+    try:
+        import psycopg
+    except ImportError as error:
+        raise ConfigError(
+            "the storage is PostgreSQL, and psycopg is not installed; "
+            "install it with: pip install 'flashq[postgres]'"
+        ) from error
+    assert psycopg.__version__

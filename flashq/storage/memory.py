@@ -57,11 +57,13 @@ def first_epoch(wall_ms: int) -> int:
 class _Generation:
     """A checkpoint that is being written."""
 
-    __slots__ = ("name", "pages", "parts")
+    __slots__ = ("name", "pages", "parts", "slices")
 
     def __init__(self, name: tuple[int, int]) -> None:
         #: epoch and number: the successor of a shard's process may choose the same number
         self.name: Final = name
+        #: how many have come
+        self.slices = 0
         self.pages: dict[int, bytes] = {}
         self.parts: dict[str, bytes] = {}
 
@@ -70,6 +72,7 @@ class _Shard:
     """What is stored of one shard."""
 
     __slots__ = (
+        "checkpoint_seq",
         "current",
         "epoch",
         "incarnation",
@@ -91,6 +94,7 @@ class _Shard:
         self.log: list[Append] = []
         #: name of the current checkpoint; None before the first
         self.current: tuple[int, int] | None = None
+        self.checkpoint_seq = 0
         #: of the current checkpoint; never empty bytes
         self.pages: dict[int, bytes] = {}
         self.parts: dict[str, bytes] = {}
@@ -114,12 +118,16 @@ class _Shard:
         generation = self.unfinished
         if generation is None or generation.name != name:
             generation = self.unfinished = _Generation(name)
+        if write.number != generation.slices:
+            return  # again: the answer was late
+        generation.slices += 1
         generation.pages.update(write.pages)
         generation.parts.update(write.parts)
         if not write.last:
             return
         self.unfinished = None
         self.current = name
+        self.checkpoint_seq = write.seq
         if write.full:
             self.pages.clear()
             self.parts.clear()
@@ -129,6 +137,19 @@ class _Shard:
         self.parts = {name: content for name, content in self.parts.items() if content}
         self.log = [blob for blob in self.log if blob.last_seq > write.seq]
         self.last_seq = max(self.last_seq, write.seq)
+
+    def stored(self) -> StoredShard:
+        unfinished = self.unfinished
+        return StoredShard(
+            epoch=self.epoch,
+            incarnation=self.incarnation,
+            reserved=self.reserved,
+            last_seq=self.last_seq,
+            checkpoint_seq=self.checkpoint_seq,
+            current=self.current,
+            unfinished=None if unfinished is None else unfinished.name,
+            slices=0 if unfinished is None else unfinished.slices,
+        )
 
     def pieces(self) -> Iterator[tuple[str, bytes] | tuple[int, bytes] | Append]:
         yield from self.parts.items()
@@ -156,11 +177,7 @@ class MemoryStorage:
             epoch = first_epoch(self._wall_ms)
             reserved = first_sequence(self._wall_ms, shard_count)
             self._shards = [_Shard(epoch, reserved) for _ in range(shard_count)]
-        shards = [
-            StoredShard(shard.epoch, shard.incarnation, shard.reserved, shard.last_seq)
-            for shard in self._shards
-        ]
-        return Opened(self._uuid, shards, dict(self._parts))
+        return Opened(self._uuid, [shard.stored() for shard in self._shards], dict(self._parts))
 
     def write(self, group: Sequence[Write]) -> None:
         """Carry out a group of writes."""
@@ -204,6 +221,10 @@ class MemoryStorage:
             else:
                 reply.parts.append((piece[0], content))
         return reply
+
+    def tidy(self) -> bool:
+        """Nothing superseded is kept."""
+        return False
 
     def close(self) -> None:
         """Forget everything."""

@@ -21,8 +21,11 @@ from msgspec import Struct
 
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
 
+Generation: TypeAlias = tuple[int, int]
+"""What names a checkpoint: its shard's epoch and its number."""
 
-class StoredShard(Struct, frozen=True):
+
+class StoredShard(Struct, frozen=True, kw_only=True):
     """What a storage knows of one shard.
 
     Args:
@@ -30,12 +33,20 @@ class StoredShard(Struct, frozen=True):
         incarnation: of the shard's state; 0 when there is none.
         reserved: sequences up to this one may have been used.
         last_seq: the last log sequence that is stored, in the log or a checkpoint; 0 for none.
+        checkpoint_seq: the sequence of the current checkpoint; 0 for none.
+        current: the current checkpoint; None before the first.
+        unfinished: the one that is being written; None for none.
+        slices: how many slices of it are stored, which is the number of the next.
     """
 
     epoch: int
     incarnation: int
     reserved: int
     last_seq: int
+    checkpoint_seq: int = 0
+    current: Generation | None = None
+    unfinished: Generation | None = None
+    slices: int = 0
 
 
 class Opened(Struct, frozen=True):
@@ -75,30 +86,13 @@ Write: TypeAlias = Grant | Append | CheckpointSlice | Reserve | Put
 `Append` adds a blob to the log. `CheckpointSlice` adds pages and parts to an unfinished generation
 of its shard; the last one makes it current: log up to its `seq` goes, empty pages and parts go, and
 with `full` everything older too. Epoch and number name a generation: another name drops the
-unfinished one, and a slice of the current one changes nothing, since it is a repeat. `Reserve`
-makes sequences the shard's.
+unfinished one. A slice of the current generation, or one that is not the next of the unfinished
+one, changes nothing: it is a repeat. `Reserve` makes sequences the shard's.
 """
 
 
-class Storage(Protocol):
-    """What an implementation has to do. All calls come from one thread at a time."""
-
-    def open(self, shard_count: int) -> Opened:
-        """Take hold of the storage, and say what is there.
-
-        Raises:
-            ConfigError: it was made for another number of shards.
-            StorageUnavailable: it cannot be reached, or another coordinator holds it.
-        """
-        ...
-
-    def write(self, group: Sequence[Write]) -> None:
-        """Carry out a group of writes as one.
-
-        Raises:
-            StorageUnavailable: none of them was carried out, or it is not known.
-        """
-        ...
+class Source(Protocol):
+    """What can be read of a storage: as it was at one moment, or by who writes it."""
 
     def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
         """Give the next part of a shard's recovery.
@@ -109,9 +103,56 @@ class Storage(Protocol):
 
         Raises:
             StorageDamaged: a piece is missing or broken.
+            StorageUnavailable: it cannot be read now.
         """
         ...
 
     def close(self) -> None:
         """Let go of the storage."""
         ...
+
+
+class Storage(Source, Protocol):
+    """What an implementation has to do. All calls come from one thread at a time."""
+
+    def open(self, shard_count: int) -> Opened:
+        """Take hold of the storage, and say what is there.
+
+        Called again, also after an error, it says what is there by then.
+
+        Raises:
+            ConfigError: it was made for another number of shards, or is not a storage.
+            StorageDamaged: a log has a hole; the text names shard and sequence.
+            StorageUnavailable: it cannot be reached, or another coordinator holds it.
+        """
+        ...
+
+    def write(self, group: Sequence[Write]) -> None:
+        """Carry out a group of writes as one.
+
+        Raises:
+            StorageUnavailable: none of them was carried out, or it is not known. Nothing can be
+                written before the next `open`, which tells.
+        """
+        ...
+
+    def tidy(self) -> bool:
+        """Delete some of what is superseded, when there is nothing better to do.
+
+        Returns:
+            Whether there is more.
+
+        Raises:
+            StorageUnavailable: as `write` does.
+        """
+        ...
+
+
+class Snapshot(Source, Protocol):
+    """A storage as it was at one moment, while somebody else may be writing to it.
+
+    Args:
+        opened: what there was.
+    """
+
+    opened: Opened

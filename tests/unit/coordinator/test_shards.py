@@ -223,8 +223,9 @@ def test_a_checkpoint_is_answered_slice_by_slice() -> None:
     bench.say(OLD, blob(1, epoch, 1, 3))
     part = CheckpointSlice(shard=1, epoch=epoch, generation=5, seq=3, pages=[(0, b"page")])
     assert bench.say(OLD, part) == [CheckpointSafe(epoch=epoch, generation=5)]
-    part.last = True
-    assert bench.say(OLD, part) == [CheckpointSafe(epoch=epoch, generation=5, last=True)]
+    part.last, part.number = True, 1
+    confirmed = CheckpointSafe(epoch=epoch, generation=5, number=1, last=True)
+    assert bench.say(OLD, part) == [confirmed]
     assert bench.say(OLD, blob(1, epoch, 4, 4)) == [Safe(epoch=epoch, seq=4)]
     [granted] = bench.say(NEW, hello())
     [part_of_it] = bench.say(NEW, Fetch(epoch=granted.epoch, cursor=0))
@@ -300,7 +301,14 @@ def test_the_end_of_a_checkpoint_that_began_before_is_no_whole() -> None:
     again = hello(epoch, 3, incarnation=granted.incarnation)
     [demand] = bench.say(OLD, again)
     end = CheckpointSlice(
-        shard=1, epoch=epoch, generation=8, seq=5, full=True, pages=[(9, b"nine")], last=True
+        shard=1,
+        epoch=epoch,
+        generation=8,
+        seq=5,
+        full=True,
+        pages=[(9, b"nine")],
+        last=True,
+        number=1,
     )
     assert bench.say(OLD, end) == []
     assert bench.say(OLD, again) == [demand]
@@ -312,7 +320,8 @@ def test_the_end_of_a_checkpoint_that_began_before_is_no_whole() -> None:
     assert bench.say(OLD, again) == [Resumed(last_seq=0)]
     assert bench.say(OLD, end) == []
     end.generation = 9
-    assert bench.say(OLD, end) == [CheckpointSafe(epoch=epoch, generation=9, last=True)]
+    confirmed = CheckpointSafe(epoch=epoch, generation=9, number=1, last=True)
+    assert bench.say(OLD, end) == [confirmed]
     assert bench.say(OLD, blob(1, epoch, 6, 6)) == [Safe(epoch=epoch, seq=6)]
 
 

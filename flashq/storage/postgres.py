@@ -1,0 +1,309 @@
+"""The storage of `postgresql://…`: the schema `flashq` of one database, written by one connection.
+
+Owns the connection, the advisory lock on it, and what its errors mean. The lock is held by the very
+connection that writes, so that who has lost it cannot write either. Small groups of log go in one
+INSERT, large ones as one binary COPY; each is a transaction by itself, forced to the disk once.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import errors as postgres_errors
+
+from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
+from flashq.protocol.internal import Append
+from flashq.storage.port import Opened
+from flashq.storage.queries import migrations, named_queries
+from flashq.storage.tables import Row, Tables, TableStorage
+
+SCHEMA: Final = "flashq"
+LOCK_KEY: Final = 0x666C61736871
+""""flashq": the advisory lock of the one who writes to this database's schema."""
+
+LOCK_WAIT_MS: Final = 10_000
+"""How long a second coordinator waits for the first; the server also needs a while to notice that
+a connection is gone."""
+_LOCK_RETRY_MS: Final = 100
+
+CONNECT_TIMEOUT_S: Final = 5
+SILENCE_MS: Final = 10_000
+"""A server that does not acknowledge what was sent is given up after so long."""
+IDLE_S: Final = 5
+
+COPY_BYTES_MIN: Final = 32 * 1024
+"""From here on COPY is faster than INSERT, though it takes one round trip more."""
+
+SAFE_SYNCHRONOUS: Final = ("on", "remote_write", "remote_apply")
+
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END: Final = b"\xff\xff"
+_COPY_ROW: Final = struct.Struct("!hiiiqiqiqiqi")
+"""Count of columns, then for each its size and value; of the last one the size only."""
+
+
+def connect(url: str, *, program: str) -> psycopg.Connection[Row]:
+    """Open a connection whose statements are transactions by themselves.
+
+    Raises:
+        psycopg.Error: it cannot be reached, or does not let us in.
+    """
+    return psycopg.connect(
+        url,
+        autocommit=True,
+        application_name=program,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        keepalives_idle=IDLE_S,
+        keepalives_interval=IDLE_S,
+        tcp_user_timeout=SILENCE_MS,
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn PostgreSQL's errors into the port's."""
+    try:
+        yield
+    except (postgres_errors.DataCorrupted, postgres_errors.IndexCorrupted) as error:
+        raise StorageDamaged(detail=f"PostgreSQL: {_sentence(error)}") from error
+    except psycopg.Error as error:
+        raise StorageUnavailable(detail=f"PostgreSQL: {_sentence(error)}") from error
+
+
+def _sentence(error: psycopg.Error) -> str:
+    """Return an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def schema_version(connection: psycopg.Connection[Row]) -> int | None:
+    """Return the version of the schema; None when there is none.
+
+    Raises:
+        ConfigError: it is another program's, or of a newer version of this one.
+    """
+    [is_there, is_ours] = _one(
+        connection,
+        "SELECT to_regnamespace(%(schema)s) IS NOT NULL, EXISTS (SELECT FROM pg_attribute "
+        "WHERE attrelid = to_regclass(%(schema)s || '.meta') AND attname = 'schema_version')",
+        schema=SCHEMA,
+    )
+    if not is_there:
+        return None
+    if not is_ours:
+        raise ConfigError(
+            f"the database has a schema {SCHEMA} that another program made; use another database"
+        )
+    [version] = _one(connection, "SELECT schema_version FROM flashq.meta")
+    known = len(migrations("postgres"))
+    if version > known:
+        raise ConfigError(
+            f"the database was written by a newer flashq: its schema is version {version}, "
+            f"and this one knows {known}"
+        )
+    return int(version)
+
+
+def migrate(connection: psycopg.Connection[Row], version: int | None) -> list[str]:
+    """Bring the schema up to date, and return the names of the steps that were needed."""
+    steps = migrations("postgres")[version or 0 :]
+    if not steps:
+        return []
+    with connection.transaction():
+        if version is None:
+            connection.execute("CREATE SCHEMA flashq")
+            connection.execute(
+                "CREATE TABLE flashq.meta (one integer PRIMARY KEY CHECK (one = 1), "
+                "schema_version integer NOT NULL)"
+            )
+            connection.execute("INSERT INTO flashq.meta VALUES (1, 0)")
+        for step in steps:
+            connection.execute(_sql(step.sql))
+        connection.execute("UPDATE flashq.meta SET schema_version = %s", [steps[-1].version])
+    return [step.name for step in steps]
+
+
+def _sql(text: str) -> bytes:
+    """Return a text of our own files as psycopg takes it; for a `str` it wants a literal."""
+    return text.encode()
+
+
+def _one(connection: psycopg.Connection[Row], query: LiteralString, **values: Any) -> Row:
+    row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return row
+
+
+class PostgresStorage(TableStorage):
+    """See the module.
+
+    Args:
+        url: a connection URI of libpq.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._queries = {name: _sql(text) for name, text in named_queries("postgres").items()}
+        self._connection: psycopg.Connection[Row] | None = None
+
+    # --- the connection
+
+    @property
+    def connection(self) -> psycopg.Connection[Row]:
+        """The open connection."""
+        assert self._connection is not None, "it is opened first"
+        return self._connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except FlashQError:
+            self.close()
+            raise
+
+    def _connect(self) -> None:
+        if self._connection is not None:
+            return
+        self._connection = connect(self._url, program="flashq-coordinator")
+        connection = self._connection
+        connection.execute("SET synchronous_commit = 'on'")
+        [synchronous] = _one(connection, "SHOW synchronous_commit")
+        if synchronous not in SAFE_SYNCHRONOUS:
+            raise ConfigError(
+                f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
+            )
+        self._take_lock(connection)
+        migrate(connection, schema_version(connection))
+        connection.execute(f"SET search_path = {SCHEMA}")
+        # Indexes that fit are better than what the planner guesses from an empty table.
+        connection.execute("SET enable_seqscan = off")
+
+    def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
+        for _ in range(0, LOCK_WAIT_MS, _LOCK_RETRY_MS):
+            [is_taken] = _one(connection, "SELECT pg_try_advisory_lock(%(key)s)", key=LOCK_KEY)
+            if is_taken:
+                return
+            time.sleep(_LOCK_RETRY_MS / 1000)
+        raise StorageUnavailable(
+            detail="another coordinator writes to this database; stop it, or use another database"
+        )
+
+    def _make(self, shard_count: int) -> None:
+        with self._transaction():
+            self._execute("make_meta", uuid=os.urandom(16), shard_count=shard_count)
+            self._execute_many("make_shard", [{"shard": n} for n in range(shard_count)])
+
+    def close(self) -> None:
+        """Close the connection, and so let go of the lock."""
+        self._is_open = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- statements
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self.connection.transaction():
+            yield
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self.connection.execute(self._queries[query], values, binary=True).fetchall()
+
+    def _execute(self, query: str, **values: Any) -> int:
+        return self.connection.execute(self._queries[query], values).rowcount
+
+    def _execute_many(self, query: str, values: Sequence[dict[str, Any]]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.executemany(self._queries[query], values)
+
+    def _append_alone(self, blobs: Sequence[Append]) -> None:
+        self._append(blobs)
+
+    def _append(self, blobs: Sequence[Append]) -> None:
+        if sum(len(blob.records) for blob in blobs) < COPY_BYTES_MIN:
+            self._insert(blobs)
+        else:
+            self._copy(blobs)
+
+    def _insert(self, blobs: Sequence[Append]) -> None:
+        self._execute(
+            "append",
+            shards=[blob.shard for blob in blobs],
+            first_seqs=[blob.first_seq for blob in blobs],
+            last_seqs=[blob.last_seq for blob in blobs],
+            epochs=[blob.epoch for blob in blobs],
+            checksums=[blob.checksum for blob in blobs],
+            records=[blob.records for blob in blobs],
+        )
+
+    def _copy(self, blobs: Sequence[Append]) -> None:
+        pieces = [_COPY_HEADER]
+        for blob in blobs:
+            pieces.append(
+                _COPY_ROW.pack(
+                    *(6, 4, blob.shard, 8, blob.first_seq, 8, blob.last_seq, 8, blob.epoch),
+                    *(8, blob.checksum, len(blob.records)),
+                )
+            )
+            pieces.append(blob.records)
+        pieces.append(_COPY_END)
+        with (
+            self.connection.cursor() as cursor,
+            cursor.copy(self._queries["copy_log"]) as copy,
+        ):
+            copy.write(b"".join(pieces))
+
+    def _shrink(self) -> bool:
+        return False  # autovacuum's business
+
+
+class PostgresSnapshot(Tables):
+    """A database as it is at one moment, read beside its writer.
+
+    Args:
+        url: a connection URI of libpq.
+
+    Raises:
+        ConfigError: it has no storage.
+        StorageDamaged, StorageUnavailable: as for a `Storage`.
+    """
+
+    opened: Opened
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._queries = {name: _sql(text) for name, text in named_queries("postgres").items()}
+        with self._guarded():
+            self._connection = connect(url, program="flashq")
+            version = schema_version(self._connection)
+            if version is None:
+                raise ConfigError("the database has no flashq storage")
+            if version != len(migrations("postgres")):
+                raise ConfigError("the database has an older schema; run `flashq migrate` first")
+            self._connection.execute(f"SET search_path = {SCHEMA}")
+            self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            opened = self._read_tables()
+        if opened is None:
+            raise ConfigError("the database is empty: no server has used it yet")
+        self.opened = opened
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with translated():
+            yield
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self._connection.execute(self._queries[query], values, binary=True).fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

@@ -1,0 +1,275 @@
+"""The storage of `sqlite:///path`: one file, written by one connection.
+
+Owns the file's lock, its pragmas and what its errors mean. Each group is forced to the disk once:
+in WAL mode with `synchronous=FULL`, a commit is one fsync of the write-ahead log. Readers
+(`SqliteSnapshot`) see one moment and hold nobody up.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.lockfile import Lockfile
+from flashq.protocol.internal import Append
+from flashq.storage.port import Opened
+from flashq.storage.queries import migrations, named_queries
+from flashq.storage.tables import Row, Tables, TableStorage
+
+APPLICATION_ID: Final = 0x666C7371
+""""flsq", in the file's header: whose file it is."""
+
+PAGE_BYTES: Final = 8192
+"""Between what is best for single jobs (4 KiB) and for batches of a thousand (16 KiB)."""
+CACHE_BYTES: Final = 64 * 1024 * 1024
+WAL_BYTES: Final = 32 * 1024 * 1024
+"""So much is written ahead before it is copied into the file; it is also what a burst leaves."""
+FREE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Free pages of the file that are kept for what comes next; what is more is given back."""
+SHRUNK_PAGES_MAX: Final = 256
+BUSY_TIMEOUT_MS: Final = 5000
+"""How long to wait for somebody else who has locked the file, such as a checker or a copy."""
+
+SYNCHRONOUS_FULL: Final = 2
+
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PRIMARY_CODE: Final = 0xFF
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the file.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or is no database.
+    """
+    mode = "ro" if read_only else "rwc"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+    )
+    connection.execute("SELECT count(*) FROM sqlite_schema")  # opens it in fact
+    return connection
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into the port's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # Errors of the module itself, such as a closed connection, have no code.
+        code = getattr(error, "sqlite_errorcode", None)
+        text = f"{path}: {error}"
+        if code is not None and code & _PRIMARY_CODE in _DAMAGED:
+            raise StorageDamaged(detail=text) from error
+        raise StorageUnavailable(detail=text) from error
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a storage's schema; 0 for an empty file.
+
+    Raises:
+        ConfigError: it is another program's file, or of a newer version of this one.
+    """
+    [application] = connection.execute("PRAGMA application_id").fetchone()
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    [objects] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (application or objects):
+        raise ConfigError(f"{path} is a database of another program, not a flashq storage")
+    known = len(migrations("sqlite"))
+    if version > known:
+        raise ConfigError(
+            f"{path} was written by a newer flashq: its schema is version {version}, "
+            f"and this one knows {known}"
+        )
+    return int(version)
+
+
+class SqliteStorage(TableStorage):
+    """See the module.
+
+    Args:
+        path: of the file; it is made if its directory is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._queries = named_queries("sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._lock: Lockfile | None = None
+
+    # --- the connection
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open connection."""
+        assert self._connection is not None, "it is opened first"
+        return self._connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with translated(self._path):
+                yield
+        except (StorageUnavailable, StorageDamaged):
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> None:
+        if self._lock is None:
+            directory = self._path.absolute().parent
+            if not directory.is_dir():
+                raise ConfigError(f"there is no directory {directory} for the storage")
+            self._lock = Lockfile.acquire(self._path.with_name(self._path.name + ".lock"))
+        if self._connection is not None:
+            return
+        self._connection = connect(self._path)
+        version = schema_version(self._connection, self._path)
+        self._configure(self._connection)
+        migrate(self._connection, version)
+
+    def _configure(self, connection: sqlite3.Connection) -> None:
+        """Set what a connection or a new file needs, and read back what safety depends on."""
+        for pragma in (
+            f"page_size={PAGE_BYTES}",
+            "auto_vacuum=INCREMENTAL",
+            "synchronous=FULL",
+            f"wal_autocheckpoint={WAL_BYTES // PAGE_BYTES}",
+            f"journal_size_limit={WAL_BYTES}",
+            f"cache_size=-{CACHE_BYTES // 1024}",
+            "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        [journal] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        [synchronous] = connection.execute("PRAGMA synchronous").fetchone()
+        if journal != "wal" or synchronous != SYNCHRONOUS_FULL:
+            raise ConfigError(
+                f"{self._path} cannot be written safely: its journal mode is {journal} and "
+                f"synchronous is {synchronous}, but must be wal and {SYNCHRONOUS_FULL}"
+            )
+
+    def _make(self, shard_count: int) -> None:
+        with self._transaction():
+            self._execute("make_meta", uuid=os.urandom(16), shard_count=shard_count)
+            self._execute_many("make_shard", [{"shard": n} for n in range(shard_count)])
+
+    def close(self) -> None:
+        """Close the file and let go of it."""
+        self._is_open = False
+        self._disconnect()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # --- statements
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.connection.execute("BEGIN IMMEDIATE")
+        yield
+        self.connection.execute("COMMIT")
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self.connection.execute(self._queries[query], values).fetchall()
+
+    def _execute(self, query: str, **values: Any) -> int:
+        return self.connection.execute(self._queries[query], values).rowcount
+
+    def _execute_many(self, query: str, values: Sequence[dict[str, Any]]) -> None:
+        self.connection.executemany(self._queries[query], values)
+
+    def _append_alone(self, blobs: Sequence[Append]) -> None:
+        with self._transaction():
+            self._append(blobs)
+
+    def _append(self, blobs: Sequence[Append]) -> None:
+        self._execute_many(
+            "append",
+            [
+                {
+                    "shard": blob.shard,
+                    "first_seq": blob.first_seq,
+                    "last_seq": blob.last_seq,
+                    "epoch": blob.epoch,
+                    "checksum": blob.checksum,
+                    "records": blob.records,
+                }
+                for blob in blobs
+            ],
+        )
+
+    def _shrink(self) -> bool:
+        [free] = self.connection.execute("PRAGMA freelist_count").fetchone()
+        if free * PAGE_BYTES <= FREE_BYTES_MAX:
+            return False
+        # The pragma gives back one page for each step of its cursor.
+        self.connection.execute(f"PRAGMA incremental_vacuum({SHRUNK_PAGES_MAX})").fetchall()
+        return True
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> list[str]:
+    """Bring a file's schema up to date, and return the names of the steps that were needed."""
+    steps = migrations("sqlite")[version:]
+    for step in steps:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {step.sql};"
+            f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={step.version}; COMMIT;"
+        )
+    return [step.name for step in steps]
+
+
+class SqliteSnapshot(Tables):
+    """A file as it is at one moment, read beside its writer.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: it is no storage.
+        StorageDamaged, StorageUnavailable: as for a `Storage`.
+    """
+
+    opened: Opened
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._queries = named_queries("sqlite")
+        if not path.exists():
+            raise ConfigError(f"there is no storage at {path}")
+        with self._guarded():
+            self._connection = connect(path, read_only=True)
+            version = schema_version(self._connection, path)
+            if version != len(migrations("sqlite")):
+                raise ConfigError(f"{path} has an older schema; run `flashq migrate` first")
+            self._connection.execute("BEGIN")
+            opened = self._read_tables()
+        if opened is None:
+            raise ConfigError(f"{path} is empty: no server has used it yet")
+        self.opened = opened
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with translated(self._path):
+            yield
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self._connection.execute(self._queries[query], values).fetchall()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()

@@ -1,0 +1,433 @@
+"""What storages in tables have in common: how log, checkpoints and parts lie in them.
+
+Owns the layout that `sql/` describes: which generation's version of a page counts, and what of it
+is superseded and can be swept away a little at a time. A subclass owns the connection, its errors
+and how the log is written fastest. After an error nothing is believed until the next `open`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
+from typing import Any, Final
+from zlib import crc32
+
+from msgspec import Struct, structs
+
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+from flashq.storage.port import Generation, Grant, Opened, Put, StoredShard, Write
+
+PIECE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A page's content is cut into pieces of this size: a page holds up to 1,024 jobs of any size, and
+databases bound a value at 1 GB."""
+
+SWEPT_BLOBS_MAX: Final = 256
+SWEPT_PAGES_MAX: Final = 64
+"""So much is deleted in one transaction: a few milliseconds."""
+
+LOOKED_UP_MAX: Final = 1000
+"""Pieces that are looked up at once to see how many of them fit into an answer."""
+
+PARTS_PAGE: Final = -1
+_LOG: Final = 1 << 60
+"""Cursors from here on are sequences of the log; below, page numbers plus one."""
+
+Row = tuple[Any, ...]
+
+
+class ShardRow(Struct, kw_only=True):
+    """A shard's row; see `sql/` for what its columns say. `last_seq` is not a column."""
+
+    shard: int
+    epoch: int
+    incarnation: int
+    reserved: int
+    checkpoint_seq: int
+    floor: int
+    current: int
+    current_epoch: int
+    current_generation: int
+    building: int
+    building_epoch: int
+    building_generation: int
+    building_slices: int
+    void: int
+    last_seq: int = 0
+
+    def stored(self) -> StoredShard:
+        """Return it as the port has it."""
+        return StoredShard(
+            epoch=self.epoch,
+            incarnation=self.incarnation,
+            reserved=self.reserved,
+            last_seq=self.last_seq,
+            checkpoint_seq=self.checkpoint_seq,
+            current=(self.current_epoch, self.current_generation) if self.current else None,
+            unfinished=self.building_name,
+            slices=self.building_slices,
+        )
+
+    @property
+    def building_name(self) -> Generation | None:
+        """The unfinished generation's name."""
+        return (self.building_epoch, self.building_generation) if self.building else None
+
+    def drop_building(self) -> None:
+        """Give the unfinished generation up."""
+        self.void, self.building = self.building, 0
+        self.building_epoch = self.building_generation = self.building_slices = 0
+
+
+class Tables(ABC):
+    """Reading from the tables; `open_tables` before."""
+
+    def __init__(self) -> None:
+        self._shards: list[ShardRow] = []
+
+    # --- what a subclass owns
+
+    @abstractmethod
+    def _guarded(self) -> AbstractContextManager[None]:
+        """Turn the database's errors into the port's; after one, forget the connection."""
+
+    @abstractmethod
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        """Return the rows of a named query."""
+
+    # --- reading
+
+    def _read_tables(self) -> Opened | None:
+        """Read what is small; None when the storage has just been made."""
+        meta = self._rows("meta")
+        if not meta:
+            return None
+        self._shards = [
+            ShardRow(**dict(zip(_COLUMNS, row, strict=True))) for row in self._rows("shards")
+        ]
+        for shard, last_seq in self._rows("last_sequences"):
+            row = self._shards[shard]
+            row.last_seq = max(row.checkpoint_seq, last_seq or 0)
+        gaps = self._rows("gaps")
+        if gaps:
+            shard, previous, first_seq = gaps[0]
+            raise StorageDamaged(detail=f"log of shard {shard}: after {previous} comes {first_seq}")
+        parts = {name: bytes(content) for name, content in self._rows("parts")}
+        return Opened(bytes(meta[0][0]), [row.stored() for row in self._shards], parts)
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery."""
+        reply = Recovered(cursor=0, parts=[], pages=[], log=[])
+        with self._guarded():
+            row = self._shards[shard]
+            room = bytes_max
+            if cursor < _LOG:
+                room = self._recover_pages(row, max(cursor - 1, PARTS_PAGE), room, reply)
+                if reply.cursor:
+                    return reply
+                cursor = _LOG
+            self._recover_log(row, cursor - _LOG, room, reply)
+        return reply
+
+    def _recover_pages(self, row: ShardRow, page: int, room: int, reply: Recovered) -> int:
+        """Add parts and pages from `page` on, and return how much room they leave."""
+        which = {
+            "shard": row.shard,
+            "floor": row.floor,
+            "current": row.current,
+            "void": row.void,
+        }
+        sizes = self._rows("page_sizes", page=page, limit=LOOKED_UP_MAX, **which)
+        first, last, newest = page, page - 1, {}
+        for number, part, ordinal, size in sizes:
+            if number != PARTS_PAGE and last >= first and size > room:
+                reply.cursor = number + 1
+                break
+            newest[number, part] = ordinal
+            last = number
+            room -= size
+        else:
+            if len(sizes) == LOOKED_UP_MAX:
+                reply.cursor = last + 2
+        if newest:
+            pieces = self._rows("page_pieces", first=first, last=last, **which)
+            for (number, part), content in self._contents(row.shard, pieces, newest):
+                if not content:
+                    continue
+                if number == PARTS_PAGE:
+                    reply.parts.append((part, content))
+                else:
+                    reply.pages.append((number, content))
+        return room
+
+    @staticmethod
+    def _contents(
+        shard: int, pieces: Iterable[Row], newest: dict[tuple[int, str], int]
+    ) -> Iterator[tuple[tuple[int, str], bytes]]:
+        """Yield the content of each page's newest version, put together and checked."""
+        for (number, part, ordinal), group in groupby(pieces, lambda piece: piece[:3]):
+            if newest.get((number, part)) != ordinal:
+                continue
+            contents = []
+            for _, _, _, checksum, content in group:
+                content = bytes(content)
+                if crc32(content) != checksum:
+                    place = f"part {part}" if number == PARTS_PAGE else f"page {number}"
+                    raise StorageDamaged(detail=f"checkpoint of shard {shard}, {place}")
+                contents.append(content)
+            yield (number, part), b"".join(contents) if len(contents) > 1 else contents[0]
+
+    def _recover_log(self, row: ShardRow, first: int, room: int, reply: Recovered) -> None:
+        """Add the log from `first` on."""
+        which = {"shard": row.shard, "first": first, "checkpoint_seq": row.checkpoint_seq}
+        sizes = self._rows("log_sizes", limit=LOOKED_UP_MAX, **which)
+        last = -1
+        is_first = not (reply.parts or reply.pages)
+        for seq, size in sizes:
+            if size > room and not is_first:
+                reply.cursor = _LOG + seq
+                break
+            is_first = False
+            room -= size
+            last = seq
+        else:
+            if len(sizes) == LOOKED_UP_MAX:
+                reply.cursor = _LOG + last + 1
+        if last < 0:
+            return
+        for first_seq, last_seq, checksum, records in self._rows("log_blobs", last=last, **which):
+            content = bytes(records)
+            if crc32(content) != checksum:
+                raise StorageDamaged(detail=f"log of shard {row.shard}, {first_seq} to {last_seq}")
+            reply.log.append((first_seq, last_seq, content))
+
+
+_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name != "last_seq")
+
+
+class TableStorage(Tables):
+    """Writing to the tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: shards whose rows have changed in this transaction
+        self._changed: set[int] = set()
+        #: shards with something superseded, and the page from which it is swept; None: log first
+        self._superseded: dict[int, int | None] = {}
+        #: nothing may be written: the outcome of a transaction is not known
+        self._is_open = False
+
+    # --- what a subclass owns
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Have a connection that holds the storage alone, with an up-to-date schema."""
+
+    @abstractmethod
+    def _transaction(self) -> AbstractContextManager[None]:
+        """Carry out what is done within as one, forced to the disk at its end."""
+
+    @abstractmethod
+    def _execute(self, query: str, **values: Any) -> int:
+        """Run a named query, and return how many rows it changed."""
+
+    @abstractmethod
+    def _execute_many(self, query: str, values: Sequence[dict[str, Any]]) -> None:
+        """Run a named query once for each set of values."""
+
+    @abstractmethod
+    def _append_alone(self, blobs: Sequence[Append]) -> None:
+        """Add to the log, as a transaction of its own."""
+
+    @abstractmethod
+    def _append(self, blobs: Sequence[Append]) -> None:
+        """Add to the log, within a transaction."""
+
+    @abstractmethod
+    def _shrink(self) -> bool:
+        """Give some free space back, where that is the storage's own business; tell if there is
+        more."""
+
+    # --- opening
+
+    def open(self, shard_count: int) -> Opened:
+        """Take hold of the storage, and say what is there."""
+        self._is_open = False
+        with self._guarded():
+            self._connect()
+            opened = self._read_tables()
+            if opened is None:
+                self._make(shard_count)
+                opened = self._read_tables()
+            assert opened is not None, "it has just been made"
+        if len(opened.shards) != shard_count:
+            raise ConfigError(
+                f"shards is {shard_count}, but the storage was made for {len(opened.shards)}, "
+                "which cannot be changed"
+            )
+        self._superseded = dict.fromkeys(range(shard_count))
+        self._is_open = True
+        return opened
+
+    @abstractmethod
+    def _make(self, shard_count: int) -> None:
+        """Give a new storage its UUID and its shards, in one transaction."""
+
+    # --- writing
+
+    def write(self, group: Sequence[Write]) -> None:
+        """Carry out a group of writes as one."""
+        if not self._is_open:
+            raise StorageUnavailable(detail="it has not been opened since an error")
+        blobs = [write for write in group if isinstance(write, Append)]
+        for blob in blobs:
+            row = self._shards[blob.shard]
+            assert blob.first_seq == row.last_seq + 1, (blob.first_seq, row.last_seq)
+            row.last_seq = blob.last_seq
+        self._is_open = False
+        with self._guarded():
+            if len(blobs) == len(group) and not self._superseded:
+                self._append_alone(blobs)
+            else:
+                with self._transaction():
+                    if blobs:
+                        self._append(blobs)
+                    self._write_others(group)
+                    self._sweep()
+                    self._write_rows()
+        self._is_open = True
+
+    def _write_others(self, group: Sequence[Write]) -> None:
+        parts: dict[str, bytes] = {}
+        for write in group:
+            match write:
+                case CheckpointSlice():
+                    self._add_slice(self._shards[write.shard], write)
+                case Reserve():
+                    row = self._shards[write.shard]
+                    row.reserved = max(row.reserved, write.upto)
+                    self._changed.add(write.shard)
+                case Grant():
+                    row = self._shards[write.shard]
+                    row.epoch, row.incarnation = write.epoch, write.incarnation
+                    row.reserved = max(row.reserved, write.reserved)
+                    self._drop_building(row)
+                    self._changed.add(write.shard)
+                case Put():
+                    parts[write.name] = write.content
+        kept = [{"name": name, "content": content} for name, content in parts.items() if content]
+        gone = [{"name": name} for name, content in parts.items() if not content]
+        if kept:
+            self._execute_many("put_part", kept)
+        if gone:
+            self._execute_many("drop_part", gone)
+
+    def _add_slice(self, row: ShardRow, write: CheckpointSlice) -> None:
+        name = write.epoch, write.generation
+        if row.current and name == (row.current_epoch, row.current_generation):
+            return
+        self._changed.add(row.shard)
+        if row.building_name != name:
+            self._drop_building(row)
+            row.building = max(row.current, row.void) + 1
+            row.building_epoch, row.building_generation = name
+        if write.number != row.building_slices:
+            return
+        row.building_slices += 1
+        contents = [
+            *((PARTS_PAGE, part, content) for part, content in write.parts),
+            *((page, "", content) for page, content in write.pages),
+        ]
+        pieces = [
+            {
+                "shard": row.shard,
+                "page": page,
+                "part": part,
+                "ordinal": row.building,
+                "piece": start // PIECE_BYTES_MAX,
+                "checksum": crc32(content[start : start + PIECE_BYTES_MAX]),
+                "content": content[start : start + PIECE_BYTES_MAX],
+            }
+            for page, part, content in contents
+            for start in range(0, max(1, len(content)), PIECE_BYTES_MAX)
+        ]
+        if pieces:
+            self._execute_many("add_page", pieces)
+        if write.last:
+            self._finish(row, write)
+
+    def _finish(self, row: ShardRow, last: CheckpointSlice) -> None:
+        """Make the generation current; what it supersedes is swept away later."""
+        if last.full:
+            row.floor = row.building
+        row.current, row.current_epoch = row.building, row.building_epoch
+        row.current_generation = row.building_generation
+        row.building = row.building_epoch = row.building_generation = row.building_slices = 0
+        row.checkpoint_seq = last.seq
+        row.last_seq = max(row.last_seq, last.seq)
+        self._superseded[row.shard] = None
+
+    def _drop_building(self, row: ShardRow) -> None:
+        if not row.building:
+            return
+        if row.void:  # there is room to remember one
+            self._execute("drop_ordinal", shard=row.shard, ordinal=row.void)
+        row.drop_building()
+        self._superseded[row.shard] = None
+
+    def _write_rows(self) -> None:
+        if self._changed:
+            rows = [structs.asdict(self._shards[shard]) for shard in sorted(self._changed)]
+            for row in rows:
+                del row["last_seq"]
+            self._execute_many("set_shard", rows)
+            self._changed.clear()
+
+    # --- sweeping
+
+    def tidy(self) -> bool:
+        """Delete some of what is superseded."""
+        if not self._is_open:
+            raise StorageUnavailable(detail="it has not been opened since an error")
+        self._is_open = False
+        with self._guarded():
+            if self._superseded:
+                with self._transaction():
+                    self._sweep()
+                    self._write_rows()
+                more = True
+            else:
+                more = self._shrink()
+        self._is_open = True
+        return more
+
+    def _sweep(self) -> None:
+        """Delete a little of what is superseded: of one shard, its log first, then its pages."""
+        if not self._superseded:
+            return
+        shard, page = next(iter(self._superseded.items()))
+        row = self._shards[shard]
+        if page is None:
+            blobs = self._execute(
+                "trim_log",
+                shard=shard,
+                checkpoint_seq=row.checkpoint_seq,
+                limit=SWEPT_BLOBS_MAX,
+            )
+            if blobs < SWEPT_BLOBS_MAX:
+                self._superseded[shard] = PARTS_PAGE
+            return
+        ends = self._rows("sweep_end", shard=shard, page=page, rows=SWEPT_PAGES_MAX)
+        last = ends[0][0] if ends else _LOG
+        which = {"shard": shard, "first": page, "last": last, "current": row.current}
+        self._execute("sweep_superseded", floor=row.floor, void=row.void, **which)
+        self._execute("sweep_gone", **which)
+        if ends:
+            self._superseded[shard] = last + 1
+            return
+        del self._superseded[shard]
+        if row.void:
+            row.void = 0
+            self._changed.add(shard)
