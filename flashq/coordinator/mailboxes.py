@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from flashq.coordinator.outbox import Outbox
 from flashq.errors import StorageDamaged
@@ -129,13 +130,15 @@ class Mailboxes:
             after: only what is numbered above this.
         """
         box = self._boxes[shard]
-        box.resend_at_ms = mono_ms + RESEND_MS
+        confirmed = next(iter(box.pending), 1) - 1
+        if after <= confirmed:  # what is new must not put off the repeat of what is older
+            box.resend_at_ms = mono_ms + RESEND_MS
         left = RESENT_AT_ONCE_MAX
         for number, mail in box.pending.items():
             if number > box.safe or not left:
                 break
             if number > after:
-                self._outbox.send(to, mail)
+                self._outbox.send(to, replace(mail, confirmed=confirmed))
                 left -= 1
 
     def resend_at_ms(self, shard: int) -> int | None:
@@ -157,12 +160,12 @@ class Mailboxes:
     def take(self, shard: int, mail: Mail) -> bool:
         """Note a shard's message, and tell whether it has to be carried out.
 
-        The first message of an incarnation counts whatever its number: what came before it was
-        acknowledged by a coordinator whose state is lost.
+        What was confirmed by a coordinator whose state is lost is not waited for.
         """
         counters = self._boxes[shard].counters
         known = counters.taken_incarnation == mail.incarnation
-        if known and mail.number != counters.taken + 1:
+        taken = max(counters.taken if known else 0, mail.confirmed)
+        if mail.number != taken + 1:
             return False
         self._boxes[shard].counters = counters._replace(
             taken_incarnation=mail.incarnation, taken=mail.number

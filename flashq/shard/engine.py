@@ -196,14 +196,20 @@ class Engine:
         body: AnyPeerMessage,
         now_ms: int,
         mono_ms: int,
+        *,
+        confirmed: int = 0,
     ) -> bool:
         """Take a peer's message, if it is the next one.
+
+        Args:
+            confirmed: up to which number this shard has confirmed the peer's messages, maybe
+                before it lost its state.
 
         Returns:
             False when one before it is missing; True when it is taken, now or earlier.
         """
         self._observe(now_ms, mono_ms)
-        taken = self._take(peer, incarnation, number, body)
+        taken = self._take(peer, incarnation, number, body, confirmed)
         self._settle()
         return taken
 
@@ -383,10 +389,13 @@ class Engine:
 
     # --- mail
 
-    def _take(self, peer: int, incarnation: int, number: int, body: AnyPeerMessage) -> bool:
+    def _take(
+        self, peer: int, incarnation: int, number: int, body: AnyPeerMessage, confirmed: int = 0
+    ) -> bool:
         known, last = self.state.inboxes.get(peer, (incarnation, 0))
         if known != incarnation:
             last = 0  # the peer lost its state, and counts anew
+        last = max(last, confirmed)
         if number <= last:
             return True
         if number != last + 1:

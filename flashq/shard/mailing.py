@@ -32,7 +32,8 @@ class Mailing:
     def __init__(self, state: ShardState, post: Callable[[int, Mail], None]) -> None:
         self._state = state
         self._post = post
-        #: (number of the last message sent, when), by peer, until everything is confirmed
+        #: (number of the last message sent, since when nothing was confirmed or sent again), by
+        #: peer, until everything is confirmed
         self._sent: dict[int, tuple[int, int]] = {}
         self._acks: Gate[tuple[Answer, MailAck]] = Gate()
 
@@ -53,16 +54,25 @@ class Mailing:
         for number, seq, body in islice(mailbox.pending, max(0, sent - first + 1), None):
             if seq > safe_seq:
                 break
-            mail = Mail(sender=state.shard, incarnation=state.incarnation, number=number, body=body)
+            mail = Mail(
+                sender=state.shard,
+                incarnation=state.incarnation,
+                number=number,
+                body=body,
+                confirmed=first - 1,
+            )
             self._post(peer, mail)
             last = number
         if last != sent:
-            self._sent[peer] = (last, mono_ms)
+            # New mail must not put off the repeat of older mail, or a steady stream would do so
+            # for ever.
+            self._sent[peer] = (last, sent_ms if sent else mono_ms)
 
-    def confirmed(self, peer: int) -> None:
+    def confirmed(self, peer: int, mono_ms: int) -> None:
         """A peer has confirmed mail; the state's mailbox knows how much."""
-        if not self._state.mailbox(peer).pending:
-            self._sent.pop(peer, None)
+        known = self._sent.pop(peer, None)
+        if known is not None and self._state.mailbox(peer).pending:
+            self._sent[peer] = (known[0], mono_ms)
 
     def next_deadline_ms(self) -> int | None:
         """Return when mail has to be sent again, on the monotonic clock."""

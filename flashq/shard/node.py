@@ -322,7 +322,7 @@ class Node:
 
     def _mail_confirmed(self, ack: MailAck) -> None:
         self.engine.mail_taken(ack.receiver, ack.incarnation, ack.number)
-        self._mailing.confirmed(ack.receiver)
+        self._mailing.confirmed(ack.receiver, self._mono_ms)
 
     def _take_mail(self, mail: Mail, answer: Callable[[MailAck], None]) -> None:
         if self.phase is not Phase.SERVING:
@@ -334,6 +334,7 @@ class Node:
             mail.body,
             self._now_ms,
             self._mono_ms,
+            confirmed=mail.confirmed,
         )
         if taken:
             self._mailing.confirm(mail, answer)

@@ -156,12 +156,30 @@ def test_what_was_taken_is_known_after_a_restart(bench: Bench) -> None:
 
 
 def test_the_first_mail_to_a_coordinator_that_lost_its_state_counts(bench: Bench) -> None:
-    """What was numbered below it was acknowledged by the one before. Then numbers count."""
+    """What the mail says is confirmed was taken by the one before. Then numbers count."""
     for number in (7, 8):
-        [ack] = bench.say(
-            IDENTITY, Mail(sender=SHARD, incarnation=5, number=number, body=Obliterated("x"))
-        )
+        mail = Mail(sender=SHARD, incarnation=5, number=number, body=Obliterated("x"), confirmed=6)
+        [ack] = bench.say(IDENTITY, mail)
         assert ack.number == number
+
+
+def test_the_very_first_mail_is_waited_for_too(bench: Bench) -> None:
+    """It got lost on the way, and the second one overtook its repeat: the first was taken for
+    confirmed, and its crons went on."""
+    add_cron(bench)
+    bench.say(IDENTITY, Mail(sender=SHARD, incarnation=5, number=2, body=Obliterated("x")))
+    mail = Mail(sender=SHARD, incarnation=5, number=1, body=Obliterated("reports"))
+    [ack] = bench.say(IDENTITY, mail)
+    assert ack.number == 1
+    assert bench.ask(CronsReply, cmd="CRONLIST").crons == []
+
+
+def test_new_mail_does_not_put_off_the_repeat_of_older_mail(bench: Bench) -> None:
+    """A cron that fires more often than mail is repeated: what was lost on the way was never sent
+    again."""
+    add_cron(bench, "often", every=400)
+    numbers = [mail.number for _ in range(4) for mail in pass_time(bench, 400)]
+    assert numbers.count(1) == 2
 
 
 def test_stored_mail_beyond_its_counter_is_damage() -> None:

@@ -117,9 +117,18 @@ class Shard:
         reply = self.replies.pop(corr, None)
         return None if reply is None else plain(reply.body)
 
-    def mail(self, peer: int, number: int, body: AnyPeerMessage, incarnation: int = 7) -> bool:
+    def mail(
+        self,
+        peer: int,
+        number: int,
+        body: AnyPeerMessage,
+        incarnation: int = 7,
+        confirmed: int = 0,
+    ) -> bool:
         """Deliver a peer's message."""
-        taken = self.engine.take_mail(peer, incarnation, number, body, self.now_ms, self.mono_ms)
+        taken = self.engine.take_mail(
+            peer, incarnation, number, body, self.now_ms, self.mono_ms, confirmed=confirmed
+        )
         self._collect()
         return taken
 
