@@ -1,0 +1,462 @@
+"""The witness: it sees what every process decides and what clients are told, and compares.
+
+What a shard has decided is kept entry by entry, and when a shard comes back with less, exactly
+that is undone; so what may be lost and what may not is never a guess. Raises a `Violation` at the
+moment a promise is broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from flashq.ids import shard_of_job
+from flashq.protocol import records as r
+from flashq.protocol.internal import (
+    COORDINATOR,
+    Append,
+    CheckpointSlice,
+    Fire,
+    Mail,
+    Obliterated,
+    decode_internal,
+)
+from flashq.protocol.records import AnyRecord, Entry
+from flashq.shard.invariants import validate
+from flashq.shard.state import ShardState
+from flashq.storage.port import Put, Write
+from tests.simulation.facts import ACTIVE, COMPLETED, GONE, JobFacts, ShardFacts
+from tests.simulation.world import Violation, World
+
+if TYPE_CHECKING:
+    from flashq.shard.node import Node
+    from tests.simulation.setting import Setting
+
+WINDOW_MS: Final = 1000
+
+
+class Claim:
+    """Something that a client was told about a job, and that has to stay true."""
+
+    def __init__(self, job_id: int, what: str, *, durable: bool) -> None:
+        self.job_id: Final = job_id
+        self.what: Final = what
+        self.durable: Final = durable
+
+    def holds(self, facts: ShardFacts) -> bool:
+        """Tell whether it is true by the log."""
+        job = facts.jobs.get(self.job_id)
+        if job is None or job.reason == "rejected":
+            return False
+        match self.what:
+            case "completed":
+                return job.state == COMPLETED
+            case "failed":
+                return job.failures > 0
+            case "removed":
+                return job.state == GONE
+            case _:
+                return True
+
+    def __repr__(self) -> str:
+        return f"job {self.job_id} {self.what}"
+
+
+class ShardHistory:
+    """One shard's log as it was decided, and what of it holds."""
+
+    def __init__(self, shard: int, setting: Setting) -> None:
+        self.shard: Final = shard
+        self._setting: Final = setting
+        self.incarnation = 0
+        #: sequence (None for what the log does not get), entry, and its records that are logged
+        self.entries: list[tuple[int | None, list[AnyRecord]]] = []
+        self.facts = self._nothing()
+        #: the last sequence decided, and the last that the coordinator holds
+        self.seq = 0
+        self.stored = 0
+        #: the coordinator has lost what it had of this shard
+        self.is_exposed = False
+        #: the state is lost: the coordinator's memory and the shard have died within one window
+        self.is_doomed = False
+        #: its process serves
+        self.is_live = False
+        #: how often its state has lost its end, or all
+        self.losses = 0
+        self.wipes = 0
+        self.claims: dict[tuple[int, str], Claim] = {}
+
+    def _nothing(self) -> ShardFacts:
+        setting = self._setting
+        return ShardFacts(self.shard, setting.shards, setting.level)
+
+    def truncate(self, seq: int) -> ShardFacts:
+        """Undo what is later than `seq`, and what the log never had; return the facts before."""
+        before = self.facts
+        kept = [(number, records) for number, records in self.entries if (number or seq + 1) <= seq]
+        self.entries, self.facts, self.seq = kept, self._nothing(), seq
+        for _, records in kept:
+            for record in records:
+                self.facts.apply(record)
+        return before
+
+
+class Witness:
+    """See the module."""
+
+    def __init__(self, world: World, setting: Setting) -> None:
+        self._world: Final = world
+        self._setting: Final = setting
+        self.shards: Final = [ShardHistory(shard, setting) for shard in range(setting.shards)]
+        #: every id that was ever given
+        self._ids: Final[set[int]] = set()
+        #: ids of the jobs that carry a payload and are not undone
+        self.by_payload: Final[dict[int | str, set[int]]] = {}
+        #: payloads of pushes that were refused for good
+        self.refused: Final[dict[int, str]] = {}
+        #: by queue: (when, how many) were handed out since the rate was set
+        self._handed_out: Final[dict[str, list[tuple[int, int]]]] = {}
+        #: crons that fired, by shard, incarnation and number, as the living coordinator has it
+        self.fires: Final[dict[tuple[int, int, int], Fire]] = {}
+        self._dues: Final[set[tuple[str, int, int]]] = set()
+        #: by job: the accepted ends, as (who, token)
+        self._accepted: Final[dict[int, list[tuple[str, int | None]]]] = {}
+        self._turns = 0
+
+    def history_of(self, job_id: int) -> ShardHistory:
+        """Return the history of a job's shard."""
+        return self.shards[shard_of_job(job_id, self._setting.shards)]
+
+    def facts_of(self, job_id: int) -> JobFacts | None:
+        """Return what is known of a job."""
+        return self.history_of(job_id).facts.jobs.get(job_id)
+
+    @property
+    def has_lost_states(self) -> bool:
+        """Whether a shard has ever lost its whole state."""
+        return any(history.wipes for history in self.shards)
+
+    # --- what storage holds
+
+    def written(self, write: Write) -> None:
+        """The coordinator has stored something."""
+        if isinstance(write, Append):
+            self.shards[write.shard].stored = write.last_seq
+        elif isinstance(write, CheckpointSlice):
+            history = self.shards[write.shard]
+            if write.last:
+                self._world.seen["checkpoints"] += 1
+                history.stored = max(history.stored, write.seq)
+                if write.full:
+                    history.is_exposed = False
+        elif isinstance(write, Put) and write.name.startswith("mail.") and write.content:
+            mail = decode_internal(write.content)
+            if isinstance(mail, Mail) and isinstance(mail.body, Fire):
+                self._fired(int(write.name.split(".")[1]), mail, mail.body)
+
+    def _fired(self, shard: int, mail: Mail, fire: Fire) -> None:
+        due = (fire.name, fire.generation, fire.due)
+        if due in self._dues:
+            raise Violation(f"cron {fire.name} fires twice for {fire.due}")
+        self._dues.add(due)
+        self.fires[shard, mail.incarnation, mail.number] = fire
+
+    def coordinator_died(self) -> None:
+        """All that it had in memory is lost."""
+        self.fires.clear()
+        for history in self.shards:
+            history.stored = 0
+            if history.incarnation:
+                history.is_exposed = True
+                history.is_doomed = history.is_doomed or not history.is_live
+
+    @property
+    def nothing_exposed(self) -> bool:
+        """Whether every shard could die now and keep its state."""
+        return not any(history.is_exposed or not history.is_live for history in self.shards)
+
+    # --- what shards decide
+
+    def shard_died(self, shard: int) -> None:
+        """Its memory is lost."""
+        history = self.shards[shard]
+        history.is_live = False
+        history.is_doomed = history.is_doomed or history.is_exposed
+
+    def shard_turned(self, shard: int, node: Node) -> None:
+        """A shard has ended a turn."""
+        if not node.is_serving:
+            return
+        self.shards[shard].is_live = True
+        self._turns += 1
+        if self._setting.validate_every and self._turns % self._setting.validate_every == 0:
+            validate(node.engine.state)
+
+    def recovered(self, shard: int, epoch: int, state: ShardState) -> None:
+        """A shard's process has got back what storage had."""
+        history, world = self.shards[shard], self._world
+        world.note(f"shard-{shard} recovered {state.seq} of {history.seq} in epoch {epoch}")
+        if state.incarnation == history.incarnation:
+            if not history.stored <= state.seq <= history.seq:
+                raise Violation(
+                    f"shard {shard} recovered {state.seq}; decided {history.seq}, "
+                    f"stored {history.stored}"
+                )
+            self._undo(history, state.seq)
+            return
+        if history.incarnation:
+            if not history.is_doomed:
+                raise Violation(f"shard {shard} lost its state though storage had it")
+            world.fault("a shard's whole state is lost")
+            history.wipes += 1
+        if state.seq:
+            raise Violation(f"shard {shard}: a new incarnation begins at {state.seq}")
+        self._undo(history, 0, wiped=True)
+        history.incarnation = state.incarnation
+        history.stored = 0
+        history.is_exposed = history.is_doomed = False
+
+    def _undo(self, history: ShardHistory, seq: int, *, wiped: bool = False) -> None:
+        """Undo what a shard has decided after `seq`, and see whether somebody was told of it."""
+        if seq < history.seq:
+            history.losses += 1
+            self._world.faults["records lost with a shard"] += 1
+        before = history.truncate(seq)
+        after = history.facts
+        for job_id in before.jobs.keys() - after.jobs.keys():
+            payload = before.jobs[job_id].payload
+            if payload is not None:
+                self.by_payload[payload].discard(job_id)
+        for key, claim in list(history.claims.items()):
+            if claim.holds(after):
+                continue
+            if claim.durable and not wiped:
+                raise Violation(f"a crash made a reply untrue: {claim!r} (recovered {seq})")
+            del history.claims[key]
+            self._accepted.pop(claim.job_id, None)
+        if not wiped:
+            self._check_mail(history, before, after)
+
+    def _check_mail(self, history: ShardHistory, before: ShardFacts, after: ShardFacts) -> None:
+        """Neither mail nor its confirmation may have left before its record was safe."""
+        for peer, sent in before.sent.items():
+            if peer == COORDINATOR or peer == history.shard:
+                continue
+            known = self.shards[peer].facts.received
+            taken = known.get((history.shard, history.incarnation), 0)
+            if taken > len(after.sent.get(peer, ())):
+                raise Violation(
+                    f"shard {history.shard} forgot mail for {peer} that had left: "
+                    f"{sent[taken - 1]!r}"
+                )
+        for (peer, incarnation), number in before.received.items():
+            if peer == COORDINATOR or self.shards[peer].incarnation != incarnation:
+                continue
+            confirmed = self.shards[peer].facts.confirmed[history.shard]
+            if confirmed > after.received.get((peer, incarnation), 0):
+                raise Violation(
+                    f"shard {history.shard} forgot mail {number} of {peer} that it had confirmed"
+                )
+
+    def decided(
+        self,
+        shard: int,
+        seq: int | None,
+        entry: Entry,
+        kept: list[AnyRecord],
+        clock_ms: int,
+    ) -> None:
+        """A shard has decided something.
+
+        Args:
+            seq: its log sequence; None when the log does not get it.
+            kept: what of it the log gets.
+            clock_ms: the engine's monotonic clock.
+        """
+        history, world = self.shards[shard], self._world
+        if world.is_traced:
+            for record in entry.records:
+                world.note(f"shard-{shard} #{seq} {record!r:.300}")
+        history.entries.append((seq, kept))
+        if seq is not None:
+            history.seq = seq
+        for record in entry.records:
+            world.seen[type(record).__name__] += 1
+            jobs = history.facts.apply(record)
+            match record:
+                case r.Pushed() | r.Parked():
+                    self._came(jobs)
+                case r.Delivered(queue=queue):
+                    self._were_handed_out(history, queue, jobs, clock_ms)
+                case r.QueueSet(queue=queue) | r.QueueGone(queue=queue):
+                    self._handed_out.pop(queue, None)
+                case r.Received(peer=peer) if peer == COORDINATOR:
+                    self._cron_arrived(shard, record, entry)
+                case _:
+                    pass
+
+    def _came(self, jobs: list[JobFacts]) -> None:
+        for job in jobs:
+            if job.id in self._ids:
+                raise Violation(f"id {job.id} was given before, to a job that is lost")
+            self._ids.add(job.id)
+            if job.payload is None:
+                raise Violation(f"{job!r} was never pushed")
+            same = self.by_payload.setdefault(job.payload, set())
+            if isinstance(job.payload, int):
+                if same and not self.has_lost_states:
+                    raise Violation(f"one push made two jobs: {job!r} and {same}")
+                if job.payload in self.refused:
+                    raise Violation(f"{job!r}: refused with {self.refused[job.payload]}")
+            same.add(job.id)
+
+    def _were_handed_out(
+        self, history: ShardHistory, queue: str, jobs: list[JobFacts], clock_ms: int
+    ) -> None:
+        facts = history.facts
+        settings = facts.settings_of(queue)
+        if settings.paused:
+            raise Violation(f"queue {queue} is paused, and hands out {jobs}")
+        active = facts.active[queue]
+        if settings.concurrency is not None and active > settings.concurrency:
+            raise Violation(f"{active} active in {queue}, allowed {settings.concurrency}")
+        if settings.rate_limit is not None:
+            self._check_rate(queue, settings.rate_limit, len(jobs), clock_ms)
+        for job in jobs:
+            self._check_turn(job)
+
+    def _check_rate(self, queue: str, limit: int, count: int, clock_ms: int) -> None:
+        """Over any stretch no more than the burst and what the rate gives in that time."""
+        handed_out = self._handed_out.setdefault(queue, [])
+        handed_out.append((clock_ms, count))
+        total = 0
+        for at_ms, some in reversed(handed_out):
+            total += some
+            allowed = limit + limit * (clock_ms - at_ms) / 1000
+            if total > allowed + 1e-6:
+                raise Violation(f"{total} of {queue} in {clock_ms - at_ms} ms at a rate of {limit}")
+
+    def _check_turn(self, job: JobFacts) -> None:
+        """What a job waits for has ended when it is handed out."""
+        if job.is_retried:
+            return
+        for child in job.children:
+            ended = self.facts_of(child)
+            if ended is None and self.history_of(child).wipes:
+                continue
+            if ended is None or not ended.is_ended:
+                raise Violation(f"{job!r} runs before its child {ended!r}")
+        policy = job.options.on_dependency_failure
+        for dependency in job.options.depends_on:
+            ended = self.facts_of(dependency)
+            if ended is None and self.history_of(dependency).losses:
+                continue
+            good = ended is not None and (
+                ended.state == COMPLETED or (policy == "ignore" and ended.is_ended)
+            )
+            if not good:
+                raise Violation(f"{job!r} runs ({policy}) before its dependency {ended!r}")
+
+    def _cron_arrived(self, shard: int, record: r.Received, entry: Entry) -> None:
+        fire = self.fires.get((shard, record.incarnation, record.number))
+        if fire is None:
+            return  # of a coordinator that is dead
+        queues = [made.queue for made in entry.records if isinstance(made, r.Pushed)]
+        if queues != [fire.queue]:
+            raise Violation(f"{fire!r} made jobs in {queues}")
+
+    # --- what clients are told
+
+    def told(
+        self, job_id: int, what: str, *, level: str | None = None, sent_us: int, losses: int
+    ) -> None:
+        """A client was told something about a job.
+
+        Args:
+            what: pushed, completed, failed or removed.
+            level: of the job, where the client knows it.
+            sent_us: when it asked.
+            losses: what `losses_of` said then.
+        """
+        history = self.history_of(job_id)
+        job = history.facts.jobs.get(job_id)
+        durable = (level or (job.level if job is not None else None)) == "durable"
+        claim = Claim(job_id, what, durable=durable)
+        self._world.seen[f"told {what}"] += 1
+        if claim.holds(history.facts):
+            known = history.claims.get((job_id, what))
+            if known is None or not known.durable:
+                history.claims[job_id, what] = claim
+            return
+        if history.wipes or (not durable and self.losses_of(job_id) > losses):
+            return
+        raise Violation(f"a client was told {claim!r}, and the log has {job!r} (asked {sent_us})")
+
+    def losses_of(self, job_id: int) -> int:
+        """Return how often the job's shard has lost something."""
+        history = self.history_of(job_id)
+        return history.losses + (not history.is_live)
+
+    def accepted(self, job_id: int, who: str, token: int | None) -> None:
+        """A client's acknowledgement of a job was accepted.
+
+        Args:
+            who: the request.
+            token: the lease that it named.
+        """
+        job = self.facts_of(job_id)
+        if job is None or job.state != COMPLETED:
+            return  # undone since; `told` has judged that
+        others = self._accepted.setdefault(job_id, [])
+        others.append((who, token))
+        if len(others) > 1:
+            raise Violation(f"{job!r}: acknowledged twice: {others}")
+        last = job.tokens[-1] if job.tokens else 0
+        if token is not None and token < last:
+            raise Violation(f"{job!r}: {token} was accepted though {last} was handed out since")
+
+    def refuse(self, payload: int, error: str) -> None:
+        """A push was refused: its job must not exist, now or later."""
+        self.refused[payload] = error
+        for job_id in self.by_payload.get(payload, ()):
+            job = self.facts_of(job_id)
+            if job is not None and job.reason != "rejected":
+                raise Violation(f"{job!r}: its push was refused with {error}")
+
+    def delivered(self, job_id: int, queue: str, payload: int | str | None) -> None:
+        """A client was handed a job."""
+        if job_id not in self._ids or payload not in self.by_payload:
+            raise Violation(f"job {job_id} with payload {payload} was never pushed")
+        job = self.facts_of(job_id)
+        if job is not None and (job.queue, job.payload) != (queue, payload):
+            raise Violation(f"{job!r} was handed out as {queue}, {payload}")
+
+    # --- the end
+
+    def unfinished(self) -> list[JobFacts]:
+        """Return the jobs that have not ended."""
+        return [
+            job
+            for history in self.shards
+            for job in history.facts.jobs.values()
+            if not job.is_ended
+        ]
+
+    def active(self) -> Counter[str]:
+        """Return how many jobs of each queue are active."""
+        return Counter(job.queue for job in self.unfinished() if job.state == ACTIVE)
+
+    def check_state(self, shard: int, state: ShardState) -> None:
+        """Compare what a shard has with what its log says."""
+        validate(state)
+        facts = self.shards[shard].facts
+        for page in state.index.pages.values():
+            for job in page.jobs:
+                if job is not None and job.id not in facts.jobs:
+                    raise Violation(f"shard {shard} has {job!r}, which the log does not know")
+        for known in facts.jobs.values():
+            if not known.is_ended and state.index.get(known.id) is None:
+                raise Violation(f"shard {shard} has lost {known!r}")
+        for peer in facts.sent:
+            if peer == COORDINATOR:
+                assert all(isinstance(body, Obliterated) for body in facts.sent[peer])

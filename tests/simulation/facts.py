@@ -1,0 +1,235 @@
+"""What a shard's log says, read by a naive model: plain dictionaries, one entry after the other.
+
+Imports nothing of `flashq.shard`. A record that cannot follow from those before it is a `Violation`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from flashq.protocol import records as r
+from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.records import AnyRecord, Options, QueueSettings
+from tests.simulation.world import Violation
+
+READY: Final = "ready"
+ACTIVE: Final = "active"
+WAITS: Final = "waits for others"
+PENDING: Final = "pending"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+GONE: Final = "gone"
+ENDED: Final = (COMPLETED, FAILED, GONE)
+
+_DEFAULTS: Final = Options()
+_SETTINGS: Final = QueueSettings()
+
+
+def payload_number(data: bytes) -> int | str | None:
+    """Return the number that a payload of the workload carries; the name for one of a cron."""
+    content = msgspec.msgpack.decode(data)
+    number = content.get("p")
+    return number if isinstance(number, int | str) else None
+
+
+class JobFacts:
+    """What is known of one job."""
+
+    def __init__(
+        self, job_id: int, queue: str, data: bytes, options: Options | None, level: str
+    ) -> None:
+        self.id: Final = job_id
+        self.queue: Final = queue
+        self.payload: Final = payload_number(data)
+        self.options: Final = _DEFAULTS if options is None else options
+        #: durable, async or memory
+        self.level = self.options.level or level
+        self.state = READY
+        #: why it is GONE
+        self.reason = ""
+        #: tokens of its deliveries, the last one last
+        self.tokens: list[int] = []
+        #: how many failed attempts it has had
+        self.failures = 0
+        #: of a flow's parent
+        self.children: list[int] = []
+        #: it was taken out of the dead letters, and then waits for nobody
+        self.is_retried = False
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.state in ENDED
+
+    def __repr__(self) -> str:
+        return f"job {self.id} of {self.queue} (payload {self.payload}, {self.level}): {self.state}"
+
+
+class ShardFacts:
+    """What one shard's log says.
+
+    Args:
+        shard, shard_count: which, of how many.
+        level: the server's durability level.
+    """
+
+    def __init__(self, shard: int, shard_count: int, level: str) -> None:
+        self.shard: Final = shard
+        self._count: Final = shard_count
+        self._level: Final = level
+        #: every job there ever was
+        self.jobs: dict[int, JobFacts] = {}
+        self.settings: dict[str, QueueSettings] = {}
+        #: how many jobs of each queue are active
+        self.active: Counter[str] = Counter()
+        #: by peer: what was sent, in order of its numbers from 1
+        self.sent: dict[int, list[AnyPeerMessage]] = {}
+        #: by peer: how many of them it has confirmed
+        self.confirmed: Counter[int] = Counter()
+        #: by (peer, its incarnation): the number of the last message taken
+        self.received: dict[tuple[int, int], int] = {}
+
+    def settings_of(self, queue: str) -> QueueSettings:
+        """Return what was set for a queue."""
+        return self.settings.get(queue, _SETTINGS)
+
+    def apply(self, record: AnyRecord) -> list[JobFacts]:
+        """Take in a record.
+
+        Returns:
+            The jobs it is about, after it.
+
+        Raises:
+            Violation: it cannot be.
+        """
+        method = getattr(self, f"_{type(record).__name__.lower()}", None)
+        found: list[JobFacts] = [] if method is None else method(record)
+        return found
+
+    def _new(self, sequence: int, queue: str, data: bytes, options: Options | None) -> JobFacts:
+        job_id = sequence * self._count + self.shard
+        if job_id in self.jobs:
+            raise Violation(f"id {job_id} was given a second time")
+        job = self.jobs[job_id] = JobFacts(job_id, queue, data, options, self._level)
+        return job
+
+    def _named(self, ids: list[int]) -> list[JobFacts]:
+        missing = [job_id for job_id in ids if job_id not in self.jobs]
+        if missing:
+            raise Violation(f"shard {self.shard}: a record about {missing}, which never were")
+        return [self.jobs[job_id] for job_id in ids]
+
+    def _move(self, job: JobFacts, to: str, *allowed: str) -> None:
+        if job.state not in allowed:
+            raise Violation(f"{job!r} goes to {to}")
+        if job.state == ACTIVE:
+            self.active[job.queue] -= 1
+        if to == ACTIVE:
+            self.active[job.queue] += 1
+        job.state = to
+
+    # --- jobs
+
+    def _pushed(self, record: r.Pushed) -> list[JobFacts]:
+        return [
+            self._new(record.first + place, record.queue, data, record.options)
+            for place, data in enumerate(record.data)
+        ]
+
+    def _parked(self, record: r.Parked) -> list[JobFacts]:
+        job = self._new(record.sequence, record.queue, record.data, record.options)
+        job.state = PENDING
+        job.children = [0] * record.children
+        return [job]
+
+    def _confirmed(self, record: r.Confirmed) -> list[JobFacts]:
+        jobs = self._named([record.id])
+        self._move(jobs[0], WAITS, PENDING)
+        return jobs
+
+    def _freed(self, record: r.Freed) -> list[JobFacts]:
+        jobs = self._named([record.id])
+        self._move(jobs[0], READY, WAITS)
+        return jobs
+
+    def _childmade(self, record: r.ChildMade) -> list[JobFacts]:
+        jobs = self._named([record.parent])
+        jobs[0].children[record.position] = record.child
+        return jobs
+
+    def _delivered(self, record: r.Delivered) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            self._move(job, ACTIVE, READY)
+            job.tokens.append(record.token)
+        return jobs
+
+    _adopted = _delivered
+
+    def _acked(self, record: r.Acked) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            self._move(job, COMPLETED, ACTIVE, READY)
+        return jobs
+
+    def _failed(self, record: r.Failed) -> list[JobFacts]:
+        jobs = self._named([record.id])
+        to = FAILED if record.final else READY
+        self._move(jobs[0], to, ACTIVE, READY, WAITS, PENDING)
+        jobs[0].failures += 1
+        return jobs
+
+    def _requeued(self, record: r.Requeued) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            self._move(job, READY, ACTIVE)
+        return jobs
+
+    def _removed(self, record: r.Removed) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            if job.state == COMPLETED:
+                continue  # it is forgotten, and has completed all the same
+            self._move(job, GONE, READY, ACTIVE, WAITS, PENDING, FAILED)
+            job.reason = record.reason
+        return jobs
+
+    def _retried(self, record: r.Retried) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            self._move(job, READY, FAILED)
+            job.is_retried = True
+        return jobs
+
+    # --- queues and mail
+
+    def _queueset(self, record: r.QueueSet) -> list[JobFacts]:
+        self.settings[record.queue] = record.settings
+        return []
+
+    def _queuegone(self, record: r.QueueGone) -> list[JobFacts]:
+        self.settings.pop(record.queue, None)
+        return []
+
+    def _sent(self, record: r.Sent) -> list[JobFacts]:
+        self.sent.setdefault(record.peer, []).append(record.body)
+        return []
+
+    def _mailtaken(self, record: r.MailTaken) -> list[JobFacts]:
+        sent = len(self.sent.get(record.peer, ()))
+        if record.number > sent:
+            raise Violation(f"shard {self.shard}: {record.peer} took {record.number} of {sent}")
+        self.confirmed[record.peer] = max(self.confirmed[record.peer], record.number)
+        return []
+
+    def _received(self, record: r.Received) -> list[JobFacts]:
+        key = (record.peer, record.incarnation)
+        if record.number <= self.received.get(key, 0):
+            raise Violation(f"shard {self.shard} carries out mail {record} again")
+        self.received[key] = record.number
+        return []
+
+

@@ -1,0 +1,188 @@
+"""What goes wrong in a run, and when.
+
+Owns the kinds of fault and their choice. Nothing here heals anything: processes are restarted by
+their supervisors, links reconnect by themselves, and `end` only stops adding to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tests.simulation.checkers import Witness
+from tests.simulation.clients import ClientProcess
+from tests.simulation.network import Network
+from tests.simulation.processes import CoordinatorProcess, Process, RouterProcess, ShardProcess
+from tests.simulation.setting import Setting
+from tests.simulation.world import MS, World
+
+LINKS: Final = (
+    "client-router",
+    "router-shard",
+    "router-coordinator",
+    "shard-coordinator",
+    "shard-shard",
+    "router-events",
+)
+STOP_US: Final = (200 * MS, 5000 * MS)
+
+KINDS: Final = (
+    "message delayed",
+    "messages reordered",
+    *(f"break {link}" for link in LINKS),
+    "messages lost in a break",
+    "kill shard",
+    "kill router",
+    "kill coordinator",
+    "kill client",
+    "killed between two messages",
+    "goodbye",
+    "stop shard",
+    "stop router",
+    "stop coordinator",
+    "stop client",
+    "clock set forward",
+    "clock set back",
+    "undeliverable: full",
+    "undeliverable: gone",
+    "a client that never reads",
+    "records lost with a shard",
+    "a shard's whole state is lost",
+)
+"""Every one of them strikes in a set of runs, or the set has not tested what it says."""
+
+
+class Saboteur:
+    """Lets things go wrong until `end`.
+
+    Args:
+        every_us: how long between two strikes, from and to.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        setting: Setting,
+        witness: Witness,
+        shards: Sequence[ShardProcess],
+        router: RouterProcess,
+        coordinator: CoordinatorProcess,
+        clients: Sequence[ClientProcess],
+        every_us: tuple[int, int],
+    ) -> None:
+        self._world = world
+        self._network = network
+        self._setting = setting
+        self._witness = witness
+        self._shards = shards
+        self._router = router
+        self._coordinator = coordinator
+        self._clients = clients
+        self._every_us = every_us
+        self._is_over = False
+        #: how far the wall clock may still be set back
+        self._back_ms = 0 if setting.loses_states else 3000
+        strikes: list[tuple[int, Callable[[], None]]] = [
+            (12, self._break_link),
+            (8, self._kill_shard),
+            (3, self._kill_router),
+            (2, self._kill_coordinator),
+            (6, self._kill_client),
+            (2, self._say_goodbye),
+            (6, self._stop_some),
+            (3, self._set_clock),
+        ]
+        self._strikes = [strike for weight, strike in strikes for _ in range(weight)]
+
+    def begin(self) -> None:
+        """From now on things go wrong."""
+        self._world.after(self._world.between(*self._every_us), self._strike)
+
+    def end(self) -> None:
+        """Nothing more goes wrong."""
+        self._is_over = True
+        self._network.weather.clear()
+        for process in self._all():
+            process.fuse = None
+
+    def _all(self) -> list[Process]:
+        return [*self._shards, self._router, self._coordinator, *self._clients]
+
+    def _strike(self) -> None:
+        if self._is_over:
+            return
+        self._world.chance.choice(self._strikes)()
+        self.begin()
+
+    def _break_link(self) -> None:
+        kind = self._world.chance.choice(LINKS)
+        links = list(self._network.links(kind))
+        if links:
+            link = self._world.chance.choice(links)
+            self._world.fault(f"break {kind}", link.owner.name, link.address)
+            lost = link.break_off()
+            if lost:
+                self._world.fault("messages lost in a break", lost)
+
+    def _kill(self, process: Process, kind: str) -> None:
+        self._world.fault(f"kill {kind}", process.name)
+        if self._world.happens(0.5):
+            process.kill()
+        else:
+            process.fuse = self._world.chance.randint(0, 6)
+
+    def _kill_shard(self) -> None:
+        process = self._world.chance.choice(self._shards)
+        history = self._witness.shards[process.shard]
+        if process.alive and (self._setting.loses_states or not history.is_exposed):
+            self._kill(process, "shard")
+
+    def _kill_router(self) -> None:
+        if self._router.alive:
+            self._kill(self._router, "router")
+
+    def _kill_coordinator(self) -> None:
+        doomed = any(process.fuse is not None for process in self._shards)
+        safe = self._witness.nothing_exposed and not doomed
+        if self._coordinator.alive and (self._setting.loses_states or safe):
+            self._world.fault("kill coordinator")
+            self._coordinator.kill()
+
+    def _kill_client(self) -> None:
+        process = self._world.chance.choice(self._clients)
+        if process.alive:
+            self._kill(process, "client")
+
+    def _say_goodbye(self) -> None:
+        process = self._world.chance.choice(self._clients)
+        if process.alive and not process.is_stopped:
+            self._world.fault("goodbye", process.name)
+            process.close()
+            process.later(500 * MS, process.kill)
+
+    def _stop_some(self) -> None:
+        kind, processes = self._world.chance.choice(
+            (
+                ("shard", self._shards),
+                ("router", [self._router]),
+                ("coordinator", [self._coordinator]),
+                ("client", self._clients),
+            )
+        )
+        process = self._world.chance.choice(processes)
+        if process.alive:
+            self._world.fault(f"stop {kind}", process.name)
+            process.stop_for(self._world.between(*STOP_US))
+
+    def _set_clock(self) -> None:
+        chance = self._world.chance
+        if chance.random() < 0.5:
+            by_ms = chance.choice((1000, 5000, 3_600_000))
+            self._world.fault("clock set forward", by_ms)
+            self._world.move_wall(by_ms)
+        elif self._back_ms > 100:
+            by_ms = chance.randint(100, self._back_ms)
+            self._back_ms -= by_ms
+            self._world.fault("clock set back", by_ms)
+            self._world.move_wall(-by_ms)

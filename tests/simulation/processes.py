@@ -1,0 +1,485 @@
+"""The server's processes, each driven exactly as its `process.py` drives it, without a socket.
+
+Owns turns, stops (SIGSTOP), deaths (SIGKILL, also between two messages of one turn) and each
+process's clocks. What the engines say goes over the simulated network; what they decide is shown to
+the witness.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from flashq.coordinator.engine import Coordinator, CoordinatorSettings
+from flashq.coordinator.process import RECOVERED_BYTES_MAX
+from flashq.router.backlog import Backlog, Sent
+from flashq.router.engine import (
+    COORDINATOR_ROUTING_ID,
+    Router,
+    shard_of_routing_id,
+    shard_routing_id,
+)
+from flashq.router.settings import RouterSettings
+from flashq.shard.identity import Phase
+from flashq.shard.process import GAP_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
+from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
+from tests.simulation.shards import WatchedNode
+from tests.simulation.storage import WatchedStorage
+from tests.simulation.world import MS, World
+
+if TYPE_CHECKING:
+    from tests.simulation.checkers import Witness
+    from tests.simulation.setting import Setting
+
+ROUTER: Final = "router"
+COORDINATOR: Final = "coordinator"
+
+
+def shard_address(shard: int) -> str:
+    """Return where a shard listens."""
+    return f"shard-{shard}"
+
+
+def events_address(shard: int) -> str:
+    """Return where a shard publishes."""
+    return f"events-{shard}"
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class Process:
+    """Something with sockets and clocks that runs in turns."""
+
+    def __init__(self, world: World, network: Network, name: str) -> None:
+        self.world: Final = world
+        self.network: Final = network
+        self.name: Final = name
+        self.alive = False
+        #: how often it was started
+        self.instance = 0
+        #: the newest message that has arrived, to see when the network reorders
+        self.newest = 0
+        #: so many messages are sent before it dies; None for no such plan
+        self.fuse: int | None = None
+        #: until when it is stopped
+        self._stopped_until_us = 0
+        self._turn_at_us: int | None = None
+        self._turn_stamp = 0
+        self._inbox: dict[str, deque[Arrival]] = {}
+        self._wall_last_ms = 0
+
+    # --- what a kind of process has
+
+    def boot(self) -> None:
+        """Begin, as a fresh process."""
+        raise AssertionError(f"{self.name} does not say how it begins")
+
+    def turn(self) -> int | None:
+        """Take in what has come and act; return when the next turn is due, on the monotonic clock."""
+        raise AssertionError(f"{self.name} has no turn")
+
+    def died(self) -> None:
+        """It is dead; what is left is its supervisor's."""
+
+    # --- life
+
+    def start(self) -> None:
+        """Start it."""
+        self.alive = True
+        self.instance += 1
+        self.fuse = None
+        self._stopped_until_us = 0
+        self._turn_at_us = None
+        self._inbox = {}
+        self._wall_last_ms = 0
+        self.world.note(f"{self.name} starts")
+        self.boot()
+        self.wake(self.world.now_us)
+
+    def kill(self) -> None:
+        """Let it die, whatever it does."""
+        if self.alive:
+            self.alive = False
+            self.world.note(f"{self.name} dies")
+            self.network.died(self)
+            self.died()
+
+    def restart(self) -> None:
+        """Start it again after a while, as a supervisor does."""
+        self.world.after(self.world.between(*RESTART_US), self.start)
+
+    def stop_for(self, duration_us: int) -> None:
+        """Let it stand still, as SIGSTOP does."""
+        self._stopped_until_us = self.world.now_us + duration_us
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it stands still."""
+        return self.world.now_us < self._stopped_until_us
+
+    # --- clocks
+
+    def mono_ms(self) -> int:
+        """The monotonic clock."""
+        return self.world.mono_ms
+
+    def wall_ms(self) -> int:
+        """The wall clock, which never goes back for one process."""
+        self._wall_last_ms = max(self._wall_last_ms, self.world.wall_ms)
+        return self._wall_last_ms
+
+    # --- turns
+
+    def wake(self, at_us: int) -> None:
+        """Have a turn at that moment, if none comes earlier."""
+        at_us = max(at_us, self._stopped_until_us)
+        if self._turn_at_us is None or at_us < self._turn_at_us:
+            self._turn_at_us = at_us
+            self._turn_stamp += 1
+            stamp = self._turn_stamp
+            self.world.at(at_us, lambda: self._run_turn(stamp))
+
+    def _run_turn(self, stamp: int) -> None:
+        if stamp != self._turn_stamp or not self.alive:
+            return
+        self._turn_at_us = None
+        if self.is_stopped:
+            self.wake(self._stopped_until_us)
+            return
+        try:
+            due_ms = self.turn()
+        except Killed:
+            self.kill()
+            return
+        if due_ms is not None and self.alive:
+            wait_ms = max(0, due_ms - self.mono_ms())
+            self.wake(self.world.now_us + max(wait_ms * MS, 20))
+        if any(self._inbox.values()):
+            self.wake(self.world.now_us + 20)
+
+    def later(self, wait_us: int, action: Callable[[], None]) -> None:
+        """Do something in a while, if this process still lives and runs then."""
+        instance = self.instance
+
+        def act() -> None:
+            if not self.alive or self.instance != instance:
+                return
+            if self.is_stopped:
+                self.world.at(self._stopped_until_us, act)
+                return
+            action()
+
+        self.world.after(wait_us, act)
+
+    # --- sockets
+
+    def receive(self, socket: str, arrival: Arrival) -> None:
+        """A message stands in a socket."""
+        self._inbox.setdefault(socket, deque()).append(arrival)
+        self.wake(self.world.now_us + self.world.between(5, 60))
+
+    def take(self, socket: str, messages_max: int = TURN_MESSAGES_MAX) -> Iterator[Arrival]:
+        """Read what stands in a socket, a bounded batch."""
+        inbox = self._inbox.get(socket)
+        for _ in range(messages_max):
+            if not inbox:
+                return
+            arrival = inbox.popleft()
+            arrival.wire.unread -= 1
+            yield arrival
+
+    def burn(self) -> None:
+        """A message is about to be sent.
+
+        Raises:
+            Killed: it was to die before that.
+        """
+        if self.fuse is not None:
+            if self.fuse <= 0:
+                self.world.fault("killed between two messages", self.name)
+                raise Killed
+            self.fuse -= 1
+
+    def say(self, link: Link, frames: Frames) -> None:
+        """Send over a link that this process has made."""
+        self.burn()
+        link.send(frames)
+
+    def answer(self, address: str, to: bytes, frames: Frames, unread_max: int) -> Sent:
+        """Send to a peer of an address where this process listens."""
+        self.burn()
+        sent = self.network.send(address, to, frames, unread_max)
+        if sent is not Sent.SENT:
+            self.world.fault(f"undeliverable: {sent.name.lower()}", self.name)
+        return sent
+
+
+class ShardProcess(Process):
+    """A shard."""
+
+    def __init__(
+        self, world: World, network: Network, setting: Setting, shard: int, witness: Witness
+    ) -> None:
+        super().__init__(world, network, f"shard-{shard}")
+        self.shard: Final = shard
+        self._setting = setting
+        self._witness = witness
+        self.node: WatchedNode
+
+    def boot(self) -> None:
+        """Begin as `shard.process.run` does."""
+        shard = self.shard
+        self.node = WatchedNode(self._setting.identity(shard), self._witness)
+        address = shard_address(shard)
+        self.network.bind(self, address, "front")
+        self.network.bind(self, events_address(shard), "events")
+        identity = b"shard-%d-%s" % (shard, self.world.chance.randbytes(6))
+        self._coordinator = self.network.connect(
+            Link(
+                self.network,
+                self,
+                "coordinator",
+                COORDINATOR,
+                identity=identity,
+                kind="shard-coordinator",
+            )
+        )
+        self._peers: dict[int, Link] = {}
+        self._topics = 0
+        self._waited_from_ms: int | None = None
+        self._wait_ms: int | None = None
+        self.node.observe(self.wall_ms(), self.mono_ms())
+        self.node.tick()
+
+    def turn(self) -> int | None:
+        """One round of `shard.process._serve`."""
+        node, now_ms = self.node, self.mono_ms()
+        if self._waited_from_ms is not None and self._wait_ms is not None:
+            late_ms = now_ms - self._waited_from_ms - self._wait_ms
+            if late_ms > GAP_MS:
+                self.world.seen["gaps noticed by a shard"] += 1
+                node.stretch(late_ms)
+        self._send()
+        node.observe(self.wall_ms(), now_ms)
+        self._receive()
+        node.tick()
+        node.flush()
+        self._send()
+        node.tidy()
+        self._witness.shard_turned(self.shard, node)
+        if node.phase is Phase.DEAD:
+            self.world.fault("shard exits, fenced", self.name, node.refused)
+            raise Killed
+        self._send()
+        self._waited_from_ms = now_ms
+        due_ms = node.next_deadline_ms()
+        self._wait_ms = None if due_ms is None else max(0, due_ms - now_ms)
+        return due_ms
+
+    def _receive(self) -> None:
+        node = self.node
+        for arrival in self.take("coordinator"):
+            node.receive_coordinator(arrival.frames)
+        for shard in self._peers:
+            for arrival in self.take(f"mail-{shard}"):
+                node.receive_shard(arrival.frames)
+        for arrival in self.take("front"):
+            node.receive_front(arrival.peer, arrival.frames)
+            if node.replies_decided >= TURN_REPLIES_MAX:
+                node.flush()
+                self._send()
+        for arrival in self.take("events"):
+            self._topics += 1 if arrival.frames[0][:1] == b"\x01" else -1
+            node.listen(self._topics > 0)
+
+    def _send(self) -> None:
+        node, out = self.node, self.node.out
+        messages, out.coordinator = out.coordinator, []
+        for frames in messages:
+            self.say(self._coordinator, frames)
+        replies, out.front = out.front, []
+        for peer, frames in replies:
+            sent = self.answer(
+                shard_address(self.shard), peer, frames, self._setting.router_unread_max
+            )
+            if sent is not Sent.SENT:
+                node.undeliverable(frames)
+        mail, out.shards = out.shards, []
+        for shard, frames in mail:
+            self.say(self._link(shard), frames)
+        events, out.events = out.events, []
+        for topic, body in events:
+            for link in self.network.subscribers(events_address(self.shard)):
+                if link.reply([topic, body], self._setting.events_unheard_max) is Sent.FULL:
+                    self.world.faults["events lost"] += 1
+
+    def _link(self, shard: int) -> Link:
+        link = self._peers.get(shard)
+        if link is None:
+            link = self._peers[shard] = self.network.connect(
+                Link(
+                    self.network,
+                    self,
+                    f"mail-{shard}",
+                    shard_address(shard),
+                    kind="shard-shard",
+                )
+            )
+        return link
+
+    def died(self) -> None:
+        """Its supervisor starts it again."""
+        self._witness.shard_died(self.shard)
+        self.restart()
+
+
+class RouterProcess(Process):
+    """The router."""
+
+    def __init__(self, world: World, network: Network, setting: Setting) -> None:
+        super().__init__(world, network, ROUTER)
+        self._setting = setting
+        self.router: Router
+
+    def boot(self) -> None:
+        """Begin as `router.process.run` does."""
+        chance, setting = self.world.chance, self._setting
+        self.router = Router(
+            RouterSettings(
+                version=setting.version,
+                boot=int.from_bytes(chance.randbytes(6), "big"),
+                shard_count=setting.shards,
+                limits=setting.limits,
+                message_bytes_max=setting.message_bytes_max,
+                peer_bytes_max=setting.peer_bytes_max,
+                gather_timeout_ms=setting.gather_timeout_ms,
+                config_hash=setting.config_hash,
+            ),
+            self.mono_ms(),
+        )
+        self._backlog = Backlog(
+            setting.peer_bytes_max,
+            self._send_to_client,
+            self.router.undeliverable,
+            self.router.overfull,
+        )
+        self.network.bind(self, ROUTER, "front")
+        identity = b"router-" + chance.randbytes(8)
+        known = {shard_routing_id(shard): shard_address(shard) for shard in range(setting.shards)}
+        known[COORDINATOR_ROUTING_ID] = COORDINATOR
+        self._back = {
+            routing_id: self.network.connect(
+                Link(
+                    self.network,
+                    self,
+                    "back",
+                    address,
+                    known_as=routing_id,
+                    identity=identity,
+                    kind="router-coordinator" if address == COORDINATOR else "router-shard",
+                )
+            )
+            for routing_id, address in known.items()
+        }
+        self._events: list[Link] = []
+
+    def turn(self) -> int | None:
+        """One round of `router.process._serve`."""
+        router, now_ms = self.router, self.mono_ms()
+        for arrival in self.take("front"):
+            router.handle_client(arrival.peer, arrival.frames, now_ms)
+        for arrival in self.take("back"):
+            if arrival.peer == COORDINATOR_ROUTING_ID:
+                router.handle_coordinator(arrival.frames, now_ms)
+            else:
+                router.handle_shard(shard_of_routing_id(arrival.peer), arrival.frames, now_ms)
+        for arrival in self.take("events"):
+            router.handle_event(arrival.frames)
+        router.tick(now_ms)
+        self._backlog.retry(now_ms)
+        for to, frames in router.take_client_parcels():
+            self._backlog.offer(to, frames, now_ms)
+        for to, frames in router.take_peer_parcels():
+            self.say(self._back[to], frames)
+        self._follow_events(wanted=router.wants_events)
+        assert router.refused is None, router.refused
+        due_ms, retry_ms = router.next_deadline_ms(), self._backlog.retry_at_ms
+        return due_ms if retry_ms is None else min(due_ms, retry_ms)
+
+    def _send_to_client(self, to: bytes, frames: list[bytes]) -> Sent:
+        return self.answer(ROUTER, to, frames, self._setting.client_unread_max)
+
+    def _follow_events(self, *, wanted: bool) -> None:
+        if wanted and not self._events:
+            self._events = [
+                self.network.connect(
+                    Link(
+                        self.network,
+                        self,
+                        "events",
+                        events_address(shard),
+                        kind="router-events",
+                        greeting=[b"\x01"],
+                    )
+                )
+                for shard in range(self._setting.shards)
+            ]
+        elif not wanted and self._events:
+            for link in self._events:
+                link.close()
+            self._events = []
+
+    def died(self) -> None:
+        """Its supervisor starts it again."""
+        self.restart()
+
+
+class CoordinatorProcess(Process):
+    """The coordinator with its storage, which is its own memory and dies with it."""
+
+    def __init__(self, world: World, network: Network, setting: Setting, witness: Witness) -> None:
+        super().__init__(world, network, COORDINATOR)
+        self._setting = setting
+        self._witness = witness
+        self.coordinator: Coordinator
+        self.storage: WatchedStorage
+
+    def boot(self) -> None:
+        """Begin as `coordinator.process.run` does."""
+        setting = self._setting
+        self.storage = setting.new_storage(
+            self.wall_ms(), self.world.chance.randbytes(16), self._witness
+        )
+        opened = self.storage.open(setting.shards)
+        agreed = CoordinatorSettings(
+            shard_count=setting.shards, limits=setting.limits, config_hash=setting.config_hash
+        )
+        self.coordinator = Coordinator(agreed, opened, self.wall_ms())
+        self.network.bind(self, COORDINATOR, "front")
+
+    def turn(self) -> int | None:
+        """One round of `coordinator.process._serve`."""
+        coordinator, storage = self.coordinator, self.storage
+        now_ms, mono_ms = self.wall_ms(), self.mono_ms()
+        for arrival in self.take("front"):
+            coordinator.handle(arrival.peer, arrival.frames, now_ms, mono_ms)
+        coordinator.tick(now_ms, mono_ms)
+        while (group := coordinator.take_group()) is not None:
+            if group.writes:
+                storage.write(group.writes)
+            coordinator.committed(group)
+        for recovery in coordinator.take_recoveries():
+            part = storage.recover(recovery.shard, recovery.cursor, self._setting.recovered_bytes)
+            coordinator.recovered(recovery, part)
+        for to, frames in coordinator.take_parcels():
+            if self.answer(COORDINATOR, to, frames, RECOVERED_BYTES_MAX) is Sent.GONE:
+                coordinator.undeliverable(to)
+        return mono_ms + coordinator.next_wait_ms(now_ms, mono_ms)
+
+    def died(self) -> None:
+        """Its supervisor starts it again; its memory is lost."""
+        self._witness.coordinator_died()
+        self.restart()
