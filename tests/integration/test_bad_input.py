@@ -278,7 +278,7 @@ ZMTP_READY: Final = b"\x04\x19\x05READY\x0bSocket-Type" + struct.pack(">I", 6) +
 def test_a_connection_that_ends_in_the_middle_of_anything_hurts_nobody(
     shared_server: Server, said: bytes
 ) -> None:
-    """Bytes that are no ZeroMQ, half a greeting, a message without its end: nothing of it counts."""
+    """Bytes that are no ZeroMQ, half a greeting, half a message: nothing of it counts."""
     host, port = shared_server.url.removeprefix("tcp://").split(":")
     with sockets.create_connection((host, int(port))) as raw:
         raw.sendall(said)
