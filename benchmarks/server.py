@@ -58,7 +58,8 @@ class Server:
 
 def _cpu_seconds(pid: int) -> float:
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
     except (OSError, IndexError):
         return 0.0
 
@@ -92,6 +93,7 @@ def running(*flags: str) -> Iterator[Server]:
         "serve",
         *("--run-dir", str(home / "run"), "--data-dir", str(home / "data")),
         *("--zmq-port", str(port), "--storage", "memory:", "--log-level", "warning"),
+        *("--port", "0", "--http-port", "0", "--grpc-port", "0"),
         *flags,
     ]
     environment = {name: value for name, value in os.environ.items() if "FLASHQ" not in name}

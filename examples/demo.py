@@ -114,6 +114,9 @@ def server(run_dir: Path) -> Iterator[str]:
         f"--run-dir={run_dir}",
         "--storage=memory:",
         "--zmq-port=0",
+        "--port=0",
+        "--http-port=0",
+        "--grpc-port=0",
         f"--session-timeout-ms={SESSION_TIMEOUT_MS}",
         f"--heartbeat-interval-ms={HEARTBEAT_MS}",
     ]

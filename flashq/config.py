@@ -31,27 +31,32 @@ ENV_PREFIX: Final = "FLASHQ_"
 RESERVED_NAMES: Final = ("FLASHQ_URL", "FLASHQ_TOKEN")
 RESERVED_PREFIX: Final = "FLASHQ_TEST_"
 
-#: Names from before the prefix, and the setting each of them is today.
-OLDER_NAMES: Final = {"DATABASE_URL": "storage"}
+#: Names from before the prefix, and the setting each of them is today. An empty one sets nothing.
+OLDER_NAMES: Final = {
+    "AUTH_TOKENS": "auth_tokens",
+    "DATABASE_URL": "storage",
+    "GRPC_PORT": "grpc_port",
+    "HTTP_PORT": "http_port",
+    "PORT": "port",
+    "UNIX_SOCKET": "unix_socket",
+}
 
-#: Names from before that this version reads nothing from: the gateway's doors and tokens, and
-#: modes that the separate processes have replaced. They are recognised, never refused.
+#: Names from before that this version reads nothing from: doors that are always open, and modes
+#: that the separate processes have replaced. They are recognised, never refused.
 OLDER_NAMES_WITHOUT_EFFECT: Final = (
-    "AUTH_TOKENS",
     "CLUSTER_MODE",
     "DISTRIBUTED_PULL",
     "GRPC",
-    "GRPC_PORT",
     "HTTP",
-    "HTTP_PORT",
     "NODE_HOST",
     "NODE_ID",
-    "PORT",
     "SNAPSHOT_INTERVAL",
     "SNAPSHOT_MIN_CHANGES",
     "SNAPSHOT_MODE",
-    "UNIX_SOCKET",
 )
+
+#: Where the older server's Unix socket was; its UNIX_SOCKET only said that there is one.
+OLDER_UNIX_SOCKET: Final = "/tmp/flashq.sock"
 
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -106,6 +111,46 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
     zmq_port: Annotated[
         int, Meta(ge=0, le=65_535, description="TCP port of the router; 0 takes a free one.")
     ] = 6788
+    port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="TCP port of the gateway for JSON lines and MessagePack; 0 takes a free "
+            "one.",
+        ),
+    ] = 6789
+    http_port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="TCP port of the gateway for HTTP; 0 takes a free one."),
+    ] = 6790
+    grpc_port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="TCP port of the gateway for gRPC; 0 takes a free one."),
+    ] = 6791
+    unix_socket: Annotated[
+        str,
+        Meta(
+            description="Path of a Unix socket where the gateway takes what it takes at `port`.",
+            extra={"default": "none"},
+        ),
+    ] = ""
+    auth_tokens: Annotated[
+        str,
+        Meta(
+            description="Tokens, with commas between them, one of which a client of the gateway "
+            "has to show.",
+            extra={"default": "none: everybody may ask"},
+        ),
+    ] = ""
+    gateway_connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Most connections that one gateway holds at a time; more are refused.",
+        ),
+    ] = 10_000
     insecure: Annotated[
         bool, Meta(description="Listen on an address that others can reach, without tokens.")
     ] = False
@@ -160,6 +205,10 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
             **{name: getattr(self, name) for name in EngineLimits.__struct_fields__}
         )
 
+    def tokens(self) -> tuple[str, ...]:
+        """Return the tokens of which a client has to show one; none when everybody may ask."""
+        return tuple(token for token in self.auth_tokens.split(",") if token)
+
     def run(self) -> RunDir:
         """Return the names in the run directory."""
         return RunDir(self.run_dir)
@@ -204,7 +253,7 @@ class SettingSpec(NamedTuple):
         if self.kind is int:
             unit = f" {self.unit}" if self.unit else ""
             return f"a whole number from {self.minimum} to {self.maximum}{unit}"
-        return "a text that is not empty"
+        return "a text that is not empty" if self.minimum else "a text"
 
 
 #: Units of bounds whose names say them in another word.
@@ -241,6 +290,8 @@ def _spec_of(field: msgspec.inspect.Field) -> SettingSpec:
             kind, minimum, maximum = int, ge, le
         case msgspec.inspect.BoolType():
             kind = bool
+        case msgspec.inspect.StrType(min_length=int(shortest)):
+            minimum = shortest
         case msgspec.inspect.LiteralType(values=values):
             choices = tuple(str(value) for value in values)
     default = field.default
@@ -324,9 +375,9 @@ def _from_file(path: str) -> dict[str, Value]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
     known = {spec.env: spec for spec in setting_specs()}
     values = {
-        name: _convert(_spec(name), environ[older], older)
+        name: _convert(_spec(name), text, older)
         for older, name in OLDER_NAMES.items()
-        if older in environ
+        if (text := _older_value(older, environ)) is not None
     }
     for name in sorted(environ):
         if name in known:
@@ -338,6 +389,14 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
         ):
             raise ConfigError(f"{name} is not a setting{_similar(name, known)}")
     return values
+
+
+def _older_value(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return what an older name sets today; None for nothing."""
+    text = environ.get(name)
+    if name != "UNIX_SOCKET" or text is None or "/" in text:
+        return text or None
+    return OLDER_UNIX_SOCKET if _TRUTH.get(text.lower(), True) else None
 
 
 def _similar(name: str, known: Iterable[str]) -> str:
@@ -367,7 +426,11 @@ def _convert(spec: SettingSpec, raw: object, place: str) -> Value:
         text = str(raw).strip()
         if _WHOLE_NUMBER.fullmatch(text) and spec.minimum <= int(text) <= spec.maximum:
             return int(text)
-    elif isinstance(raw, str) and raw and (not spec.choices or raw in spec.choices):
+    elif (
+        isinstance(raw, str)
+        and len(raw) >= spec.minimum
+        and (not spec.choices or raw in spec.choices)
+    ):
         return raw
     shown = _without_secret(raw) if isinstance(raw, str) else raw
     raise ConfigError(f"{place} is {toml_value(shown)}, but must be {spec.bounds}")

@@ -150,9 +150,20 @@ class Lifecycle:
         """Handle SIGTERM, SIGINT and SIGHUP; the last two reach a supervised process from the
         terminal at the same time as its supervisor, who decides, so there they are ignored."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_stop)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN if self._supervised else self._on_stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            taken = number in self.stop_signals
+            signal.signal(number, self._on_stop if taken else signal.SIG_IGN)
+
+    @property
+    def stop_signals(self) -> tuple[signal.Signals, ...]:
+        """The signals that mean to stop, for a loop that handles signals itself: see `stop`."""
+        if self._supervised:
+            return (signal.SIGTERM,)
+        return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Note that one of the `stop_signals` has come."""
+        self._stopping = True
 
     def clear_wake(self) -> None:
         """Read the wake-up pipe empty, so that it can wake the poller again."""
@@ -175,7 +186,7 @@ class Lifecycle:
         self._report.failed(sentence)
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping = True
+        self.stop()
 
 
 def carry_out(run: Callable[[Lifecycle], None], lifecycle: Lifecycle) -> int:

@@ -59,6 +59,7 @@ class Server:
         self.run_dir = run_dir or Path(tempfile.mkdtemp(prefix="fq", dir="/tmp"))
         self.flags = (
             *("--run-dir", str(self.run_dir), "--zmq-port", "0", "--storage", "memory:"),
+            *("--port", "0", "--http-port", "0", "--grpc-port", "0"),
             *flags,
         )
         self._log_path = self.run_dir / f"log-{time.monotonic_ns()}"

@@ -219,22 +219,30 @@ def _how_it_ended(status: int) -> str:
 
 
 def server_programs(settings: Settings) -> list[ProgramSpec]:
-    """Return the programs of a whole server: the coordinator, its shards, the router.
+    """Return the programs of a whole server: the coordinator, its shards, the router, a gateway.
 
-    Their code is imported here and not with this module, which tests use with other programs.
+    Their code is imported here and not with this module, which tests use with other programs. The
+    gateway's is imported by itself alone: the others would carry its libraries along.
     """
     from flashq.coordinator import process as coordinator
     from flashq.router import process as router
     from flashq.shard import process as shard
 
     return [
-        ProgramSpec("flashq-coordinator", 2, partial(coordinator.run, settings)),
+        ProgramSpec("flashq-coordinator", 3, partial(coordinator.run, settings)),
         *(
-            ProgramSpec(f"flashq-shard {index}", 1, partial(shard.run, settings, index))
+            ProgramSpec(f"flashq-shard {index}", 2, partial(shard.run, settings, index))
             for index in range(settings.shards)
         ),
-        ProgramSpec("flashq-router", 0, partial(router.run, settings)),
+        ProgramSpec("flashq-router", 1, partial(router.run, settings)),
+        ProgramSpec("flashq-gateway", 0, partial(_run_gateway, settings)),
     ]
+
+
+def _run_gateway(settings: Settings, lifecycle: Lifecycle) -> None:
+    from flashq.gateway import process as gateway
+
+    gateway.run(settings, lifecycle)
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -244,7 +252,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         argv: the flags behind `flashq serve`; None takes the process's own.
         environ: the environment.
     """
-    parser = flag_parser("flashq serve", "Run router, shards and coordinator under one supervisor.")
+    parser = flag_parser("flashq serve", "Run all programs of a server under one supervisor.")
     arguments = parser.parse_args(argv)
     report = TerminalReport("flashq serve", environ.get("NOTIFY_SOCKET"))
     try:
@@ -255,6 +263,6 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         return 1
     configure_log(settings.log_level, settings.log_format)
     for name in names_without_effect(environ):
-        log_of("flashq serve").info(f"{name} has no effect: this version has no gateway")
+        log_of("flashq serve").info(f"{name} has no effect in this version")
     setproctitle("flashq serve")
     return Supervisor(server_programs(settings), settings.drain_timeout_ms, report).run()

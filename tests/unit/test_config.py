@@ -138,11 +138,38 @@ def test_older_name_of_the_storage_is_read_and_gives_way_to_the_newer() -> None:
     assert load_settings(environ=environ).storage == "memory:"
 
 
-def test_older_names_of_the_gateway_are_recognised_but_change_nothing() -> None:
+def test_older_names_of_modes_are_recognised_but_change_nothing() -> None:
     """Existing deployments have them set; they are told, not refused."""
-    environ = {"PORT": "1", "HTTP": "", "AUTH_TOKENS": "a,b", "HOME": "/"}
+    environ = {"SNAPSHOT_MODE": "1", "HTTP": "", "HOME": "/"}
     assert load_settings(environ=environ) == Settings()
-    assert names_without_effect(environ) == ["AUTH_TOKENS", "HTTP", "PORT"]
+    assert names_without_effect(environ) == ["HTTP", "SNAPSHOT_MODE"]
+
+
+def test_older_names_of_the_gateway_set_its_doors() -> None:
+    """A deployment of the older server keeps its ports and its tokens; an empty name is none."""
+    environ = {"PORT": "1", "HTTP_PORT": "2", "GRPC_PORT": "3", "AUTH_TOKENS": "a,, b"}
+    settings = load_settings(environ=environ)
+    assert (settings.port, settings.http_port, settings.grpc_port) == (1, 2, 3)
+    assert settings.tokens() == ("a", " b")
+    assert load_settings(environ={"AUTH_TOKENS": "", "PORT": ""}) == Settings()
+    with pytest.raises(ConfigError, match="PORT"):
+        load_settings(environ={"PORT": "70000"})
+
+
+@pytest.mark.parametrize(
+    ("said", "path"),
+    [
+        ("1", "/tmp/flashq.sock"),
+        ("", "/tmp/flashq.sock"),
+        ("true", "/tmp/flashq.sock"),
+        ("/run/x.sock", "/run/x.sock"),
+        ("0", ""),
+        ("false", ""),
+    ],
+)
+def test_older_unix_socket_was_a_switch_and_can_be_a_path(said: str, path: str) -> None:
+    """Its presence alone opened a fixed path; that it is off with `0` is what everybody means."""
+    assert load_settings(environ={"UNIX_SOCKET": said}).unix_socket == path
 
 
 def test_run_directory_follows_the_users_runtime_directory() -> None:

@@ -69,7 +69,7 @@ def test_a_secret_in_a_setting_is_not_told() -> None:
 
 def test_older_settings_without_effect_are_named() -> None:
     """Whoever moves over from the older server learns what is not read any more."""
-    _, found = checks.check_settings({"HTTP_PORT": "80"}, None, None)
+    _, found = checks.check_settings({"CLUSTER_MODE": "1"}, None, None)
     assert verdicts(found)["older settings"] == "warning"
 
 

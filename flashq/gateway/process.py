@@ -1,0 +1,85 @@
+"""The gateway's process: the bridge, the doors, and the loop that both live on.
+
+Owns the event loop and the order of starting and stopping. Any number of gateways can run beside
+each other; they hold nothing that outlives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Final
+
+import uvloop
+
+from flashq.config import Settings, flag_parser
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.tcp import TcpDoor
+from flashq.lifecycle import Lifecycle, run_alone
+
+PROGRAM: Final = "flashq-gateway"
+
+
+def run(settings: Settings, lifecycle: Lifecycle) -> None:
+    """Be a gateway until told to stop.
+
+    Raises:
+        ConfigError: a door cannot be opened, or the server is another than the settings say.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, lifecycle))
+
+
+async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        lifecycle.stop()
+        stopped.set()
+
+    for number in lifecycle.stop_signals:
+        loop.add_signal_handler(number, stop)
+    tokens = settings.tokens()
+    bridge = Bridge(
+        settings.run().router, settings.shards, token=tokens[0] if tokens else None, name=PROGRAM
+    )
+    door = TcpDoor(bridge, tokens, settings.gateway_connections_max, settings.message_bytes_max)
+    try:
+        bridge.start()
+        endpoints = [await door.listen_tcp(settings.host, settings.port)]
+        if settings.unix_socket:
+            endpoints.append(await door.listen_unix(settings.unix_socket))
+        lifecycle.ready(*endpoints)
+        await _until(stopped, bridge)
+        await door.drain(settings.drain_timeout_ms / 1000)
+    finally:
+        await bridge.close()
+
+
+async def _until(stopped: asyncio.Event, bridge: Bridge) -> None:
+    """Wait to be stopped, or for the router to refuse this gateway.
+
+    Raises:
+        FlashQError: it does.
+    """
+    greeted = asyncio.ensure_future(bridge.greeted())
+    stopping = asyncio.ensure_future(stopped.wait())
+    try:
+        done, _ = await asyncio.wait({greeted, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if greeted in done:
+            greeted.result()
+            await stopping
+    finally:
+        greeted.cancel()
+        stopping.cancel()
+
+
+def main() -> int:
+    """The command `flashq-gateway`."""
+    parser = flag_parser(PROGRAM, "The doors for clients of the older protocols.")
+    return run_alone(PROGRAM, parser.parse_args(), run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

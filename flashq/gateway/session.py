@@ -1,0 +1,501 @@
+"""One downstream connection of the older protocol, without any I/O.
+
+Owns what a connection is told and in which order: the framing, request ids, who may ask, what is
+answered here, and the shape of every reply. Jobs are the shards' business. The shell (`tcp`) owns
+the socket:
+
+    receive(data), eof(), lost()      what happened to the socket
+    data_to_send()                    -> bytes to write now
+    wants_more, is_finished           whether to read on, and whether to close
+
+What it asks goes through a *port* (the bridge), which calls back with the reply. The rules:
+
+* A request with a `reqId` is answered as soon as its answer is there, in any order.
+* Requests without one are answered in their order. They are carried out as they come, but nothing
+  passes a PULL, PULLB or WAITJOB among them.
+* A connection that is gone gives back its jobs and its waiting pulls at once.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from flashq.errors import (
+    AuthenticationRequired,
+    BadMessage,
+    BatchTooLarge,
+    Busy,
+    ConnectionClosed,
+    FlashQError,
+    InvalidRequest,
+    MessageTooLarge,
+    TokenInvalid,
+)
+from flashq.gateway.asking import Ask, read_ask
+from flashq.gateway.events import Happening, Listener, event_line, notice_line, wanted_events
+from flashq.gateway.frames import (
+    LENGTH_BYTES,
+    REQUEST_BYTES_MAX,
+    FrameReader,
+    Item,
+    LineReader,
+    TooLarge,
+    reader_for,
+)
+from flashq.gateway.lanes import Holder
+from flashq.gateway.leniency import is_request_id, repaired, request_id_of
+from flashq.gateway.pending import Done, Pending
+from flashq.gateway.splicing import with_first
+from flashq.protocol.codec import decode, decode_request, encode, encode_json, encode_msgpack
+from flashq.protocol.command import Scope
+from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
+from flashq.protocol.sessions import Auth, Subscribe, Unsubscribe
+
+SHORT_PULL_MS: Final = 4000
+"""How long a pull waits that does not say so: three of the older clients give up after 5 s, and
+then take a late reply for the answer to their next request."""
+BATCH_JOBS_MAX: Final = 1000
+OPEN_MAX: Final = 1000
+OPEN_BYTES_MAX: Final = 2 * REQUEST_BYTES_MAX
+"""Requests without an answer, and their size, above which nothing more is read."""
+SUBSCRIPTIONS_MAX: Final = 100
+
+_JSON_ID_KEY: Final = b'"reqId":'
+_MSGPACK_ID_KEY: Final = b"\xa5reqId"
+_OK_JSON: Final = b'{"ok":true}'
+_OK_MSGPACK: Final = b"\x81\xa2ok\xc3"
+_PARSE_ERROR_MSGPACK: Final = "MessagePack deserialize error: "
+_PARSE_ERROR_JSON: Final = "Invalid: "
+_PARSE_ERROR_CODES: Final = frozenset({InvalidRequest.code, BadMessage.code})
+_ERRORS_KEY: Final = b"errors"
+
+
+class Port(Protocol):
+    """What a conversation needs of the bridge."""
+
+    def ask(self, ask: Ask, holder: Holder | None, done: Done | None) -> Pending:
+        """Have a request carried out, and call `done` with the reply."""
+        ...
+
+    def leave(self, holder: Holder) -> None:
+        """Give back what the holder has, and drop what it waits for."""
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """Begin to hand events to a listener."""
+        ...
+
+    def unlisten(self, listener: Listener) -> None:
+        """Hand nothing more to a listener."""
+        ...
+
+
+class _Error(Struct):
+    error: str = ""
+    code: str = ""
+
+
+class _Exchange:
+    """One request on its way to its reply.
+
+    Args:
+        talk: the conversation.
+        ask: the request; None for one that could not be read.
+        request_id: encoded, None for none.
+    """
+
+    __slots__ = ("ask", "is_repaired", "reply", "request_id", "size", "talk")
+
+    def __init__(
+        self, talk: Conversation, ask: Ask | None, request_id: bytes | None, size: int
+    ) -> None:
+        self.talk: Final = talk
+        self.ask = ask
+        self.request_id: Final = request_id
+        self.size: Final = size
+        self.is_repaired = False
+        #: framed; None until it is there
+        self.reply: bytes | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether requests behind it have to wait for its answer."""
+        return self.request_id is None and self.ask is not None and self.ask.command.waits
+
+    def done(self, body: bytes, ok: bool) -> None:
+        """Take the shard's reply."""
+        self.talk.answered(self, body, ok=ok)
+
+
+class Conversation:
+    """The state of one connection.
+
+    Args:
+        port: the bridge.
+        tokens: one of which has to be shown; none when everybody may ask.
+        wake: called when there is something to send that nobody waits for.
+        bytes_max: the largest request.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        tokens: Sequence[str] = (),
+        wake: Callable[[], None] = lambda: None,
+        bytes_max: int = REQUEST_BYTES_MAX,
+    ) -> None:
+        self._port: Final = port
+        self._tokens: Final = [token.encode() for token in tokens]
+        self._wake: Final = wake
+        self._bytes_max: Final = bytes_max
+        self._reader: LineReader | FrameReader | None = None
+        self._json = True
+        self._authenticated = not tokens
+        self._holder: Final = Holder()
+        #: requests that were read and wait for room, or for a request before them
+        self._unread: deque[Item] = deque()
+        #: requests without an id and without an answer sent, in order
+        self._ordered: deque[_Exchange] = deque()
+        #: those of them that wait for the blocking one before them
+        self._held: deque[_Exchange] = deque()
+        self._blocked = False
+        #: requests without an answer, and their size
+        self._open: dict[_Exchange, None] = {}
+        self._open_bytes = 0
+        #: by queue
+        self._listeners: dict[str, Listener] = {}
+        self._output: list[bytes] = []
+        #: the shell cannot write at present
+        self.is_output_blocked = False
+        self._ended = False
+        self._given_up = False
+        self._lost = False
+
+    # --- what the shell asks
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is room for more requests."""
+        return not self._ended and not self._is_full
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the client sends nothing more."""
+        return self._ended
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will be sent, and the connection can be closed."""
+        return self._ended and not self._open and not self._unread
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a pull or a wait has no answer yet."""
+        return any(one.ask is not None and one.ask.command.waits for one in self._open)
+
+    @property
+    def _is_full(self) -> bool:
+        return (
+            len(self._open) >= OPEN_MAX
+            or self._open_bytes > OPEN_BYTES_MAX
+            or self.is_output_blocked
+        )
+
+    def data_to_send(self) -> list[bytes]:
+        """Return what is to be written now, and forget it."""
+        if self._listeners and not self.is_output_blocked:
+            self._take_events()
+        output, self._output = self._output, []
+        return output
+
+    # --- stimuli
+
+    def receive(self, data: bytes) -> None:
+        """Take in bytes of the client."""
+        if self._ended or not data:
+            return
+        if self._reader is None:
+            self._reader = reader_for(data[0], self._bytes_max)
+            self._json = self._reader.json
+        self._unread += self._reader.feed(data)
+        self.proceed()
+
+    def eof(self) -> None:
+        """The client sends nothing more. What it has asked is still answered."""
+        if self._reader is not None and not self._ended:
+            self._unread += self._reader.finish()
+        self._end()
+        self.proceed()
+
+    def give_up(self) -> None:
+        """Nobody can work on what this connection pulled: give it back, and end its waiting."""
+        self._given_up = True
+        self._port.leave(self._holder)
+        for exchange in list(self._open):
+            ask = exchange.ask
+            if ask is not None and ask.command.waits and exchange not in self._held:
+                self._answer_empty(exchange, ask)
+
+    def _answer_empty(self, exchange: _Exchange, ask: Ask) -> None:
+        """Answer a request that would wait: there is nothing to wait for any more."""
+        nothing: dict[str, Any] = {"ok": True}
+        if ask.command.word == "PULLB":
+            nothing["jobs"] = []
+        nothing["job"] = None
+        if ask.is_pull:
+            self._send(exchange, encode(nothing, json=self._json))
+        else:
+            self._refuse(exchange, ConnectionClosed())
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._ended = self._lost = True
+        self._unread.clear()
+        self._held.clear()
+        self._ordered.clear()
+        self._open.clear()
+        self._stop_listening()
+        self._port.leave(self._holder)
+
+    def proceed(self) -> None:
+        """Go on with what was read already, as far as there is room."""
+        while self._unread and not self._is_full:
+            item = self._unread.popleft()
+            if isinstance(item, TooLarge):
+                self._take_too_large(item)
+            else:
+                self._take(item)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners.values():
+            self._port.unlisten(listener)
+        self._listeners.clear()
+
+    # --- requests
+
+    def _take_too_large(self, item: TooLarge) -> None:
+        request_id = request_id_of(item.head, json=self._json) if item.head else None
+        self._refuse_unread(request_id, MessageTooLarge(), len(item.head))
+        if item.is_fatal:
+            self._unread.clear()
+            self._end()
+
+    def _take(self, item: bytes) -> None:
+        """Take in one request."""
+        json = self._json
+        body = item.strip() if json else item
+        try:
+            if json and not body.isascii():
+                body.decode()
+            ask = self._read(body)
+        except UnicodeDecodeError as error:
+            self._refuse_unread(request_id_of(body, json=json), BadMessage(detail=str(error)), 0)
+            return
+        except FlashQError as error:
+            self._refuse_unread(request_id_of(body, json=json), error, len(body))
+            return
+        raw = ask.outline.reqId
+        request_id = None if raw is None else bytes(raw)
+        if request_id in (NULL_JSON, NULL_MSGPACK):
+            request_id = None
+        elif request_id is not None and not is_request_id(request_id, json=json):
+            wrong = InvalidRequest(detail="invalid type: `reqId` is a string or a number")
+            self._refuse_unread(None, wrong, len(body))
+            return
+        self._begin(_Exchange(self, ask, request_id, len(body)))
+
+    def _read(self, body: bytes) -> Ask:
+        try:
+            return read_ask(body, json=self._json)
+        except BadMessage:
+            raise
+        except InvalidRequest:
+            better = repaired(body, json=self._json)
+            if better is None:
+                raise
+            return read_ask(better, json=self._json)
+
+    def _refuse_unread(self, request_id: bytes | None, error: FlashQError, size: int) -> None:
+        """Answer a request that could not be read, in its turn."""
+        exchange = _Exchange(self, None, request_id, size)
+        self._open_one(exchange)
+        self._refuse(exchange, error)
+
+    def _open_one(self, exchange: _Exchange) -> None:
+        self._open[exchange] = None
+        self._open_bytes += exchange.size
+        if exchange.request_id is None:
+            self._ordered.append(exchange)
+
+    def _begin(self, exchange: _Exchange) -> None:
+        self._open_one(exchange)
+        if exchange.request_id is None and self._blocked:
+            self._held.append(exchange)
+        else:
+            self._carry_out(exchange)
+
+    def _carry_out(self, exchange: _Exchange) -> None:
+        """Answer a request here, or have it carried out."""
+        ask = exchange.ask
+        assert ask is not None
+        try:
+            if ask.command.scope is Scope.ROUTER or not self._authenticated:
+                self._answer_here(exchange, ask)
+                return
+            if self._given_up and ask.command.waits:
+                self._answer_empty(exchange, ask)
+                return
+            if ask.jobs_count > BATCH_JOBS_MAX:
+                raise BatchTooLarge(count=ask.jobs_count, limit=BATCH_JOBS_MAX)
+            if ask.is_pull:
+                self._shorten(ask)
+            self._blocked = self._blocked or exchange.blocks
+            self._port.ask(ask, self._holder, exchange.done)
+        except FlashQError as error:
+            self._refuse(exchange, error)
+
+    def _shorten(self, ask: Ask) -> None:
+        """Bound a pull by what older clients can wait for and take."""
+        if ask.outline.timeout is None:
+            ask.outline.timeout = SHORT_PULL_MS
+            ask.add(timeout=SHORT_PULL_MS)
+        if ask.outline.count is not None and ask.outline.count > BATCH_JOBS_MAX:
+            ask.add(count=BATCH_JOBS_MAX)
+
+    def _answer_here(self, exchange: _Exchange, ask: Ask) -> None:
+        """Answer what is about the connection itself, and whoever has not shown a token."""
+        request = decode_request(ask.body, json=self._json)
+        if isinstance(request, Auth):
+            self._authenticate(request)
+        elif not self._authenticated:
+            raise AuthenticationRequired
+        elif isinstance(request, Subscribe):
+            self._subscribe(request)
+        elif isinstance(request, Unsubscribe):
+            listener = self._listeners.pop(request.queue, None)
+            if listener is not None:
+                self._port.unlisten(listener)
+        else:
+            word = ask.command.word
+            raise InvalidRequest(detail=f"unknown variant `{word}`, it is not for this door")
+        self._send(exchange, _OK_JSON if self._json else _OK_MSGPACK)
+
+    def _authenticate(self, request: Auth) -> None:
+        shown = request.token.encode()
+        # All are compared, so that the time taken does not tell which one nearly fits.
+        fits = [hmac.compare_digest(shown, token) for token in self._tokens]
+        if self._tokens and not any(fits):
+            raise TokenInvalid
+        self._authenticated = True
+
+    def _subscribe(self, request: Subscribe) -> None:
+        try:
+            events = wanted_events(request.events)
+        except ValueError as error:
+            raise InvalidRequest(detail=str(error)) from None
+        known = self._listeners.get(request.queue)
+        if known is None and len(self._listeners) >= SUBSCRIPTIONS_MAX:
+            raise Busy(detail=f"a connection can listen to {SUBSCRIPTIONS_MAX} queues")
+        listener = Listener(request.queue, events, self._wake)
+        self._port.listen(listener)
+        self._listeners[request.queue] = listener
+        if known is not None:
+            self._port.unlisten(known)
+
+    # --- replies
+
+    def answered(self, exchange: _Exchange, body: bytes, *, ok: bool) -> None:
+        """Take a shard's reply."""
+        if self._lost or exchange not in self._open:
+            return
+        if ok:
+            assert exchange.ask is not None
+            if exchange.ask.command.word == "PUSHB" and _ERRORS_KEY in body:
+                body = _without_gaps(body, json=self._json)
+            self._send(exchange, body)
+            return
+        error = decode(body, _Error, json=self._json)
+        if error.code in _PARSE_ERROR_CODES and self._ask_again(exchange):
+            return
+        self._send_error(exchange, error.error, is_parse_error=error.code in _PARSE_ERROR_CODES)
+
+    def _ask_again(self, exchange: _Exchange) -> bool:
+        """Repair a request that was refused as it stood, if it can be and was not yet."""
+        ask = exchange.ask
+        assert ask is not None
+        better = None if exchange.is_repaired else repaired(ask.body, json=self._json)
+        if better is None:
+            return False
+        exchange.is_repaired = True
+        exchange.ask = read_ask(better, json=self._json)
+        self._port.ask(exchange.ask, self._holder, exchange.done)
+        return True
+
+    def _refuse(self, exchange: _Exchange, error: FlashQError) -> None:
+        is_parse_error = isinstance(error, InvalidRequest)
+        self._send_error(exchange, error.text, is_parse_error=is_parse_error)
+
+    def _send_error(self, exchange: _Exchange, text: str, *, is_parse_error: bool) -> None:
+        if is_parse_error and not self._json:
+            text = _PARSE_ERROR_MSGPACK + text.removeprefix(_PARSE_ERROR_JSON)
+        self._send(exchange, encode({"ok": False, "error": text}, json=self._json))
+
+    def _send(self, exchange: _Exchange, body: bytes) -> None:
+        """Send a reply, as soon as it is its turn."""
+        del self._open[exchange]
+        self._open_bytes -= exchange.size
+        request_id = exchange.request_id
+        if request_id is not None:
+            key = _JSON_ID_KEY if self._json else _MSGPACK_ID_KEY
+            self._put(with_first(body, key, request_id, json=self._json))
+            self._wake()
+            return
+        exchange.reply = body
+        ordered = self._ordered
+        while ordered and (reply := ordered[0].reply) is not None:
+            ordered.popleft()
+            self._put(reply)
+        self._wake()
+        if exchange.blocks and self._blocked:
+            self._blocked = False
+            while self._held and not self._blocked:
+                self._carry_out(self._held.popleft())
+
+    def _put(self, body: bytes) -> None:
+        """Frame a body. A payload that came over another door may hold line feeds, which outside
+        of JSON's strings mean nothing and inside of them are written otherwise."""
+        if self._json:
+            if b"\n" in body:
+                body = body.replace(b"\n", b" ")
+            self._output += (body, b"\n")
+        else:
+            self._output += (len(body).to_bytes(LENGTH_BYTES, "big"), body)
+
+    # --- events
+
+    def _take_events(self) -> None:
+        for queue, listener in list(self._listeners.items()):
+            for item in listener.take_all():
+                if isinstance(item, Happening):
+                    self._put(event_line(item, json=self._json))
+                else:
+                    self._put(notice_line(item, json=self._json))
+            if listener.dropped:
+                del self._listeners[queue]
+
+
+def _without_gaps(body: bytes, *, json: bool) -> bytes:
+    """Return the reply to a batch with the ids of the accepted jobs only, as older clients read it;
+    `errors` beside them says which were not accepted."""
+    reply: dict[str, Any] = decode(body, dict, json=json)
+    reply["ids"] = [job_id for job_id in reply["ids"] if job_id is not None]
+    return encode_json(reply) if json else encode_msgpack(reply)
