@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.server import Server
 
@@ -12,7 +13,9 @@ StartServer = Callable[..., Server]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marks known."""
+    """Make the marks known, and let property tests take the time they need."""
+    settings.register_profile("flashq", deadline=None)  # a slow machine is no failure
+    settings.load_profile("flashq")
     config.addinivalue_line("markers", "covers(*words): the commands whose contract a test checks")
 
 

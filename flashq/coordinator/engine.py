@@ -228,6 +228,7 @@ class Coordinator:
 
     def tick(self, now_ms: int, mono_ms: int) -> None:
         """Do what is due: fire crons, send mail again, forget silent routers."""
+        self._links.tick(mono_ms)
         if self._postponed_to_ms is None or now_ms >= self._postponed_to_ms:
             self._fire_crons(now_ms, mono_ms)
         for shard in range(self._shard_count):
@@ -283,8 +284,9 @@ class Coordinator:
             # A shard that is away gets its mail when it says that it is ready.
             if resend_at_ms is not None and self._links.address_of(shard) is not None:
                 waits.append(resend_at_ms - mono_ms)
-        if self._probe_at_ms is not None:
-            waits.append(self._probe_at_ms - mono_ms)
+        for at_ms in (self._probe_at_ms, self._links.tell_at_ms):
+            if at_ms is not None:
+                waits.append(at_ms - mono_ms)
         return max(0, min(waits))
 
     # --- output
@@ -312,12 +314,18 @@ class Coordinator:
         """What storage has for a shard is damaged."""
         self._links.unreadable(recovery, reason)
 
-    def set_trouble(self, trouble: str) -> None:
-        """Note what is wrong with storage, in a sentence; empty when nothing is."""
-        if trouble != self._trouble:
-            self._trouble = trouble
-            self._links.changed = True
-            self._tell_routers()
+    def set_trouble(self, trouble: str) -> bool:
+        """Note what is wrong with storage, in a sentence that is empty when nothing is.
+
+        Returns:
+            Whether it was otherwise before.
+        """
+        if trouble == self._trouble:
+            return False
+        self._trouble = trouble
+        self._links.changed = True
+        self._tell_routers()
+        return True
 
     def take_parcels(self) -> list[Parcel]:
         """Return the messages to send, and forget them."""

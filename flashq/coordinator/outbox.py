@@ -25,12 +25,14 @@ class Parcel(NamedTuple):
 class Group:
     """Writes that are committed together, and what follows from that."""
 
-    __slots__ = ("appended", "log_bytes", "then", "writes")
+    __slots__ = ("appended", "awaited", "log_bytes", "then", "writes")
 
     def __init__(self) -> None:
         self.writes: Final[list[Write]] = []
         #: by shard: epoch and sequence up to which this group brings its log
         self.appended: Final[dict[int, tuple[int, int]]] = {}
+        #: the shards in which something is held back until that is safe
+        self.awaited: Final[set[int]] = set()
         #: how much log is in `writes`
         self.log_bytes = 0
         #: called in order once the writes are safe
@@ -56,10 +58,12 @@ class Outbox:
         """Let the turn's group write something."""
         self._group.writes.append(write)
 
-    def append(self, shard: int, epoch: int, seq: int, size: int) -> None:
-        """Note how far the group brings a shard's log, by how many bytes."""
+    def append(self, shard: int, epoch: int, seq: int, size: int, *, awaited: bool) -> None:
+        """Note how far the group brings a shard's log, by how much, and if that is awaited."""
         self._group.appended[shard] = epoch, seq
         self._group.log_bytes += size
+        if awaited:
+            self._group.awaited.add(shard)
 
     def then(self, action: Callable[[], None]) -> None:
         """Do something once everything that was written until now is safe."""

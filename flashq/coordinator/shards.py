@@ -36,6 +36,11 @@ UNSAFE_BYTES_MAX: Final = 256 * MIB
 everything that is not safe, are asked again once there is room."""
 
 
+SAFE_DELAY_MS: Final = 10
+"""So long a shard that holds nothing back may have to wait to hear how far its log is safe: being
+told after each blob would cost it as much as a request."""
+
+
 class Recovery(NamedTuple):
     """A part of a recovery that storage has to be asked for."""
 
@@ -118,6 +123,9 @@ class ShardLinks:
         self._config_hash = config_hash
         self._outbox = outbox
         self._recoveries: list[Recovery] = []
+        #: shards whose log is safe further than they know, and when they are told
+        self._untold: set[int] = set()
+        self.tell_at_ms: int | None = None
         #: log that was taken and is not stored yet
         self._unsafe_bytes = 0
         #: epochs or readiness have changed since the routers were told
@@ -294,21 +302,41 @@ class ShardLinks:
         self._unsafe_bytes += size
         link.last_seq = blob.last_seq
         self._outbox.write(blob)
-        self._outbox.append(link.shard, link.epoch, link.last_seq, size)
+        self._outbox.append(link.shard, link.epoch, link.last_seq, size, awaited=blob.awaited)
 
     def committed(self, group: Group) -> None:
         """A group is stored: tell each shard how far its log is safe."""
         for shard, (epoch, seq) in group.appended.items():
             link = self._links[shard]
             link.safe_seq = max(link.safe_seq, seq)
-            if link.identity is not None and link.epoch == epoch:
-                self._outbox.send(link.identity, Safe(epoch=epoch, seq=link.safe_seq))
+            if link.epoch != epoch:
+                continue
+            if shard in group.awaited:
+                self._tell_safe(link)
+            else:
+                self._untold.add(shard)
         self._unsafe_bytes -= group.log_bytes
         if self._unsafe_bytes <= UNSAFE_BYTES_MAX // 2:
             for link in self._links:
                 if link.behind:
                     link.behind = False
                     self._let_resume(link)
+
+    def _tell_safe(self, link: ShardLink) -> None:
+        self._untold.discard(link.shard)
+        if link.identity is not None:
+            self._outbox.send(link.identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+
+    def tick(self, mono_ms: int) -> None:
+        """Tell those shards how far their log is safe that did not have to know at once."""
+        if not self._untold:
+            self.tell_at_ms = None
+        elif self.tell_at_ms is None:
+            self.tell_at_ms = mono_ms + SAFE_DELAY_MS
+        elif mono_ms >= self.tell_at_ms:
+            for shard in sorted(self._untold):
+                self._tell_safe(self._links[shard])
+            self.tell_at_ms = None
 
     def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
         """Take part of a checkpoint.

@@ -111,7 +111,11 @@ class ShardReady(Internal, kw_only=True, tag="shard-ready"):
 
 
 class Append(Internal, kw_only=True, tag="append"):
-    """Log entries `first_seq` to `last_seq`, encoded; `checksum` is CRC-32 of `records`."""
+    """Log entries `first_seq` to `last_seq`, encoded; `checksum` is CRC-32 of `records`.
+
+    With `awaited` something is held back until they are safe; without it the answer can be late by
+    some ms.
+    """
 
     shard: int
     epoch: int
@@ -119,6 +123,7 @@ class Append(Internal, kw_only=True, tag="append"):
     last_seq: int
     records: bytes
     checksum: int
+    awaited: bool = False
 
 
 class Safe(Internal, kw_only=True, tag="safe"):

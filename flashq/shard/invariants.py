@@ -55,17 +55,15 @@ def _jobs_by_id(state: ShardState) -> dict[int, Job]:
     jobs: dict[int, Job] = {}
     for number, page in state.index.pages.items():
         assert len(page.jobs) == PAGE_SEQUENCES, f"page {number} has {len(page.jobs)} places"
-        live = 0
-        for offset, job in enumerate(page.jobs):
-            if job is None:
-                continue
-            live += 1
-            assert state.index.place(job.id) == (number, offset), (
-                f"{job!r} is at {number}, {offset}"
-            )
+        held = list(filter(None, page.jobs))
+        for job in held:
+            where, offset = state.index.place(job.id)
+            assert where == number, f"{job!r} is on page {number}"
+            assert page.jobs[offset] is job, f"{job!r} is not in its place"
             assert job.id % state.shard_count == state.shard, f"{job!r} is another shard's"
             assert page.outcomes is None or not page.outcomes[offset], f"{job!r} has an outcome"
             jobs[job.id] = job
+        live = len(held)
         assert live == page.live, f"page {number} counts {page.live} jobs and holds {live}"
         listed = number in state.outcome_pages
         assert (page.outcomes is not None) == listed, f"outcomes of page {number} are not listed"
@@ -304,8 +302,8 @@ def canonical(state: ShardState) -> dict[str, Any]:
     jobs = {
         job.id: job
         for page in state.index.pages.values()
-        for job in page.jobs
-        if job is not None and not is_volatile(job)
+        for job in filter(None, page.jobs)
+        if not is_volatile(job)
     }
     return {
         "shard": (state.shard, state.shard_count, state.incarnation),

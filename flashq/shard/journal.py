@@ -33,8 +33,13 @@ class Journal:
         self.bytes_written = 0
         self._unsafe: deque[tuple[Append, int]] = deque()
 
-    def write(self, entries: list[Entry], mono_ms: int) -> Append:
-        """Take on entries; return the message that has to be sent."""
+    def write(self, entries: list[Entry], mono_ms: int, *, awaited: bool = False) -> Append:
+        """Take on entries; return the message that has to be sent.
+
+        Args:
+            mono_ms: now.
+            awaited: something is held back until they are safe.
+        """
         records = encode_entries(entries)
         append = Append(
             shard=self._shard,
@@ -43,6 +48,7 @@ class Journal:
             last_seq=self.seq + len(entries),
             records=records,
             checksum=crc32(records),
+            awaited=awaited,
         )
         self.seq = append.last_seq
         self.unsafe_bytes += len(records)

@@ -92,6 +92,15 @@ class Mailing:
             answer(ack)
 
     @property
+    def has_mail(self) -> bool:
+        """Whether there is mail, or a confirmation, that may have to wait for the log."""
+        if len(self._acks):
+            return True
+        return any(
+            box.pending and peer != self._state.shard for peer, box in self._state.mailboxes.items()
+        )
+
+    @property
     def is_waiting(self) -> bool:
         """Whether confirmations wait for the log."""
         return bool(len(self._acks))

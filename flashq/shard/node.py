@@ -536,7 +536,8 @@ class Node:
         entries = self.engine.outbox.entries
         if entries:
             self.engine.outbox.entries = []
-            append = self._journal.write(entries, self._mono_ms)
+            awaited = self.engine.gate > self._journal.safe or self._mailing.has_mail
+            append = self._journal.write(entries, self._mono_ms, awaited=awaited)
             if not self._resyncing:
                 self._tell(append)
 

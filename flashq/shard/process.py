@@ -87,11 +87,14 @@ def _identity(settings: Settings, index: int) -> Identity:
 def _serve(node: Node, sockets: Sockets, lifecycle: Lifecycle, clock: Clock) -> None:
     """The loop: wait, drain a bounded batch of each socket, tick, flush, and then tidy."""
     is_announced = False
-    node.observe(clock.wall_ms(), clock.mono_ms())
+    now_ms = clock.mono_ms()
+    node.observe(clock.wall_ms(), now_ms)
     node.tick()
     while node.phase is not Phase.DEAD:
         sockets.send(node)
         before_ms = clock.mono_ms()
+        if before_ms - now_ms > GAP_MS:
+            node.stretch(before_ms - now_ms)
         due_ms = node.next_deadline_ms()
         wait_ms = None if due_ms is None else max(0, due_ms - before_ms)
         ready = sockets.wait(wait_ms, lifecycle.wake_fd)
@@ -105,7 +108,8 @@ def _serve(node: Node, sockets: Sockets, lifecycle: Lifecycle, clock: Clock) -> 
         sockets.receive(node, ready)
         if lifecycle.stopping:
             node.stop()
-        node.tick()
+        if lifecycle.stopping or (due_ms is not None and now_ms >= due_ms):
+            node.tick()
         node.flush()
         sockets.send(node)
         node.tidy()

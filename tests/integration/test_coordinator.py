@@ -85,6 +85,7 @@ class Shard:
                 last_seq=last,
                 records=records,
                 checksum=crc32(records),
+                awaited=True,
             )
         )
 

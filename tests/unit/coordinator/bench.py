@@ -136,7 +136,7 @@ class Bench:
         return epochs.epochs
 
 
-def blob(shard: int, epoch: int, first: int, last: int) -> Append:
+def blob(shard: int, epoch: int, first: int, last: int, *, awaited: bool = True) -> Append:
     """A piece of a shard's log whose content tells which it is."""
     records = f"{first}-{last}".encode()
     return Append(
@@ -146,4 +146,5 @@ def blob(shard: int, epoch: int, first: int, last: int) -> Append:
         last_seq=last,
         records=records,
         checksum=crc32(records),
+        awaited=awaited,
     )

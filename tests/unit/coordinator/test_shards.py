@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flashq.coordinator.shards import SAFE_DELAY_MS
 from flashq.protocol.internal import (
     CheckpointSafe,
     CheckpointSlice,
@@ -38,6 +39,16 @@ def whole(epoch: int, seq: int, *, full: bool = True) -> CheckpointSlice:
         parts=[("rest", b"state at %d" % seq)],
         last=True,
     )
+
+
+def test_a_shard_that_holds_nothing_back_is_told_later_and_once() -> None:
+    """Being told after each blob would cost a shard as much as a request does."""
+    bench = Bench()
+    epoch = bench.start_shard(1, NEW).epoch
+    assert bench.say(NEW, blob(1, epoch, 1, 4, awaited=False)) == []
+    assert bench.say(NEW, blob(1, epoch, 5, 9, awaited=False)) == []
+    bench.pass_time(SAFE_DELAY_MS)
+    assert bench.said_to(NEW) == [Safe(epoch=epoch, seq=9)]
 
 
 # --- hello and grant
