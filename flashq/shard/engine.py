@@ -223,7 +223,7 @@ class Engine:
         """Take back jobs (id, token) whose delivery could not be delivered."""
         self._observe(now_ms, mono_ms)
         back = []
-        for job_id, token in held:
+        for job_id, token in dict.fromkeys(held):
             job = self.state.index.get(job_id)
             if job is not None and job.lease is not None and job.lease.token == token:
                 back.append(job_id)

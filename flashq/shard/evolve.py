@@ -179,7 +179,9 @@ def _failed(state: ShardState, record: r.Failed) -> None:
     extra = job.need_extra()
     if job.lease is not None:
         extra.last_token = job.lease.token
-    job = state.withdraw(job, queue)
+    is_gone = record.final and options_of(job).remove_on_fail
+    if not is_gone:
+        job = state.withdraw(job, queue)
     _count_failure(state, job, record)
     history = extra.history = extra.history or []
     history.append((state.now_ms, record.reason, record.error, job.started_at))
@@ -193,7 +195,7 @@ def _failed(state: ShardState, record: r.Failed) -> None:
         state.enqueue(job, queue)
         return
     state.totals.failed += 1
-    if options_of(job).remove_on_fail:
+    if is_gone:
         state.forget(job, queue, OUTCOME_FAILED)
         return
     job.ended_at = state.now_ms

@@ -474,7 +474,8 @@ class TestBounced:
     def test_an_undeliverable_job_goes_back_uncounted(self, shard: Shard) -> None:
         job_id = shard.push()
         job = shard.pull(session=ALICE)
-        shard.engine.bounced([(job_id, job["token"]), (999, 1)], shard.now_ms, shard.mono_ms)
+        held = [(job_id, job["token"]), (999, 1), (job_id, job["token"])]
+        shard.engine.bounced(held, shard.now_ms, shard.mono_ms)
         shard._collect()
         again = shard.job(job_id)
         assert shard.state_of(job_id) == "waiting"
