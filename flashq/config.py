@@ -62,6 +62,11 @@ LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
 #: The storage that needs nothing: the coordinator's own memory.
 MEMORY: Final = "memory:"
+#: A storage in a file; a path behind it that begins with another slash is absolute.
+SQLITE: Final = "sqlite:///"
+POSTGRES: Final = ("postgresql://", "postgres://")
+#: The file of a storage that nobody has configured, in the data directory.
+STORAGE_FILE: Final = "flashq.db"
 
 Value = int | str | bool
 Durability = Literal["durable", "async", "memory"]
@@ -90,17 +95,19 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="URL of the storage; `memory:` keeps log and checkpoints in the "
-            "coordinator, so that a killed shard still comes back with its jobs.",
+            description="URL of the storage: `sqlite:///path`, `postgresql://…`, or `memory:`, "
+            "which keeps log and checkpoints in the coordinator, so that a killed shard still "
+            "comes back with its jobs, and nothing is left when the server ends.",
+            extra={"default": "sqlite:///, data_dir, /flashq.db"},
         ),
-    ] = MEMORY
+    ] = "sqlite:///./flashq-data/flashq.db"
     durability: Annotated[
         Durability,
         Meta(
             description="When a change is answered: once it is safe, at once, or without a log.",
             extra={"default": "async with memory:, else durable"},
         ),
-    ] = "async"
+    ] = "durable"
     host: Annotated[
         str,
         Meta(
@@ -340,9 +347,9 @@ def load_settings(
         name: _convert(_spec(name), text, _spec(name).flag) for name, text in (flags or {}).items()
     }
     values.setdefault("run_dir", default_run_dir(environ))
-    values.setdefault(
-        "durability", "async" if values.get("storage", MEMORY) == MEMORY else "durable"
-    )
+    data_dir = values.get("data_dir", _spec("data_dir").default)
+    values.setdefault("storage", f"{SQLITE}{data_dir}/{STORAGE_FILE}")
+    values.setdefault("durability", "async" if values["storage"] == MEMORY else "durable")
     settings = msgspec.convert(values, Settings)
     _check_relations(settings)
     return settings
@@ -449,10 +456,12 @@ def _check_relations(settings: Settings) -> None:
         if low * factor > high:
             times = f"{factor} times " if factor > 1 else ""
             raise ConfigError(f"{larger} is {high}, but must be at least {times}{smaller} ({low})")
-    if settings.storage != MEMORY:
+    storage = settings.storage
+    is_known = storage == MEMORY or storage.startswith((SQLITE, *POSTGRES))
+    if not is_known or storage == SQLITE:
         raise ConfigError(
-            f"storage is {toml_value(_without_secret(settings.storage))}, "
-            f"but flashq {__version__} keeps jobs in memory only and takes {toml_value(MEMORY)}"
+            f"storage is {toml_value(_without_secret(storage))}, but must be "
+            f"{MEMORY}, sqlite:///path or postgresql://…"
         )
     if settings.host not in LOOPBACK_HOSTS and not settings.insecure:
         raise ConfigError(

@@ -1,33 +1,47 @@
 """The coordinator's process: its socket, its storage, clocks, and the loop around its engine.
 
-Owns the ROUTER socket that shards and routers connect to, the storage and the coordinator's lock.
-Decides nothing.
+Owns the ROUTER socket that shards and routers connect to, the locks of run and data directory, and
+the writer, which owns the storage. Decides nothing.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Final
 
 import zmq
 
 from flashq.clock import Clock, SystemClock
-from flashq.config import Settings, configuration_hash, flag_parser
+from flashq.config import MEMORY, Settings, configuration_hash, flag_parser
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
+from flashq.coordinator.writer import (
+    Broken,
+    Changed,
+    Committed,
+    DirectWriter,
+    Read,
+    Trouble,
+    Unreadable,
+    Writer,
+    WriterThread,
+)
+from flashq.datadir import DataDir
 from flashq.errors import ConfigError
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
-from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Storage
+from flashq.storage import open_storage
+from flashq.storage.port import Opened
 from flashq.wire import receive, send
 
 PROGRAM: Final = "flashq-coordinator"
 
 TURN_MESSAGES_MAX: Final = 256
-"""Messages taken in a turn: the group that is committed grows with what has queued up."""
-RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Messages taken in a turn, so that what is safe is told in between."""
+SLOW_MS: Final = 2000
+"""Storage that has not answered for so long is in trouble, though it has not said so."""
+SWITCH_S: Final = 0.0005
+"""How soon loop and writer let each other run; Python's own 5 ms are longer than a commit."""
 LINGER_MS: Final = 500
 DRAIN_LOOK_MS: Final = 50
 
@@ -36,79 +50,161 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     """Be the coordinator until told to stop.
 
     Raises:
-        ConfigError: it cannot start.
+        ConfigError, StorageUnavailable: it cannot start.
+        StorageDamaged: what storage has does not fit together.
     """
     run_dir = settings.run()
     run_dir.create()
     lock = Lockfile.acquire(run_dir.lock("coordinator"))
+    data_dir = None if settings.storage == MEMORY else DataDir(settings.data_dir)
     context = zmq.Context()
+    clock = SystemClock()
+    storage = open_storage(settings.storage, clock.wall_ms())
+    writer: Writer | None = None
     try:
-        clock = SystemClock()
-        storage = MemoryStorage(clock.wall_ms(), os.urandom(16))
         opened = storage.open(settings.shards)
-        agreed = CoordinatorSettings(
+        if data_dir is not None:
+            data_dir.pin(opened.uuid)
+        turns = Turns(settings, opened, clock)
+        socket = _listen(context, run_dir.coordinator)
+        if data_dir is None:
+            writer = DirectWriter(storage)
+        else:
+            sys.setswitchinterval(SWITCH_S)
+            writer = WriterThread(storage, opened)
+        lifecycle.ready(run_dir.coordinator)
+        turns.serve(writer, socket, lifecycle)
+    finally:
+        if writer is not None:
+            writer.close()
+        else:
+            storage.close()
+        context.destroy(linger=LINGER_MS)
+        if data_dir is not None:
+            data_dir.close()
+        lock.release()
+    turns.log_dropped()
+
+
+class Turns:
+    """The loop around the engine.
+
+    Args:
+        settings: the server's.
+        opened: what storage has.
+        clock: both clocks.
+    """
+
+    def __init__(self, settings: Settings, opened: Opened, clock: Clock) -> None:
+        self._agreed = CoordinatorSettings(
             shard_count=settings.shards,
             limits=settings.engine_limits(),
             config_hash=configuration_hash(settings),
         )
-        coordinator = Coordinator(agreed, opened, clock.wall_ms())
-        socket = _listen(context, run_dir.coordinator)
-        lifecycle.ready(run_dir.coordinator)
-        _serve(coordinator, storage, socket, lifecycle, clock, settings.drain_timeout_ms)
-        storage.close()
-    finally:
-        context.destroy(linger=LINGER_MS)
-        lock.release()
-    if coordinator.dropped:
-        log_of(PROGRAM).info("dropped", **coordinator.dropped)
+        self._drain_timeout_ms = settings.drain_timeout_ms
+        self._clock = clock
+        self._coordinator = Coordinator(self._agreed, opened, clock.wall_ms())
+        self._log = log_of(PROGRAM)
+        #: what storage says is wrong
+        self._trouble = ""
+        #: when storage last answered or had nothing to do, on the monotonic clock
+        self._answered_ms = clock.mono_ms()
 
+    def serve(self, writer: Writer, socket: zmq.Socket[bytes], lifecycle: Lifecycle) -> None:
+        """Wait, drain a bounded batch, tick, hand on what has to be written, send."""
+        poller = zmq.Poller()
+        for readable in (socket, lifecycle.wake_fd, writer.wake_fd):
+            if readable is not None:
+                poller.register(readable, zmq.POLLIN)
+        drain_ends_ms: int | None = None
+        while True:
+            is_draining = drain_ends_ms is not None
+            ready = dict(poller.poll(self._wait_ms(writer, is_draining=is_draining)))
+            now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
+            if lifecycle.wake_fd in ready:
+                lifecycle.clear_wake()
+            if socket in ready:
+                for _ in range(TURN_MESSAGES_MAX):
+                    frames = receive(socket)
+                    if frames is None:
+                        break
+                    self._coordinator.handle(frames[0], frames[1:], now_ms, mono_ms)
+            if lifecycle.stopping and drain_ends_ms is None:
+                drain_ends_ms = mono_ms + self._drain_timeout_ms
+                self._coordinator.drain(mono_ms)
+            self._coordinator.tick(now_ms, mono_ms)
+            self._settle(writer, mono_ms)
+            self._watch(writer, mono_ms)
+            _send(self._coordinator, socket)
+            if drain_ends_ms is not None and (
+                mono_ms >= drain_ends_ms or (self._coordinator.is_drained and writer.is_idle)
+            ):
+                return
 
-def _serve(
-    coordinator: Coordinator,
-    storage: Storage,
-    socket: zmq.Socket[bytes],
-    lifecycle: Lifecycle,
-    clock: Clock,
-    drain_timeout_ms: int,
-) -> None:
-    """The loop: wait, drain a bounded batch, tick, commit once, send."""
-    poller = zmq.Poller()
-    poller.register(socket, zmq.POLLIN)
-    poller.register(lifecycle.wake_fd, zmq.POLLIN)
-    drain_ends_ms: int | None = None
-    while True:
-        wait_ms = coordinator.next_wait_ms(clock.wall_ms(), clock.mono_ms())
-        if drain_ends_ms is not None:
-            wait_ms = min(wait_ms, DRAIN_LOOK_MS)
-        ready = dict(poller.poll(wait_ms))
-        now_ms, mono_ms = clock.wall_ms(), clock.mono_ms()
-        if lifecycle.wake_fd in ready:
-            lifecycle.clear_wake()
-        if socket in ready:
-            for _ in range(TURN_MESSAGES_MAX):
-                frames = receive(socket)
-                if frames is None:
-                    break
-                coordinator.handle(frames[0], frames[1:], now_ms, mono_ms)
-        if lifecycle.stopping and drain_ends_ms is None:
-            drain_ends_ms = mono_ms + drain_timeout_ms
-            coordinator.drain(mono_ms)
-        coordinator.tick(now_ms, mono_ms)
-        _commit(coordinator, storage)
-        _send(coordinator, socket)
-        if drain_ends_ms is not None and (mono_ms >= drain_ends_ms or coordinator.is_drained):
-            return
+    def _wait_ms(self, writer: Writer, *, is_draining: bool) -> int:
+        wait_ms = self._coordinator.next_wait_ms(self._clock.wall_ms(), self._clock.mono_ms())
+        if not writer.is_idle:
+            wait_ms = min(wait_ms, SLOW_MS)
+        return min(wait_ms, DRAIN_LOOK_MS) if is_draining else wait_ms
 
+    def _settle(self, writer: Writer, mono_ms: int) -> None:
+        """Tell the engine what has become safe, and give the writer what has to."""
+        is_settled = False
+        while not is_settled:
+            is_settled = True
+            for result in writer.take_results():
+                is_settled = False
+                self._answered_ms = mono_ms
+                match result:
+                    case Committed(groups):
+                        for group in groups:
+                            self._coordinator.committed(group)
+                    case Read(recovery, part):
+                        self._coordinator.recovered(recovery, part)
+                    case Unreadable(recovery, reason):
+                        self._log.error("storage is damaged", reason=reason)
+                        self._coordinator.unreadable(recovery, reason)
+                    case Trouble(sentence):
+                        self._trouble = sentence
+                    case Changed(opened):
+                        self._begin_anew(opened)
+                        writer.restart()
+                    case Broken(error):
+                        raise error
+            while (group_or_none := self._coordinator.take_group()) is not None:
+                is_settled = False
+                if group_or_none.writes or not writer.is_idle:
+                    writer.submit(group_or_none)
+                else:
+                    self._coordinator.committed(group_or_none)
+            for recovery in self._coordinator.take_recoveries():
+                is_settled = False
+                writer.submit(recovery)
 
-def _commit(coordinator: Coordinator, storage: Storage) -> None:
-    """Write what the turn has brought, then read what recovering shards ask for."""
-    while (group := coordinator.take_group()) is not None:
-        if group.writes:
-            storage.write(group.writes)
-        coordinator.committed(group)
-    for recovery in coordinator.take_recoveries():
-        part = storage.recover(recovery.shard, recovery.cursor, RECOVERED_BYTES_MAX)
-        coordinator.recovered(recovery, part)
+    def _begin_anew(self, opened: Opened) -> None:
+        """Storage is not what it was: start over with what it has. Shards say hello by themselves,
+        and give again what is missing."""
+        self._log.warning("storage came back with something else than it had; beginning anew")
+        self.log_dropped()
+        self._coordinator = Coordinator(self._agreed, opened, self._clock.wall_ms())
+
+    def _watch(self, writer: Writer, mono_ms: int) -> None:
+        """Let everybody know how storage is."""
+        if writer.is_idle:
+            self._answered_ms = mono_ms
+        trouble = self._trouble
+        if not trouble and mono_ms - self._answered_ms >= SLOW_MS:
+            trouble = f"storage has not answered for more than {SLOW_MS} ms"
+        if self._coordinator.set_trouble(trouble):
+            if trouble:
+                self._log.warning("changes wait for storage", reason=trouble)
+            else:
+                self._log.info("storage works again")
+
+    def log_dropped(self) -> None:
+        """Log what the engine could not make sense of."""
+        if self._coordinator.dropped:
+            self._log.info("dropped", **self._coordinator.dropped)
 
 
 def _send(coordinator: Coordinator, socket: zmq.Socket[bytes]) -> None:

@@ -1,21 +1,17 @@
 """Where the coordinator keeps what has to survive: one port, and its implementations.
 
-Storage knows records only as bytes with numbers; it may import `flashq.protocol`, `flashq.errors`
-and the lock file, and no program. Here a URL becomes a storage; nobody else looks at its scheme.
+Storage knows records only as bytes with numbers; it may import `flashq.protocol`, `flashq.errors`,
+the settings' names and the lock file, and no program. Here a URL becomes a storage; nobody else looks at its scheme.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
+from flashq.config import MEMORY, POSTGRES, SQLITE
 from flashq.errors import ConfigError
 from flashq.storage.port import Snapshot, Storage
-
-MEMORY: Final = "memory:"
-SQLITE: Final = "sqlite:///"
-POSTGRES: Final = ("postgresql://", "postgres://")
 
 
 def open_storage(url: str, wall_ms: int) -> Storage:

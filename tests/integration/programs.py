@@ -30,7 +30,7 @@ class Program:
     def __init__(self, package: str, run_dir: Path, **settings: str) -> None:
         environ = {name: value for name, value in os.environ.items() if "FLASHQ" not in name}
         environ |= {"FLASHQ_RUN_DIR": str(run_dir), "FLASHQ_SHARDS": str(SHARDS)}
-        environ |= {"FLASHQ_ZMQ_PORT": "0"} | settings
+        environ |= {"FLASHQ_ZMQ_PORT": "0", "FLASHQ_STORAGE": "memory:"} | settings
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"flashq.{package}.process"],
             env=environ,
@@ -77,7 +77,8 @@ class Site:
         self.programs: list[Program] = []
         self._sockets: list[zmq.Socket[bytes]] = []
         self.settings: Settings = load_settings(
-            {"run_dir": str(self.run_dir), "shards": str(SHARDS)}, environ={}
+            {"run_dir": str(self.run_dir), "shards": str(SHARDS), "storage": "memory:"},
+            environ={},
         )
 
     def start(self, package: str, **settings: str) -> Program:

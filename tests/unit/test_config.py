@@ -80,11 +80,8 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
             ),
         ),
         (
-            {"FLASHQ_STORAGE": "sqlite:///jobs"},
-            (
-                'storage is "sqlite://…", but flashq 0.1.0 keeps jobs in memory only '
-                'and takes "memory:"'
-            ),
+            {"FLASHQ_STORAGE": "mysql://user:secret@host/jobs"},
+            'storage is "mysql://…", but must be memory:, sqlite:///path or postgresql://…',
         ),
         (
             {"FLASHQ_HOST": "0.0.0.0"},
@@ -131,11 +128,19 @@ def test_names_of_clients_and_tests_are_never_refused() -> None:
 
 def test_older_name_of_the_storage_is_read_and_gives_way_to_the_newer() -> None:
     """A deployment that sets DATABASE_URL expects durability: to ignore it would lose its jobs."""
-    with pytest.raises(ConfigError, match=r'storage is "postgresql://…"') as refused:
-        load_settings(environ={"DATABASE_URL": "postgresql://user:secret@host/db"})
-    assert "secret" not in str(refused.value)
+    older = load_settings(environ={"DATABASE_URL": "postgresql://user:secret@host/db"})
+    assert older.storage == "postgresql://user:secret@host/db"
+    assert older.durability == "durable"
     environ = {"DATABASE_URL": "postgresql://host/db", "FLASHQ_STORAGE": "memory:"}
     assert load_settings(environ=environ).storage == "memory:"
+
+
+def test_without_a_word_about_it_storage_is_a_file_in_the_data_directory() -> None:
+    """A restart keeps everything without any set-up."""
+    settings = load_settings({"data_dir": "/var/lib/flashq"}, environ={})
+    assert settings.storage == "sqlite:////var/lib/flashq/flashq.db"
+    assert settings.durability == "durable"
+    assert load_settings({"storage": "memory:"}, environ={}).durability == "async"
 
 
 def test_older_names_of_modes_are_recognised_but_change_nothing() -> None:
@@ -224,7 +229,7 @@ def test_hash_differs_by_what_processes_must_agree_on_and_by_nothing_else() -> N
     """Another shard count means other owners of jobs; another log level means nothing."""
     base = configuration_hash(Settings())
     assert base == configuration_hash(Settings(run_dir="/tmp/x", log_level="debug", zmq_port=1))
-    for other in (Settings(shards=4), Settings(durability="durable"), Settings(results_max=1)):
+    for other in (Settings(shards=4), Settings(durability="async"), Settings(results_max=1)):
         assert configuration_hash(other) != base
 
 

@@ -127,7 +127,8 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, run_dir: Path, free: int, verdict
 
 def test_disks_of_the_settings(run_dir: Path) -> None:
     """With memory: nothing is written to the data directory."""
-    settings = load_settings({"run_dir": str(run_dir)}, environ={})
+    flags = {"run_dir": str(run_dir), "storage": "memory:"}
+    settings = load_settings(flags, environ={})
     assert [one.check for one in checks.check_disks(settings, settings.run())] == [
         "disk, run directory"
     ]
