@@ -653,7 +653,8 @@ class Model:
             if is_mutation and self.changed and session and n is not None:
                 if cmd not in ("PULL", "PULLB", "GOODBYE") and len(self.replies) > before:
                     kept = self.replies[-1][1]
-                    done_below = said.get("done_below") or 0
+                    # what a flow says is done with, a later request says again
+                    done_below = 0 if cmd == "FLOW" else said.get("done_below") or 0
                     self.keep_answer(self.sessions[session], n, done_below, kept)
         except Error as error:
             self.refuse(corr, error)
@@ -694,9 +695,9 @@ class Model:
 
     def start_window(self, queue: str, said: Fields) -> None:
         if said.get("debounce_id") is not None:
-            ttl = said.get("debounce_ttl")
-            until = self.now + (5000 if ttl is None else ttl)
-            self.windows[queue, said["debounce_id"]] = until
+            ttl = 5000 if said.get("debounce_ttl") is None else said["debounce_ttl"]
+            if ttl:
+                self.windows[queue, said["debounce_id"]] = self.now + ttl
 
     def check_data(self, data: Any) -> None:
         """Payloads are strings here, of less than 255 bytes with their MessagePack header."""

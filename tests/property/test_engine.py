@@ -496,7 +496,7 @@ def normal(reply: Fields) -> Fields:
 
 TestEngineBesideModel = EngineBesideModel.TestCase
 TestEngineBesideModel.settings = settings(
-    max_examples=60,
+    max_examples=400,
     phases=(Phase.generate, Phase.shrink),
     stateful_step_count=40,
     derandomize=True,

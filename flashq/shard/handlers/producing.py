@@ -222,11 +222,10 @@ class _Batch:
             self._unique[push.unique_key] = new
         if push.job_id is not None:
             self._custom[push.job_id] = new
-        if push.debounce_id is not None:
-            ttl = DEBOUNCE_TTL_MS if push.debounce_ttl is None else push.debounce_ttl
-            self._debounced.add(push.debounce_id)
-            until = self.context.now_ms + ttl
-            self.records.append(r.DebounceStarted(self.queue_name, push.debounce_id, until))
+        windows = _window(self.context, self.queue_name, push)
+        if windows:
+            self._debounced.update(window.debounce_id for window in windows)
+            self.records += windows
             self._open = None
 
     def _enqueue(self, push: JobOptions, data: bytes, options: Options | None) -> None:
@@ -263,6 +262,14 @@ class _Batch:
         self.records += settle_known(context, new, options, local, confirm=not remote)
         if remote:
             self.pending.append(new)
+
+
+def _window(context: Context, queue: str, push: JobOptions) -> list[r.DebounceStarted]:
+    """Return the window in which pushes like this one will be refused, if it has any length."""
+    ttl = DEBOUNCE_TTL_MS if push.debounce_ttl is None else push.debounce_ttl
+    if push.debounce_id is None or not ttl:
+        return []
+    return [r.DebounceStarted(queue, push.debounce_id, context.now_ms + ttl)]
 
 
 # --- PUSH and PUSHB
@@ -458,10 +465,7 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
         )
         shard = shard_of_queue(child.queue, context.state.shard_count)
         records.append(r.Sent(shard, body))
-    if command.debounce_id is not None:
-        ttl = DEBOUNCE_TTL_MS if command.debounce_ttl is None else command.debounce_ttl
-        until = context.now_ms + ttl
-        records.append(r.DebounceStarted(command.queue, command.debounce_id, until))
+    records += _window(context, command.queue, command)
     ids: list[int | None] = [parent, *[None] * len(children)]
     records.append(_awaited("flow", command, ids, [], [parent]))
     return Decision(None, records, durable)
