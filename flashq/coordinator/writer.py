@@ -188,8 +188,8 @@ class WriterThread:
         """Return what has been done since the last call."""
         with self._news:
             results, self._results = self._results, []
-        if results:
-            os.eventfd_read(self._wake_fd)
+            if results:
+                os.eventfd_read(self._wake_fd)
         for result in results:
             if isinstance(result, Committed):
                 self._open_tasks -= len(result.groups)
@@ -319,10 +319,9 @@ class WriterThread:
 
     def _tell(self, *results: Result) -> None:
         with self._news:
-            is_first = not self._results
+            if not self._results:
+                os.eventfd_write(self._wake_fd, 1)
             self._results += results
-        if is_first:
-            os.eventfd_write(self._wake_fd, 1)
 
 
 class _VoidTasks(Exception):
