@@ -98,7 +98,7 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
             description="URL of the storage: `sqlite:///path`, `postgresql://…`, or `memory:`, "
             "which keeps log and checkpoints in the coordinator, so that a killed shard still "
             "comes back with its jobs, and nothing is left when the server ends.",
-            extra={"default": "sqlite:///, data_dir, /flashq.db"},
+            extra={"default": "flashq.db in data_dir, by SQLite"},
         ),
     ] = "sqlite:///./flashq-data/flashq.db"
     durability: Annotated[

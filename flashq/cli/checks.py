@@ -321,6 +321,12 @@ def check_shards(
     except FlashQError as error:
         yield Finding("shards", "wrong", error.text, "look at the server's log")
         return
+    unsafe_bytes = sum(shard.unsafe_bytes for shard in stats.shards)
+    if stats.storage:
+        text = f"changes wait, {size(unsafe_bytes)} of them: {stats.storage}"
+        yield Finding("storage", "wrong", text, _STORAGE_ADVICE)
+    else:
+        yield ok("storage", f"it is written to; {size(unsafe_bytes)} are under way")
     silent = sorted({*stats.missing_shards, *down})
     for index in silent:
         word = "has not started" if index in down else "is ready, but does not answer in time"
@@ -334,6 +340,9 @@ def check_shards(
         )
 
 
+_STORAGE_ADVICE: Final = (
+    "bring it back, or make room; the server tries again by itself and goes on where it was"
+)
 _SHARD_ADVICE: Final = (
     "the supervisor starts it again by itself; if that does not help, look at the server's log"
 )

@@ -40,6 +40,8 @@ def stats(invocation: Invocation) -> None:
             )
         invocation.say("")
         invocation.table(shards)
+    if found.storage:
+        invocation.complain(f"changes wait: {found.storage}")
     invocation.warn_missing(found.missing_shards)
 
 

@@ -29,6 +29,8 @@ class ShardStats(Struct, kw_only=True, omit_defaults=True):
 
 
 class StatsReply(Reply, kw_only=True, omit_defaults=True):
+    """`storage` says what is wrong with storage, so that changes wait; absent when nothing is."""
+
     ok: bool
     queued: int
     processing: int
@@ -38,6 +40,7 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     waiting_dependencies: int = 0
     shards: list[ShardStats] = []
     missing_shards: list[int] = []
+    storage: str = ""
 
 
 class GetMetrics(Request, kw_only=True, tag="METRICS"):

@@ -126,6 +126,8 @@ class Router:
         #: clients that leave so much unread that their requests are refused; whoever sends to them
         #: maintains it
         self.overfull: set[bytes] = set()
+        #: what the coordinator says is wrong with storage; empty when nothing is
+        self._storage_trouble = ""
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
         #: why this router must not run; it exits then
@@ -319,7 +321,13 @@ class Router:
             self._reply(asker, self._sessions.handle(request, asker, now_ms, self.epochs))
 
     def _for_all(self, word: str, asker: Asker, body: bytes) -> Division:
-        return ask_all(word, body, self._settings.shard_count, json=asker.json)
+        return ask_all(
+            word,
+            body,
+            self._settings.shard_count,
+            json=asker.json,
+            storage_trouble=self._storage_trouble,
+        )
 
     # --- scatter and gather
 
@@ -403,6 +411,7 @@ class Router:
             message = None
         match message:
             case Epochs(epochs=epochs) if len(epochs) == self._settings.shard_count:
+                self._storage_trouble = message.storage
                 for shard, epoch in enumerate(epochs):
                     self._set_epoch(shard, epoch)
             case Refused(reason=reason):

@@ -51,8 +51,13 @@ class Division(NamedTuple):
     merge: Callable[[Bodies, list[int]], Any]
 
 
-def ask_all(word: str, body: bytes, shard_count: int, *, json: bool) -> Division:
+def ask_all(
+    word: str, body: bytes, shard_count: int, *, json: bool, storage_trouble: str = ""
+) -> Division:
     """Divide a request that concerns all shards.
+
+    Args:
+        storage_trouble: what the coordinator says is wrong with storage, for STATS.
 
     Raises:
         InvalidRequest, BadMessage: it does not fit its command.
@@ -68,6 +73,8 @@ def ask_all(word: str, body: bytes, shard_count: int, *, json: bool) -> Division
             )
         body = encode(GetJobs(state=request.state, limit=offset + limit), json=json)
         merge = partial(_merge_jobs, offset, limit, json)
+    elif word == "STATS":
+        merge = partial(_merge_stats, storage_trouble, json)
     else:
         merge = partial(_MERGES[word], json)
     return Division(dict.fromkeys(range(shard_count), body), merge)
@@ -265,7 +272,7 @@ def _merge_queues(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return QueuesReply(ok=True, queues=queues, missing_shards=missing)
 
 
-def _merge_stats(json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_stats(storage_trouble: str, json: bool, replies: Bodies, missing: list[int]) -> Any:
     parts = _read(replies, StatsReply, json)
     sums = {
         name: sum(getattr(part, name) for part in parts)
@@ -279,7 +286,9 @@ def _merge_stats(json: bool, replies: Bodies, missing: list[int]) -> Any:
         )
     }
     shards = [shard for part in parts for shard in part.shards]
-    return StatsReply(ok=True, shards=shards, missing_shards=missing, **sums)
+    return StatsReply(
+        ok=True, shards=shards, missing_shards=missing, storage=storage_trouble, **sums
+    )
 
 
 _MEAN: Final = "avg_latency_ms"
@@ -306,6 +315,5 @@ _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GOODBYE": _merge_goodbyes,
     "LISTQUEUES": _merge_queues,
     "METRICS": _merge_metrics,
-    "STATS": _merge_stats,
 }
 """How the replies to a request that all shards get as it is become one."""

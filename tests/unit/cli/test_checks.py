@@ -185,17 +185,28 @@ def test_a_router_that_does_not(fake: FakeServer, run_dir: Path) -> None:
 def test_shards_through_the_router(fake: FakeServer) -> None:
     """All there, one not started, one that does not answer."""
     teach(fake)
-    (found,) = checks.check_shards(fake.url, None, hello_of(fake))
-    assert found.verdict == "ok"
+    storage, found = checks.check_shards(fake.url, None, hello_of(fake))
+    assert (storage.verdict, found.verdict) == ("ok", "ok")
     assert "4 shards answered" in found.text
     fake.epochs = [1, 0, 1, 1]
     stats = {**REPLIES["STATS"], "shards": [SHARD], "missing_shards": [1, 3]}
     fake.answer("STATS", lambda _: {"ok": True, **stats})
-    wrong = [one.text for one in checks.check_shards(fake.url, None, hello_of(fake))]
+    _, *wrong = [one.text for one in checks.check_shards(fake.url, None, hello_of(fake))]
     assert wrong == [
         "shard 1 has not started",
         "shard 3 is ready, but does not answer in time",
     ]
+
+
+def test_storage_that_is_away(fake: FakeServer) -> None:
+    """The reason is told, and how much waits."""
+    teach(fake)
+    stats = {**REPLIES["STATS"], "storage": "storage unavailable: no space left"}
+    fake.answer("STATS", lambda _: {"ok": True, **stats})
+    found, _ = checks.check_shards(fake.url, None, hello_of(fake))
+    assert (found.check, found.verdict) == ("storage", "wrong")
+    assert found.text.startswith("changes wait, ")
+    assert found.text.endswith("no space left")
 
 
 def test_stats_that_do_not_come(fake: FakeServer) -> None:

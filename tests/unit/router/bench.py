@@ -94,10 +94,10 @@ class Bench:
         else:
             self.router.handle_shard(asked.to, frames, self.now_ms)
 
-    def epochs(self, *epochs: int) -> None:
-        """Let the coordinator tell the epochs."""
+    def epochs(self, *epochs: int, storage: str = "") -> None:
+        """Let the coordinator tell the epochs, and what is wrong with storage."""
         header = pack_header(INTERNAL, ROUTE_COORDINATOR, 0)
-        body = encode_internal(Epochs(epochs=list(epochs)))
+        body = encode_internal(Epochs(epochs=list(epochs), storage=storage))
         self.router.handle_coordinator([header, body], self.now_ms)
 
     def hello(self, identity: bytes = CLIENT, **more: Any) -> Any:

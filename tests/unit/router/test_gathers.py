@@ -380,6 +380,17 @@ def test_stats_add_up(flags: int) -> None:
     }
 
 
+def test_stats_say_what_is_wrong_with_storage() -> None:
+    """Changes wait, and whoever looks learns why; nothing is said when nothing is wrong."""
+    bench = Bench()
+    counts = dict.fromkeys(("queued", "processing", "delayed", "dlq"), 0)
+    for trouble in ("storage unavailable: disk full", ""):
+        bench.epochs(1, 1, 1, 1, storage=trouble)
+        for pair in scatter(bench, cmd="STATS"):
+            bench.answer(pair, counts)
+        assert bench.reply().get("storage", "") == trouble
+
+
 def metrics(count: int, latency_ms: float, *queues: str) -> dict[str, Any]:
     """A shard's reply to METRICS."""
     totals = "pushed completed failed expired cancelled retried timed_out stalled lost evicted"
