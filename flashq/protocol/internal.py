@@ -237,7 +237,8 @@ class Watch(PeerMessage, tag="watch"):
 
 class DependencyAnswer(PeerMessage, tag="dep"):
     """How the dependency stands: pending, completed, failed (with a reason), removed (with a
-    reason), unknown (never existed) or forgotten (ended too long ago)."""
+    reason), volatile (of level memory), unknown (never existed) or forgotten (ended too long
+    ago)."""
 
     dependency: int
     dependent: int

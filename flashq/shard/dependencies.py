@@ -13,17 +13,18 @@ final).
 
 from __future__ import annotations
 
-from flashq.errors import DependencyForgotten, FlashQError, UnknownDependency
+from flashq.errors import DependencyForgotten, FlashQError, LevelInvalid, UnknownDependency
 from flashq.ids import sequence_of_job, shard_of_job
 from flashq.protocol import records as r
 from flashq.protocol.internal import ChildCreated, ChildEnded, DependencyAnswer
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context
 from flashq.shard.lifecycle import COMPLETED, FAILED, FLOW, PARKED, PENDING, Job, options_of
-from flashq.shard.state import OUTCOME_COMPLETED, ShardState
+from flashq.shard.state import OUTCOME_COMPLETED, ShardState, is_volatile
 
 Outcome = tuple[str, str | None]
-"""pending, completed, failed, removed, unknown or forgotten; and why, where there is a reason."""
+"""pending, completed, failed, removed, volatile, unknown or forgotten; and why, where there is a
+reason. Of a volatile one, of level memory, nobody would hear after a crash."""
 
 
 def outcome_of(state: ShardState, job_id: int) -> Outcome:
@@ -32,6 +33,8 @@ def outcome_of(state: ShardState, job_id: int) -> Outcome:
     if job is not None:
         if job.state == COMPLETED:
             return ("completed", None)
+        if is_volatile(job):
+            return ("volatile", None)
         if job.state == FAILED:
             return ("failed", job.extra.error if job.extra is not None else None)
         return ("pending", None)
@@ -47,6 +50,8 @@ def _refusal(outcome: str, dependency: int) -> FlashQError | None:
         return UnknownDependency(id=dependency)
     if outcome == "forgotten":
         return DependencyForgotten(id=dependency)
+    if outcome == "volatile":
+        return LevelInvalid()
     return None
 
 
@@ -54,7 +59,7 @@ def ask_dependencies(context: Context, dependencies: tuple[int, ...]) -> dict[in
     """Return how those dependencies stand that are of this shard.
 
     Raises:
-        UnknownDependency, DependencyForgotten: one of them cannot be waited for.
+        UnknownDependency, DependencyForgotten, LevelInvalid: one of them cannot be waited for.
     """
     state = context.state
     known: dict[int, Outcome] = {}

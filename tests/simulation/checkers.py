@@ -276,7 +276,7 @@ class Witness:
         history, world = self.shards[shard], self._world
         if world.is_traced:
             for record in entry.records:
-                world.note(f"shard-{shard} #{seq} {record!r:.300}")
+                world.note(f"shard-{shard} #{seq} {record!r:.600}")
         history.entries.append((seq, kept))
         if seq is not None:
             history.seq = seq
@@ -344,7 +344,7 @@ class Witness:
             ended = self.facts_of(child)
             if ended is None and self.history_of(child).wipes:
                 continue
-            if ended is None or not ended.is_ended:
+            if ended is None or not ended.has_ended:
                 raise Violation(f"{job!r} runs before its child {ended!r}")
         policy = job.options.on_dependency_failure
         for dependency in job.options.depends_on:
@@ -352,7 +352,7 @@ class Witness:
             if ended is None and self.history_of(dependency).losses:
                 continue
             good = ended is not None and (
-                ended.state == COMPLETED or (policy == "ignore" and ended.is_ended)
+                ended.state == COMPLETED or (policy == "ignore" and ended.has_ended)
             )
             if not good:
                 raise Violation(f"{job!r} runs ({policy}) before its dependency {ended!r}")

@@ -23,7 +23,14 @@ from flashq.client.happenings import (
 )
 from flashq.errors import FlashQError, SessionExpired
 from flashq.protocol.codec import encode
-from flashq.protocol.framing import REPLY, ROUTE_ANY, ROUTE_ROUTER, pack_header, pairs, unpack_header
+from flashq.protocol.framing import (
+    REPLY,
+    ROUTE_ANY,
+    ROUTE_ROUTER,
+    pack_header,
+    pairs,
+    unpack_header,
+)
 from flashq.protocol.leases import Pull, PullBatch
 from flashq.protocol.sessions import Hello
 from tests.simulation.network import Link, Network
@@ -246,5 +253,3 @@ class RudeProcess(Process):
 
     def receive(self, socket: str, arrival: Any) -> None:
         """Nobody reads this."""
-
-

@@ -56,6 +56,8 @@ class JobFacts:
         self.failures = 0
         #: of a flow's parent
         self.children: list[int] = []
+        #: it has ended, though it may have been taken out of the dead letters since
+        self.has_ended = False
         #: it was taken out of the dead letters, and then waits for nobody
         self.is_retried = False
 
@@ -130,6 +132,7 @@ class ShardFacts:
         if to == ACTIVE:
             self.active[job.queue] += 1
         job.state = to
+        job.has_ended = job.has_ended or to in ENDED
 
     # --- jobs
 
@@ -231,5 +234,3 @@ class ShardFacts:
             raise Violation(f"shard {self.shard} carries out mail {record} again")
         self.received[key] = record.number
         return []
-
-

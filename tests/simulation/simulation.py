@@ -67,8 +67,7 @@ class Simulation:
         world, network, setting, witness = self.world, self.network, self.setting, self.witness
         self.coordinator: Final = CoordinatorProcess(world, network, setting, witness)
         self.shards: Final = [
-            ShardProcess(world, network, setting, shard, witness)
-            for shard in range(setting.shards)
+            ShardProcess(world, network, setting, shard, witness) for shard in range(setting.shards)
         ]
         self.router: Final = RouterProcess(world, network, setting)
         self.clients: Final = [
@@ -168,7 +167,9 @@ class Simulation:
                 if box.pending
             ]
             if not witness.has_lost_states:
-                left += [f"{process.name} owes an answer: {push!r}" for push in state.awaited.values()]
+                left += [
+                    f"{process.name} owes an answer: {push!r}" for push in state.awaited.values()
+                ]
         return left
 
     def _check_end(self) -> None:

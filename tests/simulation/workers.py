@@ -145,9 +145,7 @@ class Worker(Habit):
                 return
             reply = decode(outcome.reply, AckBatchReply)
             asked = [
-                job
-                for job in jobs
-                if job.id % self.town.setting.shards not in reply.missing_shards
+                job for job in jobs if job.id % self.town.setting.shards not in reply.missing_shards
             ]
             done = [job for job in asked if job.id not in reply.lost]
             if reply.ids != [len(done)]:

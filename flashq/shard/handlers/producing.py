@@ -13,7 +13,6 @@ from flashq.errors import (
     BatchTooLarge,
     Busy,
     Debounced,
-    DependencyForgotten,
     DuplicateJob,
     FieldTooLarge,
     FlashQError,
@@ -21,7 +20,7 @@ from flashq.errors import (
     InvalidRequest,
     ParentNotFound,
     PayloadTooLarge,
-    UnknownDependency,
+    error_from,
 )
 from flashq.ids import job_id, shard_of_queue
 from flashq.protocol import records as r
@@ -556,8 +555,5 @@ def awaited_reply(context: Context, key: int) -> Reply | FlashQError:
         return batch_reply(push.ids, sorted(push.errors))
     if push.errors:
         _, text, code = push.errors[0]
-        kind: type[FlashQError] = (
-            UnknownDependency if code == UnknownDependency.code else DependencyForgotten
-        )
-        return kind(text)
+        return error_from(code, text)
     return PushReply(id=key)
