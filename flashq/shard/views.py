@@ -88,7 +88,6 @@ def _fields(job: Job, json: bool) -> dict[str, Any]:
         fields |= {
             "max_attempts": options.max_attempts,
             "backoff": options.backoff,
-            "jitter": options.jitter,
             "ttl": options.ttl,
             "timeout": options.timeout,
             "unique_key": options.unique_key,
@@ -103,6 +102,8 @@ def _fields(job: Job, json: bool) -> dict[str, Any]:
             "keep_completed_count": options.keep_completed_count,
             "parent_id": options.parent or None,
         }
+        if options.jitter:  # a default that is a float is left out only where it is not named
+            fields["jitter"] = options.jitter
     if extra := job.extra:
         fields |= _extra_fields(extra)
     if job.state == ACTIVE:

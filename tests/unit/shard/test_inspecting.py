@@ -1,0 +1,143 @@
+"""GETJOB and its kin, lists with exact totals, and logs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.shard.harness import Shard
+
+
+@pytest.fixture
+def shard() -> Shard:
+    return Shard()
+
+
+def test_keys_at_their_defaults_are_left_out(shard: Shard) -> None:
+    job = shard.ask("GETJOB", id=shard.push(tags=["t"]))["job"]
+    assert job.keys() == {"id", "queue", "data", "created_at", "run_at", "tags"}
+
+
+class TestLists:
+    @pytest.fixture
+    def jobs(self, shard: Shard) -> dict[str, list[int]]:
+        """Jobs in every state, in two queues."""
+        first = shard.push("other")
+        return {
+            "completed": [shard.make_completed(), shard.make_completed()],
+            "failed": [shard.make_failed()],
+            "active": [shard.make_active()],
+            "delayed": [shard.push(delay=60_000)],
+            "waiting": [shard.push(), shard.push(), shard.push()],
+            "waitingchildren": [shard.push(depends_on=[first])],
+        }
+
+    @pytest.mark.parametrize(
+        "state", ["completed", "failed", "active", "delayed", "waiting", "waitingchildren"]
+    )
+    def test_by_state(self, shard: Shard, jobs: dict[str, list[int]], state: str) -> None:
+        """Completed jobs used never to be listed (W40)."""
+        reply = shard.ask("GETJOBS", queue="q", state=state)
+        assert [job["id"] for job in reply["jobs"]] == sorted(jobs[state], reverse=True)
+        assert reply["total"] == len(jobs[state])
+        assert {job["state"] for job in reply["jobs"]} == {state}
+
+    def test_states_are_read_in_any_spelling(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+        """M10: hyphenated or not, in any case."""
+        for state in ("waiting-children", "WaitingChildren", "WAITING-CHILDREN"):
+            assert shard.ask("GETJOBS", queue="q", state=state)["total"] == 1
+        assert shard.ask("GETJOBS", state="stalled") == {"ok": True, "jobs": [], "total": 0}
+        assert shard.ask("GETJOBS", state="nonsense")["total"] == 10, "no filter, as it was"
+
+    def test_pages_newest_first_with_exact_totals(
+        self, shard: Shard, jobs: dict[str, list[int]]
+    ) -> None:
+        everything = sorted((job_id for some in jobs.values() for job_id in some), reverse=True)
+        for offset in range(len(everything) + 2):
+            reply = shard.ask("GETJOBS", queue="q", limit=2, offset=offset)
+            assert [job["id"] for job in reply["jobs"]] == everything[offset : offset + 2]
+            assert reply["total"] == len(everything)
+        assert shard.ask("GETJOBS")["total"] == len(everything) + 1
+        assert shard.ask("GETJOBS", queue="none") == {"ok": True, "jobs": [], "total": 0}
+        assert shard.ask("GETJOBS", queue="q", limit=0)["jobs"] == []
+        assert shard.refuse("GETJOBS", limit=10_001)[0] == "field_too_large"
+
+    def test_over_several_pages(self, shard: Shard) -> None:
+        shard.ask("PUSHB", queue="q", jobs=[{"data": n} for n in range(2500)])
+        reply = shard.ask("GETJOBS", queue="q", limit=3, offset=1475)
+        assert [job["id"] for job in reply["jobs"]] == [1025, 1024, 1023]
+
+    def test_full_items_carry_the_job_again(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+        """M8: the TypeScript client reads `item.job`."""
+        (item,) = shard.ask("GETJOBS", queue="q", state="failed", full=True)["jobs"]
+        assert item["job"]["id"] == item["id"]
+        assert item["job"] == {
+            key: value for key, value in item.items() if key not in ("job", "state")
+        }
+
+    def test_counts(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+        counts = shard.ask("GETJOBCOUNTS", queue="q")
+        assert {state: counts[state] for state in jobs} == {
+            state: len(some) for state, some in jobs.items()
+        }
+        assert shard.ask("COUNT", queue="q")["count"] == 4
+        stats = shard.ask("STATS")
+        assert (stats["queued"], stats["processing"], stats["delayed"]) == (4, 1, 1)
+        assert (stats["dlq"], stats["completed"], stats["waiting_dependencies"]) == (1, 2, 1)
+
+    def test_many_in_the_order_asked_for(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+        ids = [jobs["waiting"][1], 999, jobs["completed"][0], jobs["failed"][0]]
+        reply = shard.ask("GETJOBSBATCH", ids=ids)
+        assert [job["id"] for job in reply["jobs"]] == [ids[0], ids[2], ids[3]]
+
+    def test_the_bound_on_many(self) -> None:
+        assert Shard(batch_jobs_max=1).refuse("GETJOBSBATCH", ids=[1, 2])[0] == "batch_too_large"
+
+
+class TestCustomIds:
+    def test_in_a_queue_and_the_newest_of_all(self, shard: Shard) -> None:
+        first = shard.push("a", job_id="mine")
+        second = shard.push("b", job_id="mine")
+        assert shard.ask("GETJOBBYCUSTOMID", job_id="mine", queue="a")["job"]["id"] == first
+        assert shard.ask("GETJOBBYCUSTOMID", job_id="mine")["job"]["id"] == second
+        assert shard.ask("GETJOBBYCUSTOMID", job_id="no") == {
+            "ok": True,
+            "job": None,
+            "state": "unknown",
+        }
+        assert shard.ask("GETJOBBYCUSTOMID", job_id="mine", queue="c")["job"] is None
+
+
+class TestLogs:
+    def test_oldest_first_with_level_and_time(self, shard: Shard) -> None:
+        job_id = shard.push()
+        shard.ask("LOG", id=job_id, message="one")
+        shard.advance(5)
+        shard.ask("LOG", job_id=job_id, message="two", level="warn")
+        now = shard.now_ms
+        assert shard.ask("GETLOGS", job_id=job_id) == {
+            "ok": True,
+            "id": job_id,
+            "logs": [
+                {"timestamp": now - 5, "message": "one", "level": "info"},
+                {"timestamp": now, "message": "two", "level": "warn"},
+            ],
+        }
+        assert shard.crash().ask("GETLOGS", id=job_id) == shard.ask("GETLOGS", id=job_id)
+
+    def test_are_bounded(self) -> None:
+        shard = Shard(job_logs_max=2)
+        job_id = shard.push()
+        for number in range(4):
+            shard.ask("LOG", id=job_id, message=str(number) * 20_000, level="l" * 50)
+        logs = shard.ask("GETLOGS", id=job_id)["logs"]
+        assert [entry["message"][0] for entry in logs] == ["2", "3"]
+        assert {len(entry["message"]) for entry in logs} == {10_000}
+        assert {len(entry["level"]) for entry in logs} == {32}
+        none = Shard(job_logs_max=0)
+        job_id = none.push()
+        none.ask("LOG", id=job_id, message="m")
+        assert none.ask("GETLOGS", id=job_id)["logs"] == []
+
+    def test_need_an_id(self, shard: Shard) -> None:
+        assert shard.refuse("LOG", message="m")[0] == "invalid"
+        assert shard.refuse("GETLOGS")[0] == "invalid"
