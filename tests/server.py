@@ -28,7 +28,6 @@ PATIENCE_S: Final = 20.0
 LOOK_S: Final = 0.01
 
 _SERVE: Final = "import sys; from flashq.supervisor.process import main; sys.exit(main())"
-_PROGRAM: Final = "import sys; from flashq.{0}.process import main; sys.exit(main())"
 
 
 def eventually(look: Callable[[], T], what: str, *, within_s: float = PATIENCE_S) -> T:
@@ -72,7 +71,6 @@ class Server:
             )
         #: what was printed up to `ready`
         self.lines: list[str] = []
-        self._programs: list[subprocess.Popen[bytes]] = []
 
     # --- its life
 
@@ -94,17 +92,15 @@ class Server:
     def close(self) -> None:
         """End whatever still runs, by id, and remove what it left."""
         held = [os.pidfd_open(pid) for pid in self.pids().values() if _is_alive(pid)]
-        for program in (self.process, *self._programs):
-            if program.poll() is None:
-                program.kill()
+        if self.process.poll() is None:
+            self.process.kill()
         for fd in held:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
             os.close(fd)
-        for program in (self.process, *self._programs):
-            program.wait()
-            if program.stdout is not None:
-                program.stdout.close()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
@@ -179,20 +175,6 @@ class Server:
             lambda: now if (now := self.epochs()[shard]) > before else 0,
             f"shard {shard} with an epoch above {before}",
         )
-
-    def program(self, package: str, *flags: str) -> subprocess.Popen[bytes]:
-        """Start one program by hand, beside those of the supervisor; it is cleaned up as well.
-
-        Args:
-            package: shard, router or coordinator.
-            flags: its flags.
-        """
-        code = _PROGRAM.format(package)
-        program = subprocess.Popen(
-            [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self._programs.append(program)
-        return program
 
 
 def resident_bytes(pid: int) -> int:

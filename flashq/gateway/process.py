@@ -40,6 +40,8 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
 
     for number in lifecycle.stop_signals:
         loop.add_signal_handler(number, stop)
+    if lifecycle.stopping:  # since before these handlers were there
+        stopped.set()
     tokens = settings.tokens()
     bridge = Bridge(
         settings.run().router, settings.shards, token=tokens[0] if tokens else None, name=PROGRAM

@@ -43,7 +43,8 @@ class Dealer:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.connect(url)
         self._corrs = itertools.count(1)
-        self._answers: dict[int, dict[str, Any]] = {}
+        #: replies that have come, and nobody has taken yet
+        self.answers: dict[int, dict[str, Any]] = {}
         #: what came that nobody asked for, and nobody has taken yet
         self.notices: list[dict[str, Any]] = []
         #: flags and route of each reply's header
@@ -67,9 +68,9 @@ class Dealer:
 
     def answer(self, corr: int, timeout_ms: int = TIMEOUT_MS) -> dict[str, Any]:
         """Return the reply to a request."""
-        while corr not in self._answers:
+        while corr not in self.answers:
             self._receive(timeout_ms)
-        return self._answers.pop(corr)
+        return self.answers.pop(corr)
 
     def notice(self, timeout_ms: int = TIMEOUT_MS) -> dict[str, Any]:
         """Return the next message that nobody asked for."""
@@ -91,7 +92,7 @@ class Dealer:
             if flags & NOTICE:
                 self.notices.append(message)
             else:
-                self._answers[corr] = message
+                self.answers[corr] = message
 
     def close(self) -> None:
         """Vanish: nothing is said, nothing is waited for."""
