@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tools import async_twin, command_table, settings_reference
+from tools import async_twin, command_table, grpc_descriptor, settings_reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -21,6 +21,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     ("configs/flashq.toml", settings_reference.render_toml),
     ("docs/COMMANDS.md", command_table.render),
     ("docs/SETTINGS.md", settings_reference.render_markdown),
+    ("flashq/gateway/proto/descriptor.py", grpc_descriptor.render),
     *async_twin.twins().items(),
 )
 

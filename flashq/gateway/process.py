@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -16,6 +16,10 @@ from flashq.config import Settings, flag_parser
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.tcp import TcpDoor
 from flashq.lifecycle import Lifecycle, run_alone
+from flashq.observability.logging import log_of
+
+if TYPE_CHECKING:
+    from flashq.gateway.grpc import GrpcDoor
 
 PROGRAM: Final = "flashq-gateway"
 
@@ -52,11 +56,34 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         endpoints = [await door.listen_tcp(settings.host, settings.port)]
         if settings.unix_socket:
             endpoints.append(await door.listen_unix(settings.unix_socket))
+        grpc_door = _grpc_door(bridge, settings)
+        if grpc_door is not None:
+            endpoints.append(await grpc_door.listen(settings.host, settings.grpc_port))
         lifecycle.ready(*endpoints)
         await _until(stopped, bridge)
-        await door.drain(settings.drain_timeout_ms / 1000)
+        doors: list[TcpDoor | GrpcDoor] = [door] if grpc_door is None else [door, grpc_door]
+        await asyncio.gather(*(one.drain(settings.drain_timeout_ms / 1000) for one in doors))
     finally:
         await bridge.close()
+
+
+def _grpc_door(bridge: Bridge, settings: Settings) -> GrpcDoor | None:
+    """Return the door for gRPC; None when its libraries, which are an extra, are not installed.
+
+    They are imported here and not with this module, which a process that forks may have imported.
+    """
+    try:
+        from flashq.gateway.grpc import GrpcDoor
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("flashq"):
+            raise
+        log_of(PROGRAM).info(
+            "no door for gRPC: install it with pip install 'flashq[grpc]'", missing=error.name
+        )
+        return None
+    return GrpcDoor(
+        bridge, settings.tokens(), settings.gateway_connections_max, settings.message_bytes_max
+    )
 
 
 async def _until(stopped: asyncio.Event, bridge: Bridge) -> None:

@@ -1,0 +1,136 @@
+"""What gRPC calls ask of the bridge, and the pulls among them that wait.
+
+Owns the end of waiting: with its call, with its time, or with the door. A job that comes when its
+call is gone goes back to its queue. Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from flashq.errors import FlashQError, ShuttingDown, error_from
+from flashq.gateway.asking import Ask, read_ask
+from flashq.gateway.bridge import Answer, Bridge
+from flashq.gateway.lanes import Holder
+from flashq.gateway.pending import Pending
+from flashq.protocol.codec import decode, encode_json
+from flashq.protocol.leases import PullBatch, PullBatchReply, Release
+from flashq.protocol.objects import JobView
+
+T = TypeVar("T", bound=Struct)
+
+WAIT_MS: Final = 30_000
+"""A pull without an end is asked again after so long. One whose call is gone stands in its queue
+until then; the job that it still brings goes back."""
+
+
+class _Error(Struct):
+    error: str = ""
+    code: str = ""
+
+
+def ask_of(request: Struct) -> Ask:
+    """Return a command as the bridge takes it, with replies that leave out keys at their defaults.
+
+    Everything is JSON, so that payloads are neither read nor written on their way.
+
+    Raises:
+        InvalidRequest: a field does not fit.
+    """
+    ask = read_ask(encode_json(request), json=True)
+    ask.full = False
+    return ask
+
+
+class Pulls:
+    """The door's way to the bridge.
+
+    Args:
+        bridge: who carries requests out.
+    """
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge: Final = bridge
+        #: the pulls that wait
+        self._waiting: dict[asyncio.Future[Answer], Pending] = {}
+        self._closed = False
+
+    async def ask(self, request: Struct, kind: type[T]) -> T:
+        """Have a command carried out, and return its reply.
+
+        Args:
+            request: the command.
+            kind: its reply's type.
+
+        Raises:
+            FlashQError: it is refused.
+        """
+        return _read(await self._bridge.carry_out(ask_of(request)), kind)
+
+    async def pull(
+        self, queue: str, count: int, wait_ms: int, holder: Holder | None = None
+    ) -> list[JobView]:
+        """Take jobs of a queue, and wait for the first.
+
+        Args:
+            queue: its name.
+            count: most jobs; for 0 it only waits.
+            wait_ms: how long.
+            holder: whose the jobs are while it is there; without one each has a time of its own.
+
+        Returns:
+            The jobs; none after that time.
+
+        Raises:
+            FlashQError: it is refused.
+            ShuttingDown: the door closes.
+        """
+        if self._closed:
+            raise ShuttingDown
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def done(body: bytes, ok: bool) -> None:
+            if not future.done():
+                future.set_result(Answer(body, ok))
+
+        ask = ask_of(PullBatch(queue=queue, count=count, timeout=wait_ms))
+        pending = self._bridge.ask(ask, holder, done)
+        self._waiting[future] = pending
+        try:
+            answer = await future
+        except (asyncio.CancelledError, ShuttingDown):
+            if future.cancelled() or future.exception() is not None:
+                self._bridge.abandon(pending)
+            elif holder is None and future.result().ok:
+                # The jobs came in the same turn of the loop as the end of the call.
+                self.give_back(_read(future.result(), PullBatchReply).jobs)
+            raise
+        finally:
+            del self._waiting[future]
+        return _read(answer, PullBatchReply).jobs
+
+    def give_back(self, jobs: Sequence[JobView]) -> None:
+        """Return jobs to their queue that nobody has worked on; no attempt is counted."""
+        if jobs:
+            release = Release(ids=[job.id for job in jobs], tokens=[job.token for job in jobs])
+            with suppress(FlashQError):  # not taken on: they go back when their leases end
+                self._bridge.ask(ask_of(release), None, None)
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self._closed = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(ShuttingDown())
+
+
+def _read(answer: Answer, kind: type[T]) -> T:
+    if not answer.ok:
+        error = decode(answer.body, _Error, json=True)
+        raise error_from(error.code, error.error)
+    return decode(answer.body, kind, json=True)

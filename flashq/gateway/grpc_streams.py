@@ -1,0 +1,93 @@
+"""A queue's jobs on their way into one stream.
+
+Owns the bounded buffer between pulling and sending, and whose the jobs are: the stream's, until
+they are settled or it ends. Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final, Self
+
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.grpc_pulls import WAIT_MS, Pulls
+from flashq.gateway.lanes import Holder
+from flashq.protocol.objects import JobView
+
+
+class JobStream:
+    """The jobs of one stream.
+
+    Use it as a context: at its end everything that was pulled and not settled goes back at once,
+    and no attempt is counted.
+
+    Args:
+        pulls: where jobs are pulled.
+        bridge: who holds them for the stream.
+        queue: whose jobs.
+        batch_size: most jobs pulled at a time.
+        buffer_max: most jobs pulled and not yet sent.
+    """
+
+    def __init__(
+        self, pulls: Pulls, bridge: Bridge, queue: str, batch_size: int, buffer_max: int
+    ) -> None:
+        self._pulls: Final = pulls
+        self._bridge: Final = bridge
+        self._queue: Final = queue
+        self._batch_size: Final = batch_size
+        self._buffer_max: Final = buffer_max
+        self._buffer: deque[JobView] = deque()
+        self._changed: Final = asyncio.Condition()
+        self.holder: Final = Holder()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bridge.leave(self.holder)
+
+    async def fill(self) -> None:
+        """Pull jobs as long as there is room, and never return.
+
+        Raises:
+            FlashQError: a pull is refused, or the door closes.
+        """
+        changed = self._changed
+        while True:
+            async with changed:
+                await changed.wait_for(lambda: len(self._buffer) < self._buffer_max)
+            count = min(self._batch_size, self._buffer_max - len(self._buffer))
+            jobs = await self._pulls.pull(self._queue, count, WAIT_MS, self.holder)
+            async with changed:
+                self._buffer += jobs
+                changed.notify_all()
+
+    async def jobs(self) -> AsyncIterator[JobView]:
+        """Yield the jobs in the order of their delivery, without end."""
+        changed = self._changed
+        while True:
+            async with changed:
+                await changed.wait_for(lambda: self._buffer)
+                job = self._buffer.popleft()
+                changed.notify_all()
+            yield job
+
+
+async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run the parts of a call beside each other until the first of them ends; cancel the rest.
+
+    Raises:
+        Exception: what that part raised.
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
