@@ -29,6 +29,7 @@ STOP_US: Final = (200 * MS, 5000 * MS)
 KINDS: Final = (
     "message delayed",
     "messages reordered",
+    "commit slow",
     *(f"break {link}" for link in LINKS),
     "messages lost in a break",
     "kill shard",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
-from flashq.coordinator.process import RECOVERED_BYTES_MAX
+from flashq.coordinator.writer import Committed, Read
 from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import (
     COORDINATOR_ROUTING_ID,
@@ -25,13 +25,15 @@ from flashq.shard.identity import Phase
 from flashq.shard.process import GAP_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
 from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
 from tests.simulation.shards import WatchedNode
-from tests.simulation.storage import WatchedStorage
+from tests.simulation.storage import SimulatedWriter
 from tests.simulation.world import MS, World
 
 if TYPE_CHECKING:
     from tests.simulation.checkers import Witness
     from tests.simulation.setting import Setting
 
+UNREAD_MAX: Final = 2**31
+"""Where ZeroMQ's own bound is off."""
 ROUTER: Final = "router"
 COORDINATOR: Final = "coordinator"
 
@@ -445,15 +447,14 @@ class CoordinatorProcess(Process):
         self._setting = setting
         self._witness = witness
         self.coordinator: Coordinator
-        self.storage: WatchedStorage
+        self._writer: SimulatedWriter
 
     def boot(self) -> None:
         """Begin as `coordinator.process.run` does."""
         setting = self._setting
-        self.storage = setting.new_storage(
-            self.wall_ms(), self.world.chance.randbytes(16), self._witness
-        )
-        opened = self.storage.open(setting.shards)
+        storage = setting.new_storage(self.wall_ms(), self.world.chance.randbytes(16))
+        opened = storage.open(setting.shards)
+        self._writer = SimulatedWriter(self, storage, setting, self._witness)
         agreed = CoordinatorSettings(
             shard_count=setting.shards, limits=setting.limits, config_hash=setting.config_hash
         )
@@ -461,23 +462,41 @@ class CoordinatorProcess(Process):
         self.network.bind(self, COORDINATOR, "front")
 
     def turn(self) -> int | None:
-        """One round of `coordinator.process._serve`."""
-        coordinator, storage = self.coordinator, self.storage
+        """One round of `coordinator.process.Turns.serve`."""
+        coordinator = self.coordinator
         now_ms, mono_ms = self.wall_ms(), self.mono_ms()
         for arrival in self.take("front"):
             coordinator.handle(arrival.peer, arrival.frames, now_ms, mono_ms)
         coordinator.tick(now_ms, mono_ms)
-        while (group := coordinator.take_group()) is not None:
-            if group.writes:
-                storage.write(group.writes)
-            coordinator.committed(group)
-        for recovery in coordinator.take_recoveries():
-            part = storage.recover(recovery.shard, recovery.cursor, self._setting.recovered_bytes)
-            coordinator.recovered(recovery, part)
+        self._settle()
         for to, frames in coordinator.take_parcels():
-            if self.answer(COORDINATOR, to, frames, RECOVERED_BYTES_MAX) is Sent.GONE:
+            if self.answer(COORDINATOR, to, frames, UNREAD_MAX) is Sent.GONE:
                 coordinator.undeliverable(to)
         return mono_ms + coordinator.next_wait_ms(now_ms, mono_ms)
+
+    def _settle(self) -> None:
+        """Tell the engine what has become safe, and give the writer what has to."""
+        coordinator, writer = self.coordinator, self._writer
+        is_settled = False
+        while not is_settled:
+            is_settled = True
+            for result in writer.take_results():
+                is_settled = False
+                match result:
+                    case Committed(groups):
+                        for group in groups:
+                            coordinator.committed(group)
+                    case Read(recovery, part):
+                        coordinator.recovered(recovery, part)
+            while (group_or_none := coordinator.take_group()) is not None:
+                is_settled = False
+                if group_or_none.writes or not writer.is_idle:
+                    writer.submit(group_or_none)
+                else:
+                    coordinator.committed(group_or_none)
+            for recovery in coordinator.take_recoveries():
+                is_settled = False
+                writer.submit(recovery)
 
     def died(self) -> None:
         """Its supervisor starts it again; its memory is lost."""

@@ -6,18 +6,15 @@ Limits are far smaller than those of a server, so that a short run comes to all 
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flashq.ids import shard_of_queue
 from flashq.protocol.limits import MIB, EngineLimits
 from flashq.shard.identity import Identity
 from flashq.storage.memory import MemoryStorage
+from flashq.storage.port import Storage
 from flashq.version import __version__
 from tests.simulation.network import Weather
-from tests.simulation.storage import WatchedStorage
-
-if TYPE_CHECKING:
-    from tests.simulation.checkers import Witness
 
 QUEUES: Final = tuple(f"queue-{number}" for number in range(7))
 
@@ -46,6 +43,9 @@ class Setting:
         self.weather: Final = Weather(choice((0.0, 0.005, 0.02, 0.1)), choice((5, 40, 200)) * 1000)
         self.checkpoint_log_bytes: Final = choice((1500, 5000, 20_000, MIB))
         self.recovered_bytes: Final = choice((500, 5000, 4 * MIB))
+        #: the share of commits that take longer, and how long that is
+        self.slow_commits: Final = choice((0.0, 0.05, 0.3))
+        self.slow_commit_us: Final = (1000, choice((10_000, 200_000)))
         self.peer_bytes_max: Final = choice((10_000, MIB, MIB))
         self.client_unread_max: Final = choice((3, 20, 1000))
         self.router_unread_max: Final = choice((5, 100, 1000))
@@ -78,9 +78,9 @@ class Setting:
             drain_timeout_ms=5000,
         )
 
-    def new_storage(self, wall_ms: int, uuid: bytes, witness: Witness) -> WatchedStorage:
+    def new_storage(self, wall_ms: int, uuid: bytes) -> Storage:
         """Return the storage of a coordinator that begins: an empty one."""
-        return WatchedStorage(MemoryStorage(wall_ms, uuid), witness)
+        return MemoryStorage(wall_ms, uuid)
 
     def shard_of(self, queue: str) -> int:
         """Return which shard has the queue."""
