@@ -38,17 +38,18 @@ class DataDir:
             ) from error
         self._lock = Lockfile.acquire(self.path / LOCK_NAME)
 
-    def pin(self, uuid: bytes) -> None:
+    def pin(self, uuid: bytes, *, anew: bool = False) -> None:
         """Note which storage is used here, or see that it is the same as before.
 
         Args:
             uuid: 16 bytes that name the storage.
+            anew: take it whatever was used before.
 
         Raises:
             ConfigError: it is another one.
         """
         path = self.path / PIN_NAME
-        if path.exists():
+        if path.exists() and not anew:
             pinned = path.read_text().strip()
             if pinned != uuid.hex():
                 raise ConfigError(

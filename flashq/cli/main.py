@@ -36,6 +36,10 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "events": ("flashq.cli.server", "Print what happens to jobs, as it happens."),
     "top": ("flashq.cli.top", "Watch the queues in a live table."),
     "bench": ("flashq.cli.bench", "Measure the running server by a short load."),
+    "backup": ("flashq.cli.storage", "Write everything in the storage to a file."),
+    "restore": ("flashq.cli.storage", "Fill an empty storage from a backup."),
+    "export": ("flashq.cli.storage", "Print the jobs in the storage, or copy them into a table."),
+    "migrate": ("flashq.cli.storage", "Bring the storage's tables up to this version."),
     "doctor": ("flashq.cli.doctor", "Say what is wrong with settings, sockets, limits, versions."),
 }
 

@@ -284,9 +284,8 @@ class Coordinator:
             # A shard that is away gets its mail when it says that it is ready.
             if resend_at_ms is not None and self._links.address_of(shard) is not None:
                 waits.append(resend_at_ms - mono_ms)
-        for at_ms in (self._probe_at_ms, self._links.tell_at_ms):
-            if at_ms is not None:
-                waits.append(at_ms - mono_ms)
+        ahead = (self._probe_at_ms, self._links.tell_at_ms)
+        waits += [at_ms - mono_ms for at_ms in ahead if at_ms is not None]
         return max(0, min(waits))
 
     # --- output

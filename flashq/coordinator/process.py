@@ -31,6 +31,7 @@ from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
 from flashq.storage import open_storage
+from flashq.storage.backup import RESTORING
 from flashq.storage.port import Opened
 from flashq.wire import receive, send
 
@@ -63,6 +64,8 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     writer: Writer | None = None
     try:
         opened = storage.open(settings.shards)
+        if RESTORING in opened.parts:
+            raise ConfigError("a restore into this storage was cut off; empty it and start over")
         if data_dir is not None:
             data_dir.pin(opened.uuid)
         turns = Turns(settings, opened, clock)

@@ -1,7 +1,8 @@
 """Where the coordinator keeps what has to survive: one port, and its implementations.
 
 Storage knows records only as bytes with numbers; it may import `flashq.protocol`, `flashq.errors`,
-the settings' names and the lock file, and no program. Here a URL becomes a storage; nobody else looks at its scheme.
+the settings' names and the lock file, and no program. Here a URL becomes a storage; nobody else
+looks at its scheme.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from flashq.config import MEMORY, POSTGRES, SQLITE
 from flashq.errors import ConfigError
 from flashq.storage.port import Snapshot, Storage
+from flashq.storage.tables import TableStorage
 
 
 def open_storage(url: str, wall_ms: int) -> Storage:
@@ -37,6 +39,19 @@ def open_storage(url: str, wall_ms: int) -> Storage:
     from flashq.storage.postgres import PostgresStorage
 
     return PostgresStorage(url)
+
+
+def migrate_storage(url: str) -> list[str]:
+    """Bring a storage's schema up to date, and return the names of the migrations that this took.
+
+    Raises:
+        ConfigError, StorageUnavailable: it cannot be used, or a server does.
+    """
+    storage = open_storage(url, 0)
+    try:
+        return storage.migrate() if isinstance(storage, TableStorage) else []
+    finally:
+        storage.close()
 
 
 def open_snapshot(url: str) -> Snapshot:

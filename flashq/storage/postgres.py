@@ -169,9 +169,9 @@ class PostgresStorage(TableStorage):
             self.close()
             raise
 
-    def _connect(self) -> None:
+    def _connect(self) -> list[str]:
         if self._connection is not None:
-            return
+            return []
         self._connection = connect(self._url, program="flashq-coordinator")
         connection = self._connection
         connection.execute("SET synchronous_commit = 'on'")
@@ -181,10 +181,11 @@ class PostgresStorage(TableStorage):
                 f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
             )
         self._take_lock(connection)
-        migrate(connection, schema_version(connection))
+        migrated = migrate(connection, schema_version(connection))
         connection.execute(f"SET search_path = {SCHEMA}")
         # Indexes that fit are better than what the planner guesses from an empty table.
         connection.execute("SET enable_seqscan = off")
+        return migrated
 
     def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
         for _ in range(0, LOCK_WAIT_MS, _LOCK_RETRY_MS):

@@ -129,18 +129,18 @@ class SqliteStorage(TableStorage):
             self._connection.close()
             self._connection = None
 
-    def _connect(self) -> None:
+    def _connect(self) -> list[str]:
         if self._lock is None:
             directory = self._path.absolute().parent
             if not directory.is_dir():
                 raise ConfigError(f"there is no directory {directory} for the storage")
             self._lock = Lockfile.acquire(self._path.with_name(self._path.name + ".lock"))
         if self._connection is not None:
-            return
+            return []
         self._connection = connect(self._path)
         version = schema_version(self._connection, self._path)
         self._configure(self._connection)
-        migrate(self._connection, version)
+        return migrate(self._connection, version)
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         """Set what a connection or a new file needs, and read back what safety depends on."""

@@ -222,8 +222,9 @@ class TableStorage(Tables):
     # --- what a subclass owns
 
     @abstractmethod
-    def _connect(self) -> None:
-        """Have a connection that holds the storage alone, with an up-to-date schema."""
+    def _connect(self) -> list[str]:
+        """Have a connection that holds the storage alone, with an up-to-date schema; return the
+        names of the migrations that this took."""
 
     @abstractmethod
     def _transaction(self) -> AbstractContextManager[None]:
@@ -251,6 +252,15 @@ class TableStorage(Tables):
         more."""
 
     # --- opening
+
+    def migrate(self) -> list[str]:
+        """Bring the schema up to date, and return the names of the migrations that this took.
+
+        Raises:
+            ConfigError, StorageUnavailable: as `open` does.
+        """
+        with self._guarded():
+            return self._connect()
 
     def open(self, shard_count: int) -> Opened:
         """Take hold of the storage, and say what is there."""
