@@ -25,6 +25,8 @@ WAIT_TIMEOUT_MS: Final = 30_000
 """How long a shard lets PULL, PULLB and WAITJOB wait that name no `timeout`."""
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 
+_WITHOUT_JOBS: Final = frozenset({"PUSH", "PUSHB", "ACK", "ACKB"})
+"""Frequent words whose replies have no jobs in them: to ask for all keys only costs time."""
 _PULLS: Final = frozenset({"PULL", "PULLB"})
 _ENDS_LEASES: Final = frozenset(
     {"ACK", "ACKB", "FAIL", "MOVETODELAYED", "RELEASE", "CANCEL", "DISCARD"}
@@ -45,7 +47,7 @@ class Outline(Struct):
     ids: list[int] | None = None
     timeout: int | None = None
     count: int | None = None
-    token: int | None = None
+    token: int | str | None = None
     tokens: OptionalRaw = None
 
 
@@ -81,7 +83,7 @@ class Ask:
         self.outline = outline
         self.json = json
         #: job objects in the reply have all their keys
-        self.full = True
+        self.full = command.word not in _WITHOUT_JOBS
 
     @property
     def is_pull(self) -> bool:

@@ -152,7 +152,7 @@ class Bridge:
             FlashQError: it is not taken on.
         """
         ask = read_ask(body, json=json)
-        ask.full = full
+        ask.full = ask.full and full
         return await self.carry_out(ask, holder)
 
     async def carry_out(self, ask: Ask, holder: Holder | None = None) -> Answer:

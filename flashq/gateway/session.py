@@ -164,6 +164,8 @@ class Conversation:
         #: those of them that wait for the blocking one before them
         self._held: deque[_Exchange] = deque()
         self._blocked = False
+        #: they are just being let go on
+        self._releasing = False
         #: requests without an answer, and their size
         self._open: dict[_Exchange, None] = {}
         self._open_bytes = 0
@@ -238,7 +240,9 @@ class Conversation:
         self._port.leave(self._holder)
         for exchange in list(self._open):
             ask = exchange.ask
-            if ask is not None and ask.command.waits and exchange not in self._held:
+            waits = ask is not None and ask.command.waits and exchange not in self._held
+            if waits and exchange in self._open:  # one before it may have let it go on, and end
+                assert ask is not None
                 self._answer_empty(exchange, ask)
 
     def _answer_empty(self, exchange: _Exchange, ask: Ask) -> None:
@@ -467,8 +471,17 @@ class Conversation:
         self._wake()
         if exchange.blocks and self._blocked:
             self._blocked = False
-            while self._held and not self._blocked:
-                self._carry_out(self._held.popleft())
+            self._release()
+
+    def _release(self) -> None:
+        """Carry out what waited for a blocking request, up to the next one. One that is answered at
+        once comes back here, and finds that it is being done."""
+        if self._releasing:
+            return
+        self._releasing = True
+        while self._held and not self._blocked:
+            self._carry_out(self._held.popleft())
+        self._releasing = False
 
     def _put(self, body: bytes) -> None:
         """Frame a body. A payload that came over another door may hold line feeds, which outside

@@ -505,9 +505,9 @@ class Upstream:
         if epoch in (0, known[shard]):
             return  # not ready yet, or no news
         known[shard] = epoch
-        for pending in self._pending:
-            if pending.route == shard and pending.sent:
-                self._pending.enqueue(pending)
+        lost = [one for one in self._pending if one.route == shard and one.sent]
+        for pending in sorted(lost, key=lambda one: one.corr):
+            self._pending.enqueue(pending)
 
     # --- events
 

@@ -34,6 +34,12 @@ _PLAIN: Final[dict[bytes, Any]] = {
     b"\xa3cmd\xa5PUSH": msgspec.msgpack.Decoder(PlainPushBatch).decode,
 }
 """The narrow decoders of pushes, by how a body begins behind its map byte if `cmd` is first."""
+_PLAIN_JSON: Final[dict[bytes, Any]] = {
+    b'{"cmd":"PUSH",': msgspec.json.Decoder(PlainPush).decode,
+    b'{"cmd":"PUSHB"': msgspec.json.Decoder(PlainPushBatch).decode,
+}
+"""The same for JSON, by how a body begins without its spaces."""
+_PLAIN_JSON_BYTES: Final = 14
 
 
 class Outline(Struct):
@@ -67,13 +73,16 @@ def decode_request(body: bytes, *, json: bool = False) -> Any:
         InvalidRequest: it fits no command; the text names the field.
         BadMessage: it is no MessagePack (or JSON) at all.
     """
-    plain = None if json else _PLAIN.get(body[1:10])
+    if json:
+        plain = _PLAIN_JSON.get(body[:20].replace(b" ", b"")[:_PLAIN_JSON_BYTES])
+    else:
+        plain = _PLAIN.get(body[1:10])
     if plain is not None:
         try:
             return plain(body)
         except msgspec.ValidationError:
             pass  # it has options, or is wrong: the full decoder tells
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadMessage(detail=str(error)) from None
     try:
         return (_request_json if json else _request_msgpack)(body)

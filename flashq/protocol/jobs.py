@@ -89,11 +89,15 @@ class PlainJob(Struct, forbid_unknown_fields=True):
 
 
 class PlainPush(Mutation, kw_only=True, forbid_unknown_fields=True, tag="PUSH"):
-    """A PUSH that says nothing but payload and priority. Decoded first; not in the registry."""
+    """A PUSH that says nothing but payload and priority. Decoded first; not in the registry.
+
+    `reqId` is what older clients add to every request; it means nothing here.
+    """
 
     queue: str
     data: Raw
     priority: I32 = 0
+    reqId: OptionalRaw = None  # noqa: N815
 
 
 class PlainPushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):

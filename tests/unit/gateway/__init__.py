@@ -1,0 +1,1 @@
+"""The gateway's pure modules, each by itself."""
