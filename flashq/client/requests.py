@@ -248,8 +248,8 @@ class RequestTable:
 
 
 def _time_is_up(request: Request) -> FlashQError:
-    if request.last_error is not None:
-        return request.last_error
+    if request.last_error is not None and not request.sent:
+        return request.last_error  # no other copy can have been carried out
     word = request.call.command.word
     if request.sent:
         return RequestTimeout(timeout=request.timeout, detail=word)

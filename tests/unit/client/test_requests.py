@@ -97,6 +97,17 @@ def test_what_expires_tells_the_truth() -> None:
     assert kinds == [Busy, RequestTimeout, ConnectionClosed]
 
 
+def test_a_refusal_is_the_truth_only_if_no_other_copy_is_out() -> None:
+    """The first copy was carried out and its answer lost, the second met a full server: the caller
+    was told that nothing had happened (simulated seed 5)."""
+    requests = table()
+    request = requests.add(CHANGE, SESSION, 0, 10)
+    request.sent = 2
+    requests.refused(request, Busy(detail="full"), 0)
+    [(_, error)] = requests.expired(10)
+    assert isinstance(error, RequestTimeout)
+
+
 def test_bounds_count_bodies_as_they_are_sent() -> None:
     """A stamp is part of what a repeat keeps in memory."""
     requests = table(bytes_max=2 * len(CHANGE.body))
