@@ -8,6 +8,7 @@ changes nothing.
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy, deepcopy
 from typing import Any
 
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
@@ -310,14 +311,14 @@ def canonical(state: ShardState) -> dict[str, Any]:
         "moment": (state.seq, state.now_ms, state.next_sequence),
         "jobs": {key: decode_page(encode_page([image_of(job)]))[0] for key, job in jobs.items()},
         "queues": _canonical_queues(state, jobs),
-        "totals": state.totals,
+        "totals": copy(state.totals),
         "results": sorted(
             key for key, job in jobs.items() if job.extra is not None and job.extra.result
         ),
         "sessions": {
             name: (
                 session.done_below,
-                session.answers,
+                dict(session.answers),
                 {
                     token: sorted(job.id for job in held.jobs if job.lease is held)
                     for token, held in session.deliveries.items()
@@ -326,16 +327,19 @@ def canonical(state: ShardState) -> dict[str, Any]:
             for name, session in state.sessions.items()
         },
         "expired_sessions": list(state.expired_sessions),
-        "awaited": (state.awaited, state.awaited_requests, state.awaiting, state.answerable),
+        "awaited": deepcopy(
+            (state.awaited, state.awaited_requests, state.awaiting, state.answerable)
+        ),
         "mailboxes": {
             peer: (mailbox.next_number, list(mailbox.pending))
             for peer, mailbox in state.mailboxes.items()
         },
-        "inboxes": state.inboxes,
+        "inboxes": dict(state.inboxes),
         "ended": state.ended,
         "outcomes": [
-            (number, state.index.pages[number].ended_mark, state.index.pages[number].outcomes)
+            (number, page.ended_mark, bytes(page.outcomes or b""))
             for number in state.outcome_pages
+            if (page := state.index.pages[number])
         ],
     }
 
@@ -352,7 +356,7 @@ def _canonical_queues(state: ShardState, jobs: dict[int, Job]) -> dict[str, Any]
             continue
         queues[name] = {
             "settings": queue.settings,
-            "debounces": queue.debounces,
+            "debounces": dict(queue.debounces),
             "unique_keys": {key: job for key, job in queue.unique_keys.items() if job in jobs},
             "custom_ids": {key: job for key, job in queue.custom_ids.items() if job in jobs},
             "dlq": ids([job for job in queue.dlq.values() if job.id in jobs]),

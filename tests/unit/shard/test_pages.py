@@ -1,0 +1,73 @@
+"""Images of jobs: reading one gives an equal job, whatever is on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from flashq.errors import BadMessage
+from flashq.protocol.records import Options
+from flashq.shard.lifecycle import ACTIVE, WAITING, Delivery, Extra, Job
+from flashq.shard.pages import ExtraImage, decode_page, encode_page, extra_of, image_of
+
+EXTRA = Extra(
+    progress=5,
+    progress_msg="m",
+    last_heartbeat=9,
+    stall_count=1,
+    lost=2,
+    last_token=2**53 - 1,
+    error="e",
+    result=b"\xc0",
+    logs=[(1, "message", "info")],
+    history=[(1, "failed", None, 0), (2, "lost", "text", 7)],
+    watchers=[3, 4],
+    asked={5},
+    open={6, 7},
+    children=[8, 0],
+    children_completed=1,
+    rejected=("text", "code"),
+    doomed="why",
+)
+OPTIONS = Options(ttl=1, unique_key="k", tags=("a",), depends_on=(1, 2), parent=9, json=True)
+
+
+def job(**changes: object) -> Job:
+    said = {"extra": None, "options": None, "lease": None, "state": WAITING, **changes}
+    return Job(
+        7, "q", b"\x01", -1, 10, 20, said["state"], 3, said["options"], 30, 0, said["lease"],
+        said["extra"],
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_a_plain_job() -> None:
+    (image,) = decode_page(encode_page([image_of(job())]))
+    assert (image.id, image.queue, image.data, image.priority) == (7, "q", b"\x01", -1)
+    assert (image.created_at, image.run_at, image.started_at, image.attempts) == (10, 20, 30, 3)
+    assert (image.token, image.session, image.extra, image.options) == (0, b"", None, None)
+
+
+def test_everything_that_can_be_on_a_job() -> None:
+    held = Delivery(5, b"s" * 16, [], 1)
+    full = job(extra=EXTRA, options=OPTIONS, lease=held, state=ACTIVE)
+    (image,) = decode_page(encode_page([image_of(full)]))
+    assert image.options == OPTIONS
+    assert (image.token, image.session, image.state) == (5, b"s" * 16, ACTIVE)
+    assert image.extra is not None
+    assert extra_of(image.extra) == EXTRA
+
+
+def test_the_image_has_every_field_of_the_extra() -> None:
+    """A field that is added to one and not to the other would be lost in a checkpoint."""
+    assert Extra.__struct_fields__ == ExtraImage.__struct_fields__
+
+
+def test_many_jobs_and_none() -> None:
+    images = [image_of(job()) for _ in range(3)]
+    assert len(decode_page(encode_page(images))) == 3
+    assert encode_page([]) == b""
+
+
+@pytest.mark.parametrize("content", [b"", b"\x91", b"\x91\x01", b"\xc1", b"\x90\x00", b"text"])
+def test_damage_is_noticed(content: bytes) -> None:
+    with pytest.raises(BadMessage, match="page"):
+        decode_page(content)
