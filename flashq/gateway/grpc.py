@@ -81,10 +81,12 @@ def _token_of(details: grpc.HandlerCallDetails) -> bytes:
 
 
 def _refusal(error: FlashQError) -> Handler:
-    async def handle(_body: bytes, context: Context) -> bytes:
+    """Return what refuses a call of any kind, without waiting for a request."""
+
+    async def handle(_bodies: object, context: Context) -> None:
         await refuse(context, error)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 class GrpcDoor:

@@ -1,7 +1,7 @@
 """`flashq.QueueService`: what each method of the gRPC door does.
 
 Owns statuses, deadlines and the two streams. Messages are the translation's business, waiting is
-the pulls', and jobs are the shards'.
+that of the requests, and jobs are the shards'.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from flashq.errors import (
     QueueNameTooLong,
 )
 from flashq.gateway import grpc_translation as translation
-from flashq.gateway.bridge import Bridge
-from flashq.gateway.grpc_pulls import WAIT_MS, Pulls, ask_of
+from flashq.gateway.grpc_requests import WAIT_MS, Port, Requests
 from flashq.gateway.grpc_streams import JobStream, until_one_ends
 from flashq.gateway.grpc_translation import BATCH_JOBS_MAX
 from flashq.gateway.proto import messages
@@ -67,22 +66,21 @@ class QueueService:
     """The methods.
 
     Args:
-        bridge: who carries requests out.
+        port: the bridge.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge: Final = bridge
-        self._pulls: Final = Pulls(bridge)
+    def __init__(self, port: Port) -> None:
+        self._requests: Final = Requests(port)
 
     def close(self) -> None:
         """End every pull and stream with `shutting down`."""
-        self._pulls.close()
+        self._requests.close()
 
     # --- producing
 
     async def push(self, request: Any, _context: Context) -> Any:
         """Add a job."""
-        reply = await self._pulls.ask(translation.push(request), PushReply)
+        reply = await self._requests.ask(translation.push(request), PushReply)
         return messages.PushResponse(ok=True, id=reply.id)
 
     async def push_batch(self, request: Any, context: Context) -> Any:
@@ -91,7 +89,7 @@ class QueueService:
         if len(command.jobs) > BATCH_JOBS_MAX:
             return messages.PushBatchResponse(ok=False)
         try:
-            reply = await self._pulls.ask(command, PushBatchReply)
+            reply = await self._requests.ask(command, PushBatchReply)
         except (QueueNameEmpty, QueueNameInvalid, QueueNameTooLong):
             return messages.PushBatchResponse(ok=False)
         _add_metadata(context, REJECTED_KEY, [error.index for error in reply.errors])
@@ -109,7 +107,7 @@ class QueueService:
         """Take several jobs; what is too much for one message goes back."""
         jobs = await self._pull(request.queue, min(request.count, BATCH_JOBS_MAX), context)
         response = translation.jobs_that_fit(jobs)
-        self._pulls.give_back(jobs[len(response.jobs) :])
+        self._requests.give_back(jobs[len(response.jobs) :])
         return response
 
     async def _pull(self, queue: str, count: int, context: Context) -> Sequence[JobView]:
@@ -124,7 +122,7 @@ class QueueService:
             if left_s is not None:
                 until_answer_s = left_s - min(ANSWER_S_MAX, left_s / 4)
                 wait_ms = min(WAIT_MS, int(until_answer_s * 1000))
-            jobs = await self._pulls.pull(queue, count, wait_ms)
+            jobs = await self._requests.pull(queue, count, wait_ms)
             if jobs:
                 return jobs
             if wait_ms < WAIT_MS:
@@ -132,18 +130,18 @@ class QueueService:
 
     async def ack(self, request: Any, _context: Context) -> Any:
         """Complete a job."""
-        await self._pulls.ask(translation.ack(request), Reply)
+        await self._requests.ask(translation.ack(request), Reply)
         return messages.AckResponse(ok=True)
 
     async def ack_batch(self, request: Any, context: Context) -> Any:
         """Complete many jobs."""
-        reply = await self._pulls.ask(translation.ack_batch(request), AckBatchReply)
+        reply = await self._requests.ask(translation.ack_batch(request), AckBatchReply)
         _add_metadata(context, MISSING_SHARDS_KEY, reply.missing_shards)
         return messages.AckBatchResponse(ok=True, acked=reply.ids[0])
 
     async def fail(self, request: Any, _context: Context) -> Any:
         """Fail an attempt."""
-        await self._pulls.ask(translation.fail(request), Reply)
+        await self._requests.ask(translation.fail(request), Reply)
         return messages.FailResponse(ok=True)
 
     # --- looking
@@ -152,12 +150,12 @@ class QueueService:
         """Tell where a job is."""
         name = "unknown"
         if request.id <= JOB_ID_MAX:
-            name = (await self._pulls.ask(GetState(id=request.id), StateReply)).state
+            name = (await self._requests.ask(GetState(id=request.id), StateReply)).state
         return messages.GetStateResponse(id=request.id, state=translation.state(name))
 
     async def stats(self, _request: Any, context: Context) -> Any:
         """Count jobs."""
-        reply = await self._pulls.ask(Stats(), StatsReply)
+        reply = await self._requests.ask(Stats(), StatsReply)
         _add_metadata(context, MISSING_SHARDS_KEY, reply.missing_shards)
         return messages.StatsResponse(
             queued=reply.queued, processing=reply.processing, delayed=reply.delayed, dlq=reply.dlq
@@ -169,16 +167,14 @@ class QueueService:
         """Send a queue's jobs as they come, until the client is gone."""
         batch_size = min(max(request.batch_size, 1), STREAM_BATCH_MAX)
         prefetch = min(max(request.prefetch, 1), STREAM_PREFETCH_MAX)
-        stream = JobStream(self._pulls, self._bridge, request.queue, batch_size, prefetch)
+        stream = JobStream(self._requests, request.queue, batch_size, prefetch)
         await context.send_initial_metadata(())
         with stream:
             await until_one_ends(stream.fill(), _send(stream, context))
 
     async def process_jobs(self, results: AsyncIterator[bytes], context: Context) -> None:
         """Send the default queue's jobs and take results, until the client sends no more."""
-        stream = JobStream(
-            self._pulls, self._bridge, PROCESS_QUEUE, PROCESS_PREFETCH, PROCESS_PREFETCH
-        )
+        stream = JobStream(self._requests, PROCESS_QUEUE, PROCESS_PREFETCH, PROCESS_PREFETCH)
         await context.send_initial_metadata(())
         with stream:
             await until_one_ends(
@@ -188,20 +184,13 @@ class QueueService:
     async def _settle(self, results: AsyncIterator[bytes], stream: JobStream) -> None:
         """Carry out what the results say; return when there are no more and all are answered."""
         slots = asyncio.Semaphore(RESULTS_OPEN_MAX)
-
-        def answered(_body: bytes, _ok: bool) -> None:
-            slots.release()
-
         async for body in results:
             try:
                 command = translation.settlement(_parsed(messages.JobResult, body))
             except JobNotFound:
                 continue  # as for every other job that is not active
             await slots.acquire()
-            try:
-                self._bridge.ask(ask_of(command), stream.holder, answered)
-            except FlashQError:
-                slots.release()  # not taken on: the job goes back when the stream ends
+            self._requests.settle(command, stream.holder, slots.release)
         for _ in range(RESULTS_OPEN_MAX):
             await slots.acquire()
 

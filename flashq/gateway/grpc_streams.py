@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Self
 
-from flashq.gateway.bridge import Bridge
-from flashq.gateway.grpc_pulls import WAIT_MS, Pulls
+from flashq.gateway.grpc_requests import WAIT_MS, Requests
 from flashq.gateway.lanes import Holder
 from flashq.protocol.objects import JobView
 
@@ -24,18 +23,14 @@ class JobStream:
     and no attempt is counted.
 
     Args:
-        pulls: where jobs are pulled.
-        bridge: who holds them for the stream.
+        requests: where jobs are pulled.
         queue: whose jobs.
         batch_size: most jobs pulled at a time.
         buffer_max: most jobs pulled and not yet sent.
     """
 
-    def __init__(
-        self, pulls: Pulls, bridge: Bridge, queue: str, batch_size: int, buffer_max: int
-    ) -> None:
-        self._pulls: Final = pulls
-        self._bridge: Final = bridge
+    def __init__(self, requests: Requests, queue: str, batch_size: int, buffer_max: int) -> None:
+        self._requests: Final = requests
         self._queue: Final = queue
         self._batch_size: Final = batch_size
         self._buffer_max: Final = buffer_max
@@ -47,7 +42,7 @@ class JobStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bridge.leave(self.holder)
+        self._requests.leave(self.holder)
 
     async def fill(self) -> None:
         """Pull jobs as long as there is room, and never return.
@@ -60,7 +55,7 @@ class JobStream:
             async with changed:
                 await changed.wait_for(lambda: len(self._buffer) < self._buffer_max)
             count = min(self._batch_size, self._buffer_max - len(self._buffer))
-            jobs = await self._pulls.pull(self._queue, count, WAIT_MS, self.holder)
+            jobs = await self._requests.pull(self._queue, count, WAIT_MS, self.holder)
             async with changed:
                 self._buffer += jobs
                 changed.notify_all()

@@ -7,19 +7,19 @@ call is gone goes back to its queue. Knows nothing of gRPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 
 from flashq.errors import FlashQError, ShuttingDown, error_from
 from flashq.gateway.asking import Ask, read_ask
-from flashq.gateway.bridge import Answer, Bridge
+from flashq.gateway.bridge import Answer
 from flashq.gateway.lanes import Holder
-from flashq.gateway.pending import Pending
+from flashq.gateway.pending import Done, Pending
 from flashq.protocol.codec import decode, encode_json
-from flashq.protocol.leases import PullBatch, PullBatchReply, Release
+from flashq.protocol.leases import Ack, Fail, PullBatch, PullBatchReply, Release
 from flashq.protocol.objects import JobView
 
 T = TypeVar("T", bound=Struct)
@@ -47,15 +47,35 @@ def ask_of(request: Struct) -> Ask:
     return ask
 
 
-class Pulls:
+class Port(Protocol):
+    """What the door needs of the bridge."""
+
+    async def carry_out(self, ask: Ask, holder: Holder | None = None) -> Answer:
+        """Have a request carried out, and return the reply."""
+        ...
+
+    def ask(self, ask: Ask, holder: Holder | None, done: Done | None) -> Pending:
+        """Have a request carried out, and call `done` with the reply."""
+        ...
+
+    def abandon(self, pending: Pending) -> None:
+        """Nobody waits for that request any more."""
+        ...
+
+    def leave(self, holder: Holder) -> None:
+        """Give back what the holder has, and drop what it waits for."""
+        ...
+
+
+class Requests:
     """The door's way to the bridge.
 
     Args:
-        bridge: who carries requests out.
+        port: the bridge.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge: Final = bridge
+    def __init__(self, port: Port) -> None:
+        self._port: Final = port
         #: the pulls that wait
         self._waiting: dict[asyncio.Future[Answer], Pending] = {}
         self._closed = False
@@ -70,7 +90,7 @@ class Pulls:
         Raises:
             FlashQError: it is refused.
         """
-        return _read(await self._bridge.carry_out(ask_of(request)), kind)
+        return _read(await self._port.carry_out(ask_of(request)), kind)
 
     async def pull(
         self, queue: str, count: int, wait_ms: int, holder: Holder | None = None
@@ -99,13 +119,13 @@ class Pulls:
                 future.set_result(Answer(body, ok))
 
         ask = ask_of(PullBatch(queue=queue, count=count, timeout=wait_ms))
-        pending = self._bridge.ask(ask, holder, done)
+        pending = self._port.ask(ask, holder, done)
         self._waiting[future] = pending
         try:
             answer = await future
         except (asyncio.CancelledError, ShuttingDown):
             if future.cancelled() or future.exception() is not None:
-                self._bridge.abandon(pending)
+                self._port.abandon(pending)
             elif holder is None and future.result().ok:
                 # The jobs came in the same turn of the loop as the end of the call.
                 self.give_back(_read(future.result(), PullBatchReply).jobs)
@@ -119,7 +139,24 @@ class Pulls:
         if jobs:
             release = Release(ids=[job.id for job in jobs], tokens=[job.token for job in jobs])
             with suppress(FlashQError):  # not taken on: they go back when their leases end
-                self._bridge.ask(ask_of(release), None, None)
+                self._port.ask(ask_of(release), None, None)
+
+    def settle(self, request: Ack | Fail, holder: Holder, answered: Callable[[], None]) -> None:
+        """Have a job of the holder's completed or failed.
+
+        Args:
+            request: the command.
+            holder: who holds the job.
+            answered: called when that is done, or refused.
+        """
+        try:
+            self._port.ask(ask_of(request), holder, lambda _body, _ok: answered())
+        except FlashQError:
+            answered()  # not taken on: the job goes back with the holder's others
+
+    def leave(self, holder: Holder) -> None:
+        """Give back at once what a holder has; no attempt is counted."""
+        self._port.leave(holder)
 
     def close(self) -> None:
         """Let nobody wait any more."""

@@ -1,0 +1,1 @@
+"""The gateway's doors in front of a real server, through clients like those that exist."""
