@@ -104,6 +104,8 @@ class Node:
         self._recovery = Recovery(self._state)
         # serving
         self._engine: Engine | None = None
+        #: whether somebody listens to events; that may be known before there is an engine
+        self._is_heard = False
         self._journal = Journal(identity.shard, 0, 0)
         self._replies: Gate[Reply] = Gate()
         self._gated_events: Gate[tuple[bytes, bytes]] = Gate()
@@ -420,6 +422,7 @@ class Node:
         self._checkpoints = Checkpointing(state, self._epoch, self._tell)
         self._release(state.seq)
         self._engine = Engine(state, identity.limits, epoch=self._epoch, level=identity.level)
+        self._engine.listen(self._is_heard)
         self.phase = Phase.RESERVING
         self._reserve()
 
@@ -508,6 +511,7 @@ class Node:
 
     def listen(self, wanted: bool) -> None:
         """Say whether anybody listens to this shard's events."""
+        self._is_heard = wanted
         if self._engine is not None:
             self._engine.listen(wanted)
 

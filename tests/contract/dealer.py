@@ -35,6 +35,7 @@ class Dealer:
 
     def __init__(self, url: str, *, flags: int = 0, identity: bytes = b"") -> None:
         self.flags = flags
+        self.url = url
         self._context = zmq.Context[zmq.Socket[bytes]]()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)

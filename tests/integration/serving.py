@@ -1,13 +1,19 @@
-"""Whether a server still serves, and lost no program on the way."""
+"""Whether a server still serves, and lost no program on the way; and whose queue is whose."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from zlib import crc32
 
 from tests.server import Server
 
 _numbers = itertools.count()
+
+
+def queue_of(shard: int, shards: int = 4, name: str = "q") -> str:
+    """Return the name of a queue that a shard owns."""
+    return next(q for n in range(1000) if crc32((q := f"{name}-{n}").encode()) % shards == shard)
 
 
 class Witness:

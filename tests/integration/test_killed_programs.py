@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-from zlib import crc32
 
 import pytest
 
 from flashq.client.results import Job
 from flashq.client.sync_client import Client
 from flashq.worker.process import Worker
+from tests.integration.serving import queue_of
 from tests.server import Server, eventually
 
 StartServer = Callable[..., Server]
@@ -46,11 +46,6 @@ def aside() -> Iterator[Callable[..., Future[Any]]]:
     """Return what makes a blocking call in a thread of its own."""
     with ThreadPoolExecutor(16) as pool:
         yield pool.submit
-
-
-def queue_of(shard: int, shards: int = 4, name: str = "q") -> str:
-    """Return the name of a queue that a shard owns."""
-    return next(q for n in range(1000) if crc32((q := f"{name}-{n}").encode()) % shards == shard)
 
 
 def work_off(client: Client, queue: str) -> list[Any]:
