@@ -74,13 +74,21 @@ class Postgres:
         assert self.is_own
         pid = self._server.get_pid()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
+        pids = [pid, *map(int, children)]
+        for each in pids:
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
-        eventually(lambda: not _lives(pid), "the end of PostgreSQL")
+        eventually(lambda: not any(map(_lives, pids)), "the end of PostgreSQL")
 
     def start(self) -> None:
-        """Start it again on the same data."""
+        """Start it again on the same data.
+
+        Where nobody has waited for the killed process its id still counts as in use, so the files
+        that name it have to go.
+        """
+        assert self._directory is not None
+        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self._directory / "data" / name).unlink(missing_ok=True)
         self._server.ensure_postgres_running()
 
     def close(self) -> None:

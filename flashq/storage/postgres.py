@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -283,8 +283,9 @@ class PostgresSnapshot(Tables):
     def __init__(self, url: str) -> None:
         super().__init__()
         self._queries = {name: _sql(text) for name, text in named_queries("postgres").items()}
-        with self._guarded():
+        with ExitStack() as on_error, self._guarded():
             self._connection = connect(url, program="flashq")
+            on_error.callback(self._connection.close)
             version = schema_version(self._connection)
             if version is None:
                 raise ConfigError("the database has no flashq storage")
@@ -293,9 +294,10 @@ class PostgresSnapshot(Tables):
             self._connection.execute(f"SET search_path = {SCHEMA}")
             self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             opened = self._read_tables()
-        if opened is None:
-            raise ConfigError("the database is empty: no server has used it yet")
-        self.opened = opened
+            if opened is None:
+                raise ConfigError("the database is empty: no server has used it yet")
+            self.opened = opened
+            on_error.pop_all()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
-from flashq.lockfile import Lockfile
+from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
+from flashq.lockfile import LOCK_WAIT_MS, Lockfile
 from flashq.protocol.internal import Append
 from flashq.storage.port import Opened
 from flashq.storage.queries import migrations, named_queries
@@ -55,7 +55,11 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=BUSY_TIMEOUT_MS / 1000,
     )
-    connection.execute("SELECT count(*) FROM sqlite_schema")  # opens it in fact
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")  # opens it in fact
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -98,11 +102,13 @@ class SqliteStorage(TableStorage):
 
     Args:
         path: of the file; it is made if its directory is there.
+        lock_wait_ms: how long to wait for another owner.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lock_wait_ms: int = LOCK_WAIT_MS) -> None:
         super().__init__()
         self._path = path
+        self._lock_wait_ms = lock_wait_ms
         self._queries = named_queries("sqlite")
         self._connection: sqlite3.Connection | None = None
         self._lock: Lockfile | None = None
@@ -120,7 +126,7 @@ class SqliteStorage(TableStorage):
         try:
             with translated(self._path):
                 yield
-        except (StorageUnavailable, StorageDamaged):
+        except FlashQError:
             self._disconnect()
             raise
 
@@ -134,7 +140,8 @@ class SqliteStorage(TableStorage):
             directory = self._path.absolute().parent
             if not directory.is_dir():
                 raise ConfigError(f"there is no directory {directory} for the storage")
-            self._lock = Lockfile.acquire(self._path.with_name(self._path.name + ".lock"))
+            lock = self._path.with_name(self._path.name + ".lock")
+            self._lock = Lockfile.acquire(lock, wait_ms=self._lock_wait_ms)
         if self._connection is not None:
             return []
         self._connection = connect(self._path)
@@ -251,16 +258,18 @@ class SqliteSnapshot(Tables):
         self._queries = named_queries("sqlite")
         if not path.exists():
             raise ConfigError(f"there is no storage at {path}")
-        with self._guarded():
+        with ExitStack() as on_error, self._guarded():
             self._connection = connect(path, read_only=True)
+            on_error.callback(self._connection.close)
             version = schema_version(self._connection, path)
             if version != len(migrations("sqlite")):
                 raise ConfigError(f"{path} has an older schema; run `flashq migrate` first")
             self._connection.execute("BEGIN")
             opened = self._read_tables()
-        if opened is None:
-            raise ConfigError(f"{path} is empty: no server has used it yet")
-        self.opened = opened
+            if opened is None:
+                raise ConfigError(f"{path} is empty: no server has used it yet")
+            self.opened = opened
+            on_error.pop_all()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

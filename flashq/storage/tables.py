@@ -292,27 +292,34 @@ class TableStorage(Tables):
         if not self._is_open:
             raise StorageUnavailable(detail="it has not been opened since an error")
         blobs = [write for write in group if isinstance(write, Append)]
-        for blob in blobs:
-            row = self._shards[blob.shard]
-            assert blob.first_seq == row.last_seq + 1, (blob.first_seq, row.last_seq)
-            row.last_seq = blob.last_seq
         self._is_open = False
         with self._guarded():
             if len(blobs) == len(group) and not self._superseded:
+                for blob in blobs:
+                    self._follow(blob)
                 self._append_alone(blobs)
             else:
                 with self._transaction():
+                    self._write_rest(group)
                     if blobs:
                         self._append(blobs)
-                    self._write_others(group)
                     self._sweep()
                     self._write_rows()
         self._is_open = True
 
-    def _write_others(self, group: Sequence[Write]) -> None:
+    def _follow(self, blob: Append) -> None:
+        """See that a blob joins on to its shard's log."""
+        row = self._shards[blob.shard]
+        assert blob.first_seq == row.last_seq + 1, (blob.first_seq, row.last_seq)
+        row.last_seq = blob.last_seq
+
+    def _write_rest(self, group: Sequence[Write]) -> None:
+        """Write everything but the log, in order, and see that the log fits."""
         parts: dict[str, bytes] = {}
         for write in group:
             match write:
+                case Append():
+                    self._follow(write)
                 case CheckpointSlice():
                     self._add_slice(self._shards[write.shard], write)
                 case Reserve():

@@ -295,3 +295,18 @@ class StorageConformance:
         large = bytes(range(256)) * 4096 * 40
         storage.write([checkpoint(1, 0, pages=[(0, large), (1, b"small")])])
         assert sorted(recovery(storage, 1).pages) == [(0, large), (1, b"small")]
+
+    def test_a_group_is_carried_out_in_its_order(self, storage: Storage) -> None:
+        """A checkpoint that replaces a lost log, and the log that goes on from it, in one group."""
+        storage.write(
+            [
+                checkpoint(1, 40, parts=[("rest", b"r")], full=True),
+                blob(1, 41, 42),
+                Put("a", b"1"),
+                Put("a", b"2"),
+                blob(1, 43, 43),
+            ]
+        )
+        opened = storage.open(SHARDS)
+        assert (opened.shards[1].last_seq, opened.parts) == (43, {"a": b"2"})
+        assert log_of(storage, 1) == [(41, 42), (43, 43)]

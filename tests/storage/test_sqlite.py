@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flashq.storage.sqlite import SqliteStorage
-from tests.storage.conformance import SHARDS, StorageConformance
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.storage import open_snapshot
+from flashq.storage.port import Put, Storage, Write
+from flashq.storage.sqlite import FREE_BYTES_MAX, SYNCHRONOUS_FULL, SqliteStorage
+from tests.storage.conformance import SHARDS, StorageConformance, blob, checkpoint, log_of, recovery
 
 
 @pytest.fixture
@@ -28,3 +32,145 @@ def storage(path: Path) -> Iterator[SqliteStorage]:
 
 class TestSqliteStorage(StorageConformance):
     """The suite, against a file."""
+
+
+def test_the_file_is_forced_to_the_disk_with_each_commit(storage: SqliteStorage) -> None:
+    """SIGKILL cannot prove it, so the pragmas are read back."""
+    assert storage.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert storage.connection.execute("PRAGMA synchronous").fetchone() == (SYNCHRONOUS_FULL,)
+
+
+def test_what_was_written_is_there_after_the_process(path: Path) -> None:
+    """Another process opens the file later."""
+    first = SqliteStorage(path)
+    uuid = first.open(SHARDS).uuid
+    first.write([blob(1, 1, 3)])
+    first.close()
+    second = SqliteStorage(path)
+    opened = second.open(SHARDS)
+    assert opened.uuid == uuid
+    assert opened.shards[1].last_seq == 3
+    assert log_of(second, 1) == [(1, 3)]
+    second.close()
+
+
+def test_another_number_of_shards_is_refused(storage: Storage) -> None:
+    """Ids and queues would belong to other shards."""
+    with pytest.raises(ConfigError, match="shards is 5, but the storage was made for 4"):
+        storage.open(SHARDS + 1)
+
+
+def test_the_file_has_one_owner(storage: Storage, path: Path) -> None:
+    """Whatever data directory a second server has."""
+    other = SqliteStorage(path, lock_wait_ms=0)
+    with pytest.raises(ConfigError, match="runs already"):
+        other.open(SHARDS)
+    storage.close()
+    other.open(SHARDS)
+    other.close()
+
+
+def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
+    """Its tables are none of ours; nor is a file that is no database."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    storage = SqliteStorage(path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="of another program"):
+            storage.open(SHARDS)
+    with pytest.raises(ConfigError, match="of another program"):
+        open_snapshot(f"sqlite:///{path}")
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(StorageDamaged, match="not a database"):
+        storage.open(SHARDS)
+    storage.close()
+
+
+def test_a_schema_of_a_newer_version_is_refused(storage: SqliteStorage, path: Path) -> None:
+    """An older program would not understand what it finds."""
+    storage.connection.execute("PRAGMA user_version=99")
+    storage.close()
+    with pytest.raises(ConfigError, match="newer flashq: its schema is version 99"):
+        SqliteStorage(path).open(SHARDS)
+
+
+def test_there_has_to_be_a_directory(tmp_path: Path) -> None:
+    """A typing error must not become an empty storage somewhere else."""
+    with pytest.raises(ConfigError, match="there is no directory"):
+        SqliteStorage(tmp_path / "nowhere" / "flashq.db").open(SHARDS)
+    with pytest.raises(ConfigError, match="there is no storage"):
+        open_snapshot(f"sqlite:///{tmp_path}/nothing.db")
+
+
+def test_a_hole_in_the_log_is_damage(storage: SqliteStorage) -> None:
+    """Shard and sequence are named, at the start and not in the midst of work."""
+    storage.write([blob(1, 1, 2), blob(1, 3, 4), blob(1, 5, 6)])
+    storage.connection.execute("DELETE FROM log WHERE first_seq = 3")
+    with pytest.raises(StorageDamaged, match="log of shard 1: after 2 comes 5"):
+        storage.open(SHARDS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ("UPDATE log SET records = x'00' WHERE first_seq = 3", "log of shard 1, 3 to 4"),
+        ("UPDATE pages SET content = x'00' WHERE page = 7", "checkpoint of shard 1, page 7"),
+        ("UPDATE pages SET checksum = 1 WHERE part = 'state'", "shard 1, part state"),
+    ],
+)
+def test_a_broken_piece_is_damage(storage: SqliteStorage, damage: str, place: str) -> None:
+    """A bit flips on the disk: the place is named, and nothing is served."""
+    storage.write([checkpoint(1, 0, pages=[(7, b"page")], parts=[("state", b"s")])])
+    storage.write([blob(1, 1, 2), blob(1, 3, 4)])
+    storage.connection.execute(damage)
+    with pytest.raises(StorageDamaged, match=place):
+        recovery(storage, 1)
+
+
+def test_a_full_disk_is_unavailable_until_there_is_room(storage: SqliteStorage) -> None:
+    """
+    1. A group does not fit; nothing of it is written, and nothing else is before `open`.
+    2. There is room again: the same group is written.
+    """
+    storage.write([blob(1, 1, 1)])
+    [pages] = storage.connection.execute("PRAGMA page_count").fetchone()
+    storage.connection.execute(f"PRAGMA max_page_count={pages}")
+    group: list[Write] = [blob(1, 2, 2, size=1_000_000), Put("cron.a", b"content")]
+    with pytest.raises(StorageUnavailable, match="full"):
+        storage.write(group)
+    with pytest.raises(StorageUnavailable, match="not been opened"):
+        storage.write(group)
+    opened = storage.open(SHARDS)
+    assert (opened.shards[1].last_seq, opened.parts) == (1, {})
+    storage.write(group)
+    assert log_of(storage, 1) == [(1, 1), (2, 2)]
+
+
+def test_a_file_that_cannot_be_written_is_unavailable(storage: SqliteStorage) -> None:
+    """Somebody has made it read-only, or the disk has become so."""
+    storage.connection.execute("PRAGMA query_only=1")
+    with pytest.raises(StorageUnavailable, match="readonly"):
+        storage.write([blob(1, 1, 1)])
+    storage.open(SHARDS)
+    storage.write([blob(1, 1, 1)])
+
+
+def test_the_file_stays_small_under_churn(storage: SqliteStorage, path: Path) -> None:
+    """An hour of traffic in fast motion: log comes and goes, pages are written again and again.
+    File and tables end as small as they began, but for what is kept free for the next burst."""
+    seq = 0
+    for generation in range(1, 40):
+        for _ in range(10):
+            storage.write([blob(1, seq + 1, seq + 100, size=500_000)])
+            seq += 100
+        pages = [(number, bytes(100_000)) for number in range(generation, generation + 10)]
+        gone = [(number, b"") for number in range(generation)]
+        storage.write([checkpoint(generation, seq, pages=pages + gone, parts=[("s", b"s")])])
+    while storage.tidy():
+        pass
+    storage.close()  # also copies the write-ahead log into the file
+    assert path.stat().st_size < FREE_BYTES_MAX + 10 * 100_000 + 2_000_000
+    storage.open(SHARDS)
+    for table, rows in (("log", 0), ("pages", 11)):
+        assert storage.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
