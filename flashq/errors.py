@@ -106,6 +106,53 @@ class LevelInvalid(FlashQError):
     template = "Jobs of level memory cannot join flows or dependencies"
 
 
+# --- the request as HTTP has it
+
+
+class ParameterInvalid(InvalidRequest):
+    """A part of the path or of the query is not what it has to be."""
+
+    code = "parameter_invalid"
+    http_status = 400
+
+
+class ContentTypeInvalid(FlashQError):
+    code = "content_type_invalid"
+    template = "Expected request with `Content-Type: application/json`"
+    http_status = 415
+
+
+class PathUnknown(FlashQError):
+    code = "path_unknown"
+    template = "Path not found: {path}"
+    http_status = 404
+    grpc_status = "UNIMPLEMENTED"
+
+
+class MethodNotAllowed(FlashQError):
+    code = "method_not_allowed"
+    template = "Method {method} not allowed for {path}"
+    http_status = 405
+    grpc_status = "UNIMPLEMENTED"
+
+
+class NotSupported(FlashQError):
+    """Older servers did it; this one does not, or not this way. The text says what to do."""
+
+    code = "not_supported"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class Internal(FlashQError):
+    """A mistake of the program that answers, not of the asker."""
+
+    code = "internal"
+    template = "internal error"
+    http_status = 500
+    grpc_status = "INTERNAL"
+
+
 # --- who asks
 
 
@@ -245,6 +292,15 @@ class CronInvalid(FlashQError):
 
 
 # --- the server's condition
+
+
+class Unhealthy(FlashQError):
+    """Some part of the server does not answer; the text names it."""
+
+    code = "unhealthy"
+    template = "unhealthy: {detail}"
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
 
 
 class Busy(FlashQError):

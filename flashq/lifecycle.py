@@ -161,6 +161,11 @@ class Lifecycle:
             return (signal.SIGTERM,)
         return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+    @property
+    def is_supervised(self) -> bool:
+        """Whether the process above this one is the supervisor of the whole server."""
+        return self._supervised
+
     def stop(self) -> None:
         """Note that one of the `stop_signals` has come."""
         self._stopping = True

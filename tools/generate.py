@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from flashq.gateway import openapi
 from tools import async_twin, command_table, grpc_descriptor, settings_reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -21,6 +22,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], str]], ...]] = (
     ("configs/flashq.toml", settings_reference.render_toml),
     ("docs/COMMANDS.md", command_table.render),
     ("docs/SETTINGS.md", settings_reference.render_markdown),
+    ("docs/openapi.json", openapi.render),
     ("flashq/gateway/proto/descriptor.py", grpc_descriptor.render),
     *async_twin.twins().items(),
 )

@@ -7,13 +7,18 @@ each other; they hold nothing that outlives them.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvloop
 
 from flashq.config import Settings, flag_parser
 from flashq.gateway.bridge import Bridge
+from flashq.gateway.http import HttpDoor
 from flashq.gateway.tcp import TcpDoor
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.observability.logging import log_of
@@ -56,15 +61,26 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         endpoints = [await door.listen_tcp(settings.host, settings.port)]
         if settings.unix_socket:
             endpoints.append(await door.listen_unix(settings.unix_socket))
+        http_door = HttpDoor(bridge, settings, stop_server=_stop_server(lifecycle))
+        endpoints.append(await http_door.listen(settings.host, settings.http_port))
         grpc_door = _grpc_door(bridge, settings)
         if grpc_door is not None:
             endpoints.append(await grpc_door.listen(settings.host, settings.grpc_port))
         lifecycle.ready(*endpoints)
         await _until(stopped, bridge)
-        doors: list[TcpDoor | GrpcDoor] = [door] if grpc_door is None else [door, grpc_door]
+        doors: list[TcpDoor | HttpDoor | GrpcDoor] = [door, http_door]
+        if grpc_door is not None:
+            doors.append(grpc_door)
         await asyncio.gather(*(one.drain(settings.drain_timeout_ms / 1000) for one in doors))
     finally:
         await bridge.close()
+
+
+def _stop_server(lifecycle: Lifecycle) -> Callable[[], None] | None:
+    """Return what makes the whole server end; None when nobody has started all of it."""
+    if not lifecycle.is_supervised:
+        return None
+    return partial(os.kill, os.getppid(), signal.SIGTERM)
 
 
 def _grpc_door(bridge: Bridge, settings: Settings) -> GrpcDoor | None:

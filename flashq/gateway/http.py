@@ -1,0 +1,311 @@
+"""The door for HTTP: REST, events, WebSocket, metrics, health and the pages for people.
+
+Owns the listening socket, the web application and what every request goes through: who may ask,
+errors in the envelope, durations. What is answered is its neighbours' business, and what jobs mean
+is the shards'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import Route as WebRoute
+
+from flashq.clock import SystemClock
+from flashq.config import Settings
+from flashq.errors import (
+    ConfigError,
+    FlashQError,
+    Internal,
+    MethodNotAllowed,
+    NotAllowed,
+    PathUnknown,
+)
+from flashq.gateway import openapi, prometheus
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.http_access import Access
+from flashq.gateway.http_administration import Administration, Place
+from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
+from flashq.gateway.http_events import EventLogs
+from flashq.gateway.http_health import Health
+from flashq.gateway.http_overview import Overview
+from flashq.gateway.http_pages import Pages
+from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
+from flashq.gateway.sse import sse_response
+from flashq.gateway.websocket import Sockets
+from flashq.gateway.workers import Workers
+
+BACKLOG: Final = 1024
+KEEP_ALIVE_S: Final = 75
+PREFLIGHT_S: Final = 600
+LEFT_STATUS: Final = 499
+"""Of the response that nobody reads, because the client is gone."""
+
+
+class HttpDoor:
+    """The door.
+
+    Args:
+        bridge: the way to the server.
+        settings: for tokens, bounds, and what is told of them.
+        stop_server: makes the whole server end; None where this gateway cannot.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        settings: Settings,
+        *,
+        stop_server: Callable[[], None] | None = None,
+    ) -> None:
+        clock = SystemClock()
+        self._bridge: Final = bridge
+        self._settings: Final = settings
+        self._mono_s: Final = asyncio.get_running_loop().time
+        self._access: Final = Access(settings.tokens())
+        self._wall_ms: Final = clock.wall_ms
+        self._commands: Final = Commands(bridge)
+        self._overview: Final = Overview(bridge, clock.wall_ms, self._mono_s)
+        self._workers: Final = Workers()
+        self._logs: Final = EventLogs(bridge, os.urandom(6).hex())
+        self._sockets: Final = Sockets(self._access, self._logs, self._overview, self._workers)
+        self._durations: Final = prometheus.Durations()
+        self._pages: Final = Pages()
+        self._description: Final = msgspec.json.encode(openapi.document())
+        self._health: Final = Health(
+            bridge, self._overview, has_postgres=settings.storage.startswith("postgres")
+        )
+        self._administration: Final = Administration(
+            self._commands,
+            self._overview,
+            self._workers,
+            self._place,
+            wall_ms=clock.wall_ms,
+            mono_s=self._mono_s,
+            stop_server=stop_server,
+        )
+        #: the port that is listened on, once it is
+        self.port = settings.http_port
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    # --- its life
+
+    async def listen(self, host: str, port: int) -> str:
+        """Listen on a TCP port (0 for a free one), and return the endpoint for people.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        listening = _listening(host, port)
+        name, self.port = listening.getsockname()[:2]
+        server = _Server(
+            uvicorn.Config(
+                self._application(),
+                http="httptools",
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,  # it would cost every listener 100 KB and more
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,  # a header says nothing about who asks
+                server_header=False,
+                backlog=BACKLOG,
+                limit_concurrency=self._settings.gateway_connections_max,
+                timeout_keep_alive=KEEP_ALIVE_S,
+            )
+        )
+        self._server = server
+        self._administration.connections = lambda: len(server.server_state.connections)
+        self._serving = asyncio.ensure_future(server.serve([listening]))
+        self._overview.start()
+        return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let nobody in any more, end streams and waiting, and answer what else was asked.
+
+        Args:
+            timeout_s: how long that may take.
+        """
+        self._commands.close()
+        self._sockets.close()
+        self._logs.close()
+        if self._server is not None and self._serving is not None:
+            self._server.config.timeout_graceful_shutdown = math.ceil(timeout_s)
+            self._server.should_exit = True
+            await self._serving
+        await self._overview.close()
+
+    # --- the application
+
+    def _application(self) -> Starlette:
+        application = Starlette(
+            routes=self._routes(),
+            middleware=[
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=["*"],
+                    allow_methods=["*"],
+                    allow_headers=["*"],
+                    max_age=PREFLIGHT_S,
+                )
+            ],
+            exception_handlers={HTTPException: _refused, Exception: _failed},
+        )
+        application.router.redirect_slashes = False
+        return application
+
+    def _routes(self) -> list[BaseRoute]:
+        """Return all routes, those of commands first."""
+        own = self._handlers()
+        routes: list[BaseRoute] = []
+        for route in (*command_routes(), *OWN_ROUTES):
+            if route.command is not None:
+                endpoint, name = self._commands.endpoint(route.command), route.command.word
+            else:
+                endpoint, name = own[route.handler], route.handler
+            guarded = self._guarded(name, route, endpoint)
+            routes.append(WebRoute(route.pattern, guarded, methods=[route.method]))
+        for path, page in (
+            ("/", self._pages.dashboard),
+            ("/dashboard", self._pages.dashboard),
+            ("/docs", self._pages.docs),
+            ("/static/{file:path}", self._pages.file),
+            ("/openapi.json", self._describe),
+        ):
+            routes.append(WebRoute(path, _answering(page), methods=["GET"]))
+        routes += (
+            WebSocketRoute("/ws", self._sockets.events),
+            WebSocketRoute("/ws/dashboard", self._sockets.dashboard),
+            WebSocketRoute("/ws/{queue}", self._sockets.events),
+        )
+        return routes
+
+    def _handlers(self) -> dict[str, Endpoint]:
+        """Return what answers the routes that are no commands, by name."""
+        names = {route.handler for route in OWN_ROUTES}
+        own: dict[str, Endpoint] = {
+            "health": self._health.health,
+            "live": self._health.live,
+            "ready": self._health.ready,
+            "prometheus": self._prometheus,
+            "sse": self._sse,
+        }
+        own |= {name: getattr(self._administration, name) for name in names - own.keys()}
+        return own
+
+    def _guarded(self, name: str, route: Route, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint that checks who asks, and says what is wrong in the envelope."""
+        check = {
+            Rights.ANYBODY: _anybody,
+            Rights.TOKEN: self._access.check,
+            Rights.OPERATOR: self._access.check_operator,
+        }[route.rights]
+        observe, mono_s = self._durations.observe, self._mono_s
+
+        async def guarded(request: Request) -> Response:
+            began = mono_s()
+            outcome = "ok"
+            try:
+                check(request)
+                response = await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=LEFT_STATUS)
+            except FlashQError as error:
+                outcome = error.code
+                response = refuse(error)
+            observe(name, outcome, mono_s() - began)
+            return response
+
+        return guarded
+
+    async def _sse(self, request: Request) -> Response:
+        return sse_response(self._logs, request)
+
+    async def _prometheus(self, _request: Request) -> Response:
+        view = await self._overview.look(is_fresh=True)
+        figures = prometheus.GatewayFigures(
+            workers=len(self._workers.alive(self._wall_ms())),
+            listeners=self._logs.readers,
+            websockets=self._sockets.connections,
+            outstanding=self._bridge.outstanding,
+        )
+        page = prometheus.render(self._durations, view, figures)
+        return Response(page, headers={"content-type": prometheus.CONTENT_TYPE})
+
+    async def _describe(self, _request: Request) -> Response:
+        return respond(self._description)
+
+    def _place(self) -> Place:
+        settings = self._settings
+        return Place(settings.port, self.port, settings.storage, self._access.tokens_count)
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to its process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def _anybody(_asker: object) -> None:
+    """Let everybody in."""
+
+
+def _answering(page: Callable[[Request], Awaitable[Response]]) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        try:
+            return await page(request)
+        except FlashQError as error:
+            return refuse(error)
+
+    return answer
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Say in the envelope what the router of paths has refused."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:256]
+    if error.status_code == PathUnknown.http_status:
+        return refuse(PathUnknown(path=path))
+    if error.status_code == MethodNotAllowed.http_status:
+        response = refuse(MethodNotAllowed(method=request.method, path=path))
+        response.headers.update(error.headers or {})
+        return response
+    return refuse(NotAllowed(detail=error.detail))
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """Say in the envelope that this program has made a mistake; the server logs which."""
+    return refuse(Internal())
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    address = "127.0.0.1" if host == "localhost" else host
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"cannot listen on http {host}:{port}: {error.strerror}") from error
+    listening.setblocking(False)
+    return listening

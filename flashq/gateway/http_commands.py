@@ -1,0 +1,223 @@
+"""The commands over HTTP: each request becomes one question to the server, or two.
+
+Owns what is asked beside the command itself (a job's result with the job, the job with its push),
+bounds on waiting, and what happens when a client goes away. What jobs mean is the shards' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flashq.errors import CronNotFound, FlashQError, InvalidRequest, ShuttingDown
+from flashq.gateway import http_requests
+from flashq.gateway.asking import Ask
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.http_replies import (
+    NULL,
+    envelope,
+    enveloped,
+    error_body,
+    job_with_result,
+    members_of,
+    refusal_of,
+    shape_of,
+)
+from flashq.protocol.codec import decode, encode_json
+from flashq.protocol.command import Command
+from flashq.protocol.jobs import GetJob, GetResult, Push
+from flashq.protocol.objects import FullJobView
+from flashq.protocol.registry import BY_WORD
+
+WAIT_MS: Final = 4000
+"""How long a pull waits that does not say so: clients of this protocol give up after 5 s."""
+WAIT_MS_MAX: Final = 60_000
+"""How long any request may wait; who wants to wait longer asks again."""
+COUNT_MAX: Final = http_requests.BATCH_JOBS_MAX
+
+_COMPLETED: Final = b'"completed"'
+_VIEW_FIELDS: Final = frozenset(FullJobView.__struct_fields__)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def respond(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response whose body is JSON already."""
+    return Response(body, status, headers, "application/json")
+
+
+def refuse(error: FlashQError) -> Response:
+    """Return the response that says what is wrong."""
+    headers = {"retry-after": "1"} if error.retryable else None
+    return respond(error_body(error), error.http_status, headers)
+
+
+class Commands:
+    """Carries commands out.
+
+    Args:
+        bridge: where they go.
+    """
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge: Final = bridge
+        self._closing: Final = asyncio.Event()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self._closing.set()
+
+    def endpoint(self, command: Command) -> Endpoint:
+        """Return what answers the requests for a command."""
+        special = {
+            "PUSH": self._push,
+            "PULLB": self._pull,
+            "GETJOB": self._get_job,
+            "GETJOBBYCUSTOMID": self._get_job,
+            "CRONDELETE": self._delete_cron,
+        }.get(command.word, self._plain)
+
+        async def answer(request: Request) -> Response:
+            return await special(command, request)
+
+        return answer
+
+    # --- one question, one answer
+
+    async def ask(self, ask: Ask) -> bytes:
+        """Return the successful reply to a request, as JSON.
+
+        Raises:
+            FlashQError: it has failed.
+        """
+        reply = await self._bridge.carry_out(ask)
+        if reply.ok:
+            return reply.body
+        error = refusal_of(reply.body)
+        if error.code == InvalidRequest.code:
+            better = http_requests.repaired_ask(ask)
+            if better is not None:
+                return await self.ask(better)
+        raise error
+
+    async def _read(self, command: Command, request: Request) -> Ask:
+        """Read the request that is to be carried out."""
+        if not http_requests.takes_body(command):
+            return http_requests.ask_with_parameters(
+                command, request.path_params, request.query_params
+            )
+        body = await http_requests.read_body(request)
+        if command.word in http_requests.BODY_OPTIONAL and not (
+            body and http_requests.is_json(request)
+        ):
+            return http_requests.ask_with_parameters(
+                command, request.path_params, request.query_params
+            )
+        http_requests.check_content_type(request)
+        return http_requests.ask_with_body(command, request.path_params, body)
+
+    async def _plain(self, command: Command, request: Request) -> Response:
+        ask = await self._read(command, request)
+        if command.waits:
+            return await self._waiting(request, command, ask)
+        return respond(enveloped(shape_of(command), await self.ask(ask)))
+
+    async def _waiting(self, request: Request, command: Command, ask: Ask) -> Response:
+        """Carry out what may wait, for as long as there is somebody who waits for it."""
+        if (ask.outline.timeout or 0) > WAIT_MS_MAX:
+            ask.outline.timeout = WAIT_MS_MAX
+            ask.add(timeout=WAIT_MS_MAX)
+        asking = asyncio.ensure_future(self.ask(ask))
+        leaving = asyncio.ensure_future(_gone(request))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({asking, leaving, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return respond(enveloped(shape_of(command), asking.result()))
+            # A pull that is cancelled gives back what it may still bring.
+            raise ShuttingDown
+        finally:
+            for task in (asking, leaving, closing):
+                task.cancel()
+            with suppress(asyncio.CancelledError, FlashQError):
+                await asking
+
+    # --- more than that
+
+    async def _pull(self, command: Command, request: Request) -> Response:
+        query = request.query_params
+        count = http_requests.whole_number(query, "count", 1, COUNT_MAX)
+        timeout = http_requests.whole_number(query, "timeout", WAIT_MS, WAIT_MS_MAX)
+        if count == 0:
+            timeout = 0  # it would only wait its time out
+        ask = http_requests.ask_with_parameters(
+            command, request.path_params, {}, count=count, timeout=timeout
+        )
+        return await self._waiting(request, command, ask)
+
+    async def _push(self, command: Command, request: Request) -> Response:
+        return await self.push(await self._read(command, request))
+
+    async def push(self, ask: Ask) -> Response:
+        """Push a job, and show it as the server has it."""
+        reply = members_of(await self.ask(ask))
+        job_id = reply["id"]
+        try:
+            found = members_of(await self.ask(_about(GetJob(id=int(bytes(job_id))))))["job"]
+        except FlashQError:  # it was pushed all the same
+            found = NULL
+        data = bytes(found)
+        if data == b"null":  # it has ended already, and nothing of it was to be kept
+            data = _as_pushed(int(bytes(job_id)), ask)
+        return respond(envelope(data, {"id": job_id}))
+
+    async def _get_job(self, command: Command, request: Request) -> Response:
+        members = members_of(await self.ask(await self._read(command, request)))
+        result: bytes | Raw = NULL
+        if bytes(members["state"]) == _COMPLETED and bytes(members["job"]) != b"null":
+            job_id = decode(bytes(members["job"]), _Numbered, json=True).id
+            reply = members_of(await self.ask(_about(GetResult(id=job_id))))
+            result = reply.get("result", NULL)
+        return respond(envelope(job_with_result(members, result)))
+
+    async def _delete_cron(self, command: Command, request: Request) -> Response:
+        try:
+            await self.ask(await self._read(command, request))
+        except CronNotFound:
+            return respond(envelope(b"false"))
+        return respond(envelope(b"true"))
+
+
+class _Numbered(msgspec.Struct):
+    id: int
+
+
+def _about(request: GetJob | GetResult) -> Ask:
+    command = BY_WORD[str(request.__struct_config__.tag)]
+    return http_requests.ask_with_parameters(command, {"id": str(request.id)}, {})
+
+
+def _as_pushed(job_id: int, ask: Ask) -> bytes:
+    """Return a job as its push described it."""
+    push = decode(ask.body, Push, json=True)
+    told: dict[str, Any] = {
+        name: value
+        for name in push.__struct_fields__
+        if name in _VIEW_FIELDS and (value := getattr(push, name)) is not None
+    }
+    told["depends_on"] = tuple(push.depends_on or ())
+    told["tags"] = tuple(push.tags or ())
+    return encode_json(FullJobView(id=job_id, custom_id=push.job_id, **told))
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,274 @@
+"""Events for everybody who follows them over HTTP: one log for each queue that is followed.
+
+Owns a bounded log of the latest events of a queue (or of all), shared by all who read it: a reader
+is a place in it. Who falls behind its end is told so and let go, so a slow reader costs nothing;
+who comes back within a while goes on where he was. It knows nothing of SSE or WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from flashq.errors import Busy
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.events import Dropped, Happening, Listener, Missed
+from flashq.protocol.codec import encode_json
+
+LOG_EVENTS_MAX: Final = 16_384
+"""Events kept in one log: more than one message of the server can bring."""
+LOGS_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What all logs may hold together."""
+LOGS_MAX: Final = 2_000
+LINGER_S: Final = 60.0
+"""How long a log without readers goes on, for those whose connection broke."""
+LINGERING_MAX: Final = 64
+TAKEN_MAX: Final = 256
+"""Events that a reader takes at a time."""
+UNHEARD_MAX: Final = 1_000_000
+"""The bound of the bridge's own buffer, which is emptied at once."""
+
+
+class Told(NamedTuple):
+    """One entry: its number, its type, and its JSON in one line."""
+
+    number: int
+    kind: str
+    body: bytes
+
+
+class EventLog:
+    """The latest events of one queue.
+
+    Args:
+        queue: `*` for all.
+        bytes_max: gives how much it may hold now.
+    """
+
+    def __init__(self, queue: str, bytes_max: Callable[[], int]) -> None:
+        self.queue: Final = queue
+        self.listener: Final = Listener(queue, (), self._take, UNHEARD_MAX)
+        self._bytes_max: Final = bytes_max
+        #: entries from `_start` on are the log; those before are about to be let go
+        self._entries: list[Told | None] = []
+        self._start = 0
+        self._bytes = 0
+        #: the number of the next entry
+        self.next = 1
+        self._waiting: set[asyncio.Future[None]] = set()
+        self.readers = 0
+        self.is_closed = False
+        #: ends the log that nobody reads
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest entry."""
+        return self.next - (len(self._entries) - self._start)
+
+    def _take(self) -> None:
+        """Take over what the bridge brings, at once."""
+        for item in self.listener.take_all():
+            if isinstance(item, Happening):
+                body = item.json
+                if b"\n" in body or b"\r" in body:  # somebody's payload is written over lines
+                    body = msgspec.json.format(body, indent=-1)
+                self._append(item.event.event, body)
+            elif isinstance(item, Missed):
+                self._append("missed", missed_body(item))
+        self._wake()
+
+    def _append(self, kind: str, body: bytes) -> None:
+        self._entries.append(Told(self.next, kind, body))
+        self.next += 1
+        self._bytes += len(body)
+        bytes_max = self._bytes_max()
+        while self.next - self.first > LOG_EVENTS_MAX or (
+            self._bytes > bytes_max and self.next - self.first > 1
+        ):
+            oldest = self._entries[self._start]
+            assert oldest is not None
+            self._bytes -= len(oldest.body)
+            self._entries[self._start] = None
+            self._start += 1
+        if self._start > 1024 and 2 * self._start > len(self._entries):
+            del self._entries[: self._start]
+            self._start = 0
+
+    def after(self, number: int) -> list[Told]:
+        """Return the entries behind one, as many as are taken at a time."""
+        at = self._start + number + 1 - self.first
+        return [entry for entry in self._entries[at : at + TAKEN_MAX] if entry is not None]
+
+    async def grown(self) -> None:
+        """Wait for the next entry, or the end."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self.is_closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class Reader:
+    """Somebody's place in a log. Close it when he is gone.
+
+    Args:
+        logs: whose it is.
+        log: what is read.
+        number: the entry read last.
+        missed: what was missed before that, to be told first.
+    """
+
+    def __init__(self, logs: EventLogs, log: EventLog, number: int, missed: Missed | None) -> None:
+        self._logs: Final = logs
+        self._log: Final = log
+        self._number = number
+        self._missed = missed
+
+    async def take(self, timeout_s: float | None = None) -> list[Told] | Missed | Dropped | None:
+        """Return what comes next, waiting for it.
+
+        Args:
+            timeout_s: how long to wait; for ever without it.
+
+        Returns:
+            Events; or that some are missing; or that there are no more for somebody so slow; an
+            empty list when the time is up; None at the end.
+        """
+        if self._missed is not None:
+            missed, self._missed = self._missed, None
+            return missed
+        log = self._log
+        if self._number + 1 >= log.next and not log.is_closed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await log.grown()
+            except TimeoutError:
+                return []
+        if log.is_closed:
+            return None
+        if self._number + 1 < log.first:
+            return Dropped()
+        told = log.after(self._number)
+        self._number += len(told)
+        return told
+
+    def close(self) -> None:
+        """Read no more."""
+        self._logs.leave(self._log)
+
+
+class EventLogs:
+    """All logs of a gateway.
+
+    Args:
+        bridge: whose events they hold.
+        boot: tells this gateway's numbers from those of another.
+    """
+
+    def __init__(self, bridge: Bridge, boot: str) -> None:
+        self._bridge: Final = bridge
+        self._boot: Final = boot
+        self._logs: dict[str, EventLog] = {}
+        #: those without readers, the longest lonely first
+        self._lingering: dict[str, EventLog] = {}
+        self._closed = False
+
+    @property
+    def readers(self) -> int:
+        """How many read."""
+        return sum(log.readers for log in self._logs.values())
+
+    def name_of(self, number: int) -> str:
+        """Return the id that an entry is known by outside."""
+        return f"{self._boot}-{number}"
+
+    def read(self, queue: str, last_id: str | None = None) -> Reader:
+        """Begin to read a queue's events (`*` for all).
+
+        Args:
+            queue: whose.
+            last_id: the id of the event read last; without it, what happens from now on is read.
+
+        Raises:
+            Busy: too many queues are followed.
+        """
+        log = self._logs.get(queue)
+        if log is None:
+            log = self._open(queue)
+        self._lingering.pop(queue, None)
+        if log.timer is not None:
+            log.timer.cancel()
+            log.timer = None
+        log.readers += 1
+        number, missed = self._place(log, last_id)
+        return Reader(self, log, number, missed)
+
+    def _place(self, log: EventLog, last_id: str | None) -> tuple[int, Missed | None]:
+        """Return the entry behind which to begin, and whether something was missed before."""
+        newest = log.next - 1
+        if not last_id:
+            return newest, None
+        boot, _, text = last_id.rpartition("-")
+        if boot != self._boot or not text.isdigit() or len(text) > 15 or int(text) > newest:
+            return newest, Missed(reason="connection")
+        number = int(text)
+        if number + 1 < log.first:
+            return log.first - 1, Missed(reason="connection")
+        return number, None
+
+    def _open(self, queue: str) -> EventLog:
+        if len(self._logs) >= LOGS_MAX:
+            raise Busy(detail=f"{LOGS_MAX} queues are followed")
+        log = EventLog(queue, lambda: LOGS_BYTES_MAX // max(1, len(self._logs)))
+        if self._closed:
+            log.close()
+        else:
+            self._logs[queue] = log
+            self._bridge.listen(log.listener)
+        return log
+
+    def leave(self, log: EventLog) -> None:
+        """A reader is gone; the last one's log goes on for a while."""
+        log.readers -= 1
+        if log.readers or log.is_closed:
+            return
+        self._lingering[log.queue] = log
+        loop = asyncio.get_running_loop()
+        log.timer = loop.call_later(LINGER_S, self._end, log)
+        if len(self._lingering) > LINGERING_MAX:
+            self._end(next(iter(self._lingering.values())))
+
+    def _end(self, log: EventLog) -> None:
+        if log.timer is not None:
+            log.timer.cancel()
+        self._bridge.unlisten(log.listener)
+        self._lingering.pop(log.queue, None)
+        self._logs.pop(log.queue, None)
+        log.close()
+
+    def close(self) -> None:
+        """End all logs: whoever reads is told that there is no more."""
+        self._closed = True
+        for log in list(self._logs.values()):
+            self._end(log)
+
+
+def missed_body(item: Missed | Dropped) -> bytes:
+    """Return the JSON that says why events are missing, or no more come."""
+    return encode_json({k: v for k, v in msgspec.to_builtins(item).items() if v is not None})

@@ -1,0 +1,221 @@
+"""What the whole server looks like, asked once for everybody at the HTTP door who wants to know.
+
+Owns the questions that gather it, the short time that an answer is shared, and the history of the
+last minutes. Reads nothing else and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+
+from flashq.errors import FlashQError
+from flashq.gateway.bridge import Bridge
+from flashq.gateway.http_replies import refusal_of
+from flashq.protocol.base import Reply
+from flashq.protocol.codec import decode, encode_json
+from flashq.protocol.crons import CronsReply, ListCrons
+from flashq.protocol.objects import Metrics, QueueInfo
+from flashq.protocol.queues import ListQueues, QueuesReply
+from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
+
+SHARED_S: Final = 0.9
+"""How long an answer serves also those who ask later: a little less than a dashboard's second."""
+HISTORY_INTERVAL_S: Final = 5.0
+HISTORY_POINTS_MAX: Final = 60
+STUCK_S: Final = 5.0
+"""How long a shard's log may stay unsafe without any progress before storage is said to hang."""
+
+R = TypeVar("R", bound=Reply)
+
+
+class View(Struct, kw_only=True, frozen=True):
+    """The server at one moment; `timestamp` is Unix milliseconds."""
+
+    stats: StatsReply
+    metrics: Metrics
+    queues: list[QueueInfo]
+    timestamp: int
+
+
+class Point(Struct, kw_only=True, frozen=True):
+    """One point of the history. `completed` and `failed` are totals; `throughput` is jobs/s."""
+
+    timestamp: int
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    throughput: float
+    latency_ms: float
+
+
+class Overview:
+    """Everybody's view of the server.
+
+    Args:
+        bridge: whom to ask.
+        wall_ms, mono_s: the clocks.
+    """
+
+    def __init__(
+        self, bridge: Bridge, wall_ms: Callable[[], int], mono_s: Callable[[], float]
+    ) -> None:
+        self._bridge: Final = bridge
+        self._wall_ms: Final = wall_ms
+        self._mono_s: Final = mono_s
+        #: oldest first
+        self.history: Final[deque[Point]] = deque(maxlen=HISTORY_POINTS_MAX)
+        self._view: View | None = None
+        self._view_until = 0.0
+        #: the gathering under way
+        self._looking: asyncio.Task[View] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self.storage: Final = StorageWatch()
+
+    def start(self) -> None:
+        """Begin to write history."""
+        self._keeping = asyncio.ensure_future(self._keep_history())
+
+    async def close(self) -> None:
+        """End it."""
+        for task in (self._keeping, self._looking):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, FlashQError):
+                    await task
+
+    async def look(self, *, is_fresh: bool = False) -> View:
+        """Return the server as it is now, or was a moment ago.
+
+        Args:
+            is_fresh: only as it is now will do.
+
+        Raises:
+            FlashQError: it cannot be asked.
+        """
+        if is_fresh:
+            return await self._gather()
+        if self._view is not None and self._mono_s() < self._view_until:
+            return self._view
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._gather())
+        return await asyncio.shield(self._looking)
+
+    async def _gather(self) -> View:
+        stats, metrics, queues = await asyncio.gather(
+            self.stats(),
+            self._ask(GetMetrics(), MetricsReply),
+            self._ask(ListQueues(), QueuesReply),
+        )
+        self._view = View(
+            stats=stats, metrics=metrics.metrics, queues=queues.queues, timestamp=self._wall_ms()
+        )
+        self._view_until = self._mono_s() + SHARED_S
+        return self._view
+
+    async def stats(self) -> StatsReply:
+        """Ask every shard now.
+
+        Raises:
+            FlashQError: they cannot be asked.
+        """
+        stats = await self._ask(Stats(), StatsReply)
+        self.storage.note(stats, self._mono_s())
+        return stats
+
+    async def crons(self) -> CronsReply:
+        """Ask the coordinator now.
+
+        Raises:
+            FlashQError: it cannot be asked.
+        """
+        return await self._ask(ListCrons(), CronsReply)
+
+    async def queue_names(self) -> list[str]:
+        """Ask for all queues now.
+
+        Raises:
+            FlashQError: the shards cannot be asked.
+        """
+        return [info.name for info in (await self._ask(ListQueues(), QueuesReply)).queues]
+
+    async def _ask(self, request: Struct, kind: type[R]) -> R:
+        answer = await self._bridge.request(encode_json(request), json=True)
+        if not answer.ok:
+            raise refusal_of(answer.body)
+        return decode(answer.body, kind, json=True)
+
+    async def _keep_history(self) -> None:
+        while True:
+            with suppress(FlashQError):  # a hole in the history is the truth
+                view = await self.look()
+                self.history.append(
+                    Point(
+                        timestamp=view.timestamp,
+                        queued=view.stats.queued,
+                        processing=view.stats.processing,
+                        completed=view.metrics.total_completed,
+                        failed=view.metrics.total_failed,
+                        throughput=view.metrics.jobs_per_second,
+                        latency_ms=view.metrics.avg_latency_ms,
+                    )
+                )
+            await asyncio.sleep(HISTORY_INTERVAL_S)
+
+
+class StorageWatch:
+    """Tells from what the shards say whether storage makes progress."""
+
+    def __init__(self) -> None:
+        #: by shard: how far its log was safe, and since when it has been no further
+        self._stuck: dict[int, tuple[int, float]] = {}
+        self._now = 0.0
+
+    def note(self, stats: StatsReply, now_s: float) -> None:
+        """Take in what the shards say at a time (monotonic seconds)."""
+        self._now = now_s
+        stuck: dict[int, tuple[int, float]] = {}
+        for shard in stats.shards:
+            if shard.safe_seq < shard.log_seq:
+                known = self._stuck.get(shard.shard)
+                same = known is not None and known[0] == shard.safe_seq
+                stuck[shard.shard] = known if same and known else (shard.safe_seq, now_s)
+        self._stuck = stuck
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with storage, as far as is known."""
+        waits = [self._now - since for _, since in self._stuck.values()]
+        worst = max(waits, default=0.0)
+        if worst < STUCK_S:
+            return []
+        return [f"storage has confirmed nothing for {worst:.0f} s"]
+
+
+def dashboard_frame(view: View, workers: Any, history: Any) -> bytes:
+    """Return what a dashboard is told each second."""
+    stats = view.stats
+    return encode_json(
+        {
+            "stats": {
+                "queued": stats.queued,
+                "processing": stats.processing,
+                "delayed": stats.delayed,
+                "dlq": stats.dlq,
+                "completed": stats.completed,
+                "waiting_dependencies": stats.waiting_dependencies,
+            },
+            "metrics": view.metrics,
+            "queues": view.queues,
+            "workers": workers,
+            "metrics_history": history,
+            "missing_shards": stats.missing_shards,
+            "timestamp": view.timestamp,
+        }
+    )

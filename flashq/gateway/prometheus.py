@@ -1,0 +1,195 @@
+"""The server's figures as Prometheus reads them.
+
+Owns the names, types and labels of all series, and the durations of this gateway's own requests.
+The older names are kept. The number of series is bounded: queues beyond a number are left out and
+counted. Whoever asks brings the figures; nothing is asked from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from flashq.gateway.http_overview import View
+from flashq.protocol.objects import Metrics
+from flashq.protocol.server import ShardStats
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+QUEUES_MAX: Final = 1000
+"""Queues with series of their own: those with the most jobs."""
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+_TOTALS: Final = (
+    ("pushed", "Jobs pushed."),
+    ("completed", "Jobs completed."),
+    ("failed", "Jobs failed for good."),
+    ("expired", "Jobs whose time to live ran out."),
+    ("cancelled", "Jobs cancelled."),
+    ("retried", "Failed attempts that were followed by another."),
+    ("timed_out", "Attempts that took longer than the job's timeout."),
+    ("stalled", "Attempts that fell silent."),
+    ("lost", "Deliveries whose worker went away."),
+    ("evicted", "Ended jobs that went to make room for later ones."),
+)
+
+
+class GatewayFigures(NamedTuple):
+    """What this gateway knows of itself and nobody else."""
+
+    workers: int
+    listeners: int
+    websockets: int
+    outstanding: int
+
+
+class Durations:
+    """How long this gateway's requests took, by command; and how often it was busy."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        self._seconds: Final = Histogram(
+            "flashq_http_request_seconds",
+            "From an HTTP request's arrival to its answer. Pulls and waits have their waiting in "
+            "it.",
+            ["command", "outcome"],
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        #: by command and outcome; made once, because looking them up takes longer than counting
+        self._known: dict[tuple[str, str], Histogram] = {}
+
+    def observe(self, command: str, outcome: str, seconds: float) -> None:
+        """Count one request.
+
+        Args:
+            command: its word, or another name out of few.
+            outcome: `ok`, or the code of its error.
+            seconds: its duration.
+        """
+        known = self._known.get((command, outcome))
+        if known is None:
+            known = self._known[command, outcome] = self._seconds.labels(command, outcome)
+        known.observe(seconds)
+
+
+def render(durations: Durations, view: View, figures: GatewayFigures) -> bytes:
+    """Return the page."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(view, figures))
+    return generate_latest(registry) + generate_latest(durations.registry)
+
+
+class _Figures(Collector):
+    """One moment's figures; `collect` is called once."""
+
+    def __init__(self, view: View, figures: GatewayFigures) -> None:
+        self._view: Final = view
+        self._gateway: Final = figures
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all series."""
+        view = self._view
+        yield from _totals(view.metrics)
+        yield from _states(view)
+        yield from _queues(view)
+        yield from _shards(view.stats.shards)
+        missing = _gauge("flashq_shards_missing", "Shards that did not answer in time.")
+        missing.add_metric((), len(view.stats.missing_shards))
+        yield missing
+        yield from self._own()
+
+    def _own(self) -> Iterator[Metric]:
+        figures = self._gateway
+        for name, text, value in (
+            ("flashq_workers_active", "Workers that registered here lately.", figures.workers),
+            ("flashq_event_readers", "Readers of events at this gateway.", figures.listeners),
+            ("flashq_websockets", "WebSocket connections of this gateway.", figures.websockets),
+            (
+                "flashq_gateway_outstanding",
+                "Requests of this gateway without an answer yet.",
+                figures.outstanding,
+            ),
+        ):
+            family = _gauge(name, text)
+            family.add_metric((), value)
+            yield family
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _totals(metrics: Metrics) -> Iterator[Metric]:
+    for name, text in _TOTALS:
+        family = CounterMetricFamily(f"flashq_jobs_{name}", text)
+        family.add_metric((), getattr(metrics, f"total_{name}"))
+        yield family
+    throughput = _gauge("flashq_throughput_per_second", "Jobs completed a second, lately.")
+    throughput.add_metric((), round(metrics.jobs_per_second, 2))
+    yield throughput
+    latency = _gauge("flashq_latency_ms", "Average time from a job's delivery to its end.")
+    latency.add_metric((), round(metrics.avg_latency_ms, 2))
+    yield latency
+
+
+def _states(view: View) -> Iterator[Metric]:
+    stats = view.stats
+    family = _gauge("flashq_jobs_current", "Jobs by state.", "state")
+    for state, value in (
+        ("queued", stats.queued),
+        ("processing", stats.processing),
+        ("delayed", stats.delayed),
+        ("dlq", stats.dlq),
+        ("completed", stats.completed),
+        ("waiting_dependencies", stats.waiting_dependencies),
+    ):
+        family.add_metric((state,), value)
+    yield family
+
+
+def _queues(view: View) -> Iterator[Metric]:
+    queues = sorted(view.queues, key=lambda queue: -(queue.pending + queue.processing + queue.dlq))
+    jobs = _gauge("flashq_queue_jobs", "Jobs by queue and state.", "queue", "state")
+    paused = _gauge("flashq_queue_paused", "Whether a queue is paused.", "queue")
+    for queue in queues[:QUEUES_MAX]:
+        jobs.add_metric((queue.name, "pending"), queue.pending)
+        jobs.add_metric((queue.name, "processing"), queue.processing)
+        jobs.add_metric((queue.name, "dlq"), queue.dlq)
+        paused.add_metric((queue.name,), int(queue.paused))
+    yield jobs
+    yield paused
+    known = _gauge("flashq_queues", "Queues, also those without series of their own.")
+    known.add_metric((), len(queues))
+    yield known
+
+
+_SHARD_GAUGES: Final = (
+    ("jobs", "flashq_shard_jobs", "Unfinished and kept jobs in a shard."),
+    ("bytes", "flashq_shard_bytes", "What a shard's jobs take, estimated."),
+    ("sessions", "flashq_shard_sessions", "Client sessions that a shard knows."),
+    ("waiters", "flashq_shard_waiters", "Pulls and waits parked in a shard."),
+    ("unsafe_bytes", "flashq_shard_unsafe_bytes", "Records that storage has not confirmed yet."),
+    ("mailbox_out", "flashq_shard_mailbox", "Messages to other shards without acknowledgement."),
+    ("epoch", "flashq_shard_epoch", "A shard's epoch; it rises with each start."),
+)
+
+
+def _shards(shards: list[ShardStats]) -> Iterator[Metric]:
+    for field, name, text in _SHARD_GAUGES:
+        family = _gauge(name, text, "shard")
+        for shard in shards:
+            family.add_metric((str(shard.shard),), getattr(shard, field))
+        yield family
+    lag = _gauge("flashq_shard_unsafe_records", "Records ahead of storage.", "shard")
+    for shard in shards:
+        lag.add_metric((str(shard.shard),), max(0, shard.log_seq - shard.safe_seq))
+    yield lag
