@@ -23,7 +23,7 @@ from flashq.errors import FlashQError, InvalidRequest, SessionExpired
 from flashq.protocol import jobs, leases, queues, server
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply as OkReply
-from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Answer, AnyRecord
@@ -99,6 +99,13 @@ _MUTATING: Final = frozenset(
     kind for kind, command in BY_REQUEST.items() if command.mutates and kind is not Goodbye
 ) | {jobs.PlainPush, jobs.PlainPushBatch}
 """What may be protected by a session, and makes it known. A goodbye must not make one known."""
+
+
+def _answer(command: Any, reply: Any) -> Answer | None:
+    """Return what repeats of a request are answered from; None for one that is not protected."""
+    if type(command) not in _MUTATING or command.session is None or command.n is None:
+        return None
+    return Answer(command.session, command.n, command.done_below or 0, encode_msgpack(reply))
 
 
 class Engine:
@@ -185,8 +192,17 @@ class Engine:
         try:
             self._dispatch(command, origin)
         except FlashQError as error:
-            self._core.refuse(origin, error)
+            self._refuse(command, origin, error)
         self._settle()
+
+    def _refuse(self, command: Any, origin: Origin, error: FlashQError) -> None:
+        """Answer with an error, and a repeat with the same one: whoever was told that nothing
+        happened must not find that a second copy was carried out."""
+        if not error.retryable and not isinstance(error, SessionExpired):
+            answer = _answer(command, error_reply(error))
+            if answer is not None:
+                self._core.commit([], durable=self._core.context.is_durable(None), answer=answer)
+        self._core.refuse(origin, error)
 
     def take_mail(
         self,
@@ -312,20 +328,18 @@ class Engine:
             self._measure_rate()
         decision = handler(self._core.context, command, origin)
         reply = decision.reply
-        if not decision.records:
+        answer = None if reply is None else _answer(command, reply)
+        if not decision.records and answer is None:
             if kind in _UNGATED:
                 self._core.reply_now(origin, reply)
             else:
                 self._core.reply(origin, reply)
             return
-        answer = None
-        if reply is not None and command.session is not None and command.n is not None:
-            body = encode_msgpack(reply)
-            answer = Answer(command.session, command.n, command.done_below or 0, body)
-            if not origin.flags:
-                reply = body
+        if answer is not None and not origin.flags:
+            reply = answer.body
         self._core.commit(decision.records, durable=decision.durable, answer=answer)
-        self._after(kind, command, decision.records, origin)
+        if decision.records:
+            self._after(kind, command, decision.records, origin)
         if reply is not None:
             self._core.reply(origin, reply)
 
@@ -428,8 +442,9 @@ class Engine:
         push = state.awaited[key]
         outcome = producing.awaited_reply(self._core.context, key)
         answer = None
-        if not isinstance(outcome, FlashQError) and push.session in self._leases.sessions:
-            answer = Answer(push.session, push.n, 0, encode_msgpack(outcome))
+        if push.session in self._leases.sessions:
+            said = error_reply(outcome) if isinstance(outcome, FlashQError) else outcome
+            answer = Answer(push.session, push.n, push.done_below, encode_msgpack(said))
         jobs = [state.index.get(job_id) for job_id in push.ids if job_id is not None]
         is_durable = self._core.context.is_durable
         durable = any(is_durable(job) for job in jobs if job is not None)

@@ -1,4 +1,5 @@
-"""The engine as a whole: repeats, refusals, gates, events, levels, and what follows from an input."""
+"""The engine as a whole: repeats, refusals, gates, events, levels, and what follows from an
+input."""
 
 from __future__ import annotations
 
@@ -6,20 +7,15 @@ from typing import Any
 
 import pytest
 
-from flashq.errors import ShuttingDown, StorageUnavailable
+from flashq.errors import Busy, ShuttingDown, StorageUnavailable
 from flashq.protocol.internal import COORDINATOR, Fire, Obliterated
 from flashq.protocol.records import Raised
 from tests.unit.shard.harness import ALICE, BOB, Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 class TestRepeats:
     def test_a_repeat_gets_the_first_answer_and_does_nothing(self, shard: Shard) -> None:
-        said = {"queue": "q", "data": 1, "session": ALICE, "n": 7}
+        said: dict[str, Any] = {"queue": "q", "data": 1, "session": ALICE, "n": 7}
         first = shard.ask("PUSH", **said)
         assert shard.ask("PUSH", **said) == first
         assert shard.ask("COUNT", queue="q")["count"] == 1
@@ -59,14 +55,37 @@ class TestRepeats:
         assert shard.push(session=ALICE) != shard.push(session=ALICE)
         assert ALICE not in shard.state.sessions
 
-    def test_an_error_means_that_nothing_happened_and_may_be_tried_again(
-        self, shard: Shard
-    ) -> None:
-        said = {"queue": "q", "data": 1, "unique_key": "k", "session": ALICE, "n": 2}
+    def test_an_error_is_an_answer_too(self, shard: Shard) -> None:
+        """Two copies were on their way; the first was refused, and the second carried out after
+        its caller had been told that nothing happened (simulated seed 24)."""
+        said: dict[str, Any] = {
+            "queue": "q",
+            "data": 1,
+            "unique_key": "k",
+            "session": ALICE,
+            "n": 2,
+        }
         first = shard.push(unique_key="k")
-        assert shard.refuse("PUSH", **said)[0] == "duplicate"
+        assert shard.answer(shard.send("PUSH", **said)) == shard.answer(shard.send("PUSH", **said))
         shard.ask("CANCEL", id=first)
+        assert shard.refuse("PUSH", **said)[0] == "duplicate"
+        said["n"] = 3
         assert shard.ask("PUSH", **said)["id"] == first + 1
+
+    def test_an_answer_that_nothing_was_to_be_done_is_kept(self, shard: Shard) -> None:
+        """The second copy of a RETRYDLQ found what the first had not."""
+        said = {"queue": "q", "session": ALICE, "n": 1}
+        assert shard.ask("RETRYDLQ", **said)["ids"] == [0]
+        shard.make_failed()
+        assert shard.ask("RETRYDLQ", **said)["ids"] == [0]
+
+    def test_an_error_that_a_repeat_can_help_is_not_kept(self, shard: Shard) -> None:
+        """Nothing happened, and the client was told to come again."""
+        shard.engine.refusal = Busy(detail="full")
+        said = {"queue": "q", "data": 1, "session": ALICE, "n": 1}
+        assert shard.refuse("PUSH", **said)[0] == "busy"
+        shard.engine.accept()
+        assert shard.ask("PUSH", **said)["ok"]
 
     def test_what_is_done_with_is_forgotten_and_refused(self, shard: Shard) -> None:
         for n in range(1, 6):
@@ -137,7 +156,7 @@ class TestGate:
     def test_async_answers_do_not(self, shard: Shard) -> None:
         corr = shard.send("PUSH", queue="q", data=1)
         assert (shard.replies[corr].gate, shard.replies[corr].seq) == (0, 1)
-        flow = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
+        flow: dict[str, Any] = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
         assert shard.replies[shard.send("FLOW", **flow)].gate == 0
 
     def test_a_level_asked_for_is_the_jobs_for_good(self, shard: Shard) -> None:
@@ -396,7 +415,7 @@ class TestEvents:
         ]
 
     def test_a_flow(self, shard: Shard) -> None:
-        flow = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
+        flow: dict[str, Any] = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
         reply = shard.ask("FLOW", **flow)
         assert shard.happened() == [
             ("pushed", reply["children_ids"]),
@@ -412,8 +431,8 @@ class TestEvents:
 
 class TestWhatFollows:
     def test_a_job_that_is_ready_as_it_is_parked_goes_to_a_waiter(self, shard: Shard) -> None:
-        """1. somebody waits; 2. a push depends on a failed job and ignores failures, so it is parked
-        and freed in one entry: the waiter must get it at once."""
+        """1. somebody waits; 2. a push depends on a failed job and ignores failures, so it is
+        parked and freed in one entry: the waiter must get it at once."""
         failed = shard.make_failed(queue="f")
         corr = shard.send("PULL", queue="q", timeout=60_000)
         job_id = shard.push(depends_on=[failed], on_dependency_failure="ignore")
@@ -422,7 +441,7 @@ class TestWhatFollows:
         assert reply["job"]["id"] == job_id
 
     def test_a_freed_parent_goes_to_a_waiter(self, shard: Shard) -> None:
-        flow = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
+        flow: dict[str, Any] = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
         parent = shard.ask("FLOW", **flow)["parent_id"]
         corr = shard.send("PULL", queue="p", timeout=60_000)
         shard.ask("ACK", id=shard.pull("c")["id"])
