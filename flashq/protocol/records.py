@@ -143,6 +143,7 @@ class Awaited(Record, tag=9):
     pending: list[int]
     session: bytes
     n: int
+    done_below: int = 0
 
 
 class AwaitedDone(Record, tag=50):

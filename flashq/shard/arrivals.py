@@ -146,6 +146,7 @@ def _awaited(state: ShardState, record: r.Awaited) -> None:
         record.session,
         record.n,
         len(record.pending),
+        record.done_below,
     )
     state.awaited[record.key] = push
     if record.session:

@@ -141,6 +141,7 @@ class AwaitedPush(Struct):
     session: bytes
     n: int
     pending: int
+    done_below: int = 0
 
 
 class ShardState:

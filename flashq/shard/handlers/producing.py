@@ -313,6 +313,7 @@ def _awaited(
         list(pending),
         command.session if protected else b"",
         command.n if protected else 0,
+        command.done_below or 0,
     )
 
 
