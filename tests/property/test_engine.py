@@ -1,8 +1,8 @@
 """The engine against the naive model: the same requests in any order give the same answers.
 
-After every step: the state's indexes agree; the log replayed gives the live state; and a checkpoint, taken
-in slices while work goes on, with the log after it gives the live state too. From either, the shard goes on after
-SIGKILL as if nothing had happened.
+After every step: the state's indexes agree; the log replayed gives the live state; and a
+checkpoint, taken in slices while work goes on, with the log after it gives the live state too.
+From either, the shard goes on after SIGKILL as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from flashq.shard.checkpoint import Checkpoint
 from flashq.shard.evolve import evolve
 from flashq.shard.invariants import canonical, validate
 from flashq.shard.state import ShardState
-from tests.property.model import Fields, Model
+from tests.property.model import Model
+from tests.property.model_objects import Fields
 from tests.unit.shard.harness import ALICE, BOB, CARL, MONO_MS, NOW_MS, Shard, plain, recovered
 
 FIRST: Final = 1022
 """The first job's sequence: the page boundary at 1,024 is crossed soon."""
-LIMITS: Final = {
+LIMITS: Final[Fields] = {
     "completed_jobs_max": 4,
     "results_max": 2,
     "dlq_jobs_max": 3,
@@ -33,8 +34,8 @@ LIMITS: Final = {
     "payload_bytes_max": 40,
 }
 
-# Durations end in different powers of two, so that deadlines of different kinds hardly ever meet in one
-# millisecond: then their order would be the engine's own affair.
+# Durations end in different powers of two, so that deadlines of different kinds hardly ever meet in
+# one millisecond: then their order would be the engine's own affair.
 CHILD_OPTIONS: Final = [
     *(("priority", priority) for priority in (5, -5)),
     *(("delay", delay) for delay in (0, 16, 3016)),
@@ -69,6 +70,7 @@ results = st.sampled_from([None, 1, "r"])
 
 
 def options(choices: list[tuple[str, Any]]) -> st.SearchStrategy[Fields]:
+    """Return a strategy for up to three things that a push says."""
     return st.lists(st.sampled_from(choices), max_size=3).map(dict)
 
 
@@ -122,7 +124,9 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.model.handle(self.corr, cmd, self.live.now_ms, self.live.mono_ms, **said)
         return self.compare(cmd).get(self.corr)
 
-    def ask_as(self, asker: tuple[bytes | None, int | None], cmd: str, **said: Any) -> Fields | None:
+    def ask_as(
+        self, asker: tuple[bytes | None, int | None], cmd: str, **said: Any
+    ) -> Fields | None:
         """Ask as somebody, maybe under a number by which it can be repeated."""
         session, lag = asker
         if session is not None:
@@ -266,7 +270,8 @@ class EngineBesideModel(RuleBasedStateMachine):
     @rule(pick=picks, token=tokens, cmd=st.sampled_from(["HEARTBEAT", "PROGRESS", "MOVETODELAYED"]))
     def hold_on(self, pick: int, token: str, cmd: str) -> None:
         job_id = self.id(pick)
-        more: Fields = {"PROGRESS": {"progress": 150}, "MOVETODELAYED": {"delay": 16}}.get(cmd, {})
+        said: dict[str, Fields] = {"PROGRESS": {"progress": 150}, "MOVETODELAYED": {"delay": 16}}
+        more = said.get(cmd, {})
         self.ask(cmd, id=job_id, **more, **self.token(job_id, token))
 
     @rule(some=some_picks)
@@ -393,7 +398,8 @@ class EngineBesideModel(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 1, 16, 100, 1000, 2000, 5000, 9000, 40_000, 320_000]))
     def elapse(self, ms: int) -> None:
-        """Let time pass; the engine wakes no later than anything is due, and never in vain for ever."""
+        """Let time pass; the engine wakes no later than anything is due, and never in vain for
+        ever."""
         live, end = self.live, self.live.mono_ms + ms
         while True:
             deadline, due = live.engine.next_deadline_ms(), self.model.next_event()
@@ -496,7 +502,7 @@ def normal(reply: Fields) -> Fields:
 
 TestEngineBesideModel = EngineBesideModel.TestCase
 TestEngineBesideModel.settings = settings(
-    max_examples=400,
+    max_examples=60,
     phases=(Phase.generate, Phase.shrink),
     stateful_step_count=40,
     derandomize=True,

@@ -49,11 +49,6 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 def job_in(shard: Shard, state: str, **fields: Any) -> int:
     """Return a job in this state."""
     if state == "waiting":
@@ -78,6 +73,7 @@ def job_in(shard: Shard, state: str, **fields: Any) -> int:
 @pytest.mark.parametrize("cmd", MATRIX)
 @pytest.mark.parametrize("crashed", [False, True])
 def test_the_matrix(shard: Shard, cmd: str, state: str, crashed: bool) -> None:
+    """Each command on a job in each state, before and after a restart."""
     job_id = job_in(shard, state)
     assert shard.state_of(job_id) == state
     if crashed:
@@ -95,6 +91,7 @@ def test_the_matrix(shard: Shard, cmd: str, state: str, crashed: bool) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_ack_batch_and_release_leave_out_what_is_not_active(shard: Shard, state: str) -> None:
+    """ACKB and RELEASE never fail because of a state: they count."""
     job_id = job_in(shard, state)
     is_active = state == "active"
     assert shard.ask("RELEASE", ids=[job_id])["count"] == is_active
@@ -107,6 +104,7 @@ def test_ack_batch_and_release_leave_out_what_is_not_active(shard: Shard, state:
 
 @pytest.mark.parametrize("state", STATES)
 def test_looking_never_fails(shard: Shard, state: str) -> None:
+    """Reads answer for a job in any state, and for none."""
     job_id = job_in(shard, state)
     reply = shard.ask("GETJOB", id=job_id)
     assert reply["state"] == state

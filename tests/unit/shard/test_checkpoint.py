@@ -35,6 +35,7 @@ def shard() -> Shard:
 
 
 def finish(checkpoint: Checkpoint) -> tuple[bytes, dict[int, bytes]]:
+    """Return a checkpoint's part and all its pages."""
     ((name, part),) = checkpoint.take_part()
     assert name == PART
     pages: dict[int, bytes] = {}
@@ -144,7 +145,9 @@ class TestIncremental:
             step = random.randrange(8)
             if step < 2:
                 shard.state.next_sequence += random.choice((0, 0, 300, 1024))
-                shard.push(delay=random.choice((0, 0, 40)), remove_on_complete=random.random() < 0.5)
+                shard.push(
+                    delay=random.choice((0, 0, 40)), remove_on_complete=random.random() < 0.5
+                )
             elif step == 2:
                 jobs = [{"data": 1}] * random.randrange(1, 5)
                 shard.state.next_sequence += random.choice((0, 1020))
@@ -202,6 +205,7 @@ class TestDamage:
 
 
 def test_a_clean_state_need_not_be_written_again(shard: Shard) -> None:
+    """After recovery the first checkpoint holds only what changed since."""
     mark_clean(shard.state)
     _, pages = finish(Checkpoint(shard.state, full=False))
     assert pages == {}

@@ -17,7 +17,7 @@ THERE = next(f"t{n}" for n in range(99) if shard_of_queue(f"t{n}", 2) == 1)
 class Pair:
     """Two shards: `here` is asked to push, `there` owns what is waited for."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.here = Shard(0, 2, **limits)
         self.there = Shard(1, 2, **limits)
 
@@ -59,7 +59,7 @@ class Pair:
 
     def waiting(self, *dependencies: int, **fields: Any) -> int:
         """Push a job here that depends on jobs of the other shard."""
-        said = {"queue": HERE, "data": 1, "depends_on": list(dependencies)}
+        said: dict[str, Any] = {"queue": HERE, "data": 1, "depends_on": list(dependencies)}
         corr = self.here.send("PUSH", **said, **fields)
         assert self.here.answer(corr) is None, "answered before the other shard was asked"
         self.exchange()
@@ -71,6 +71,7 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Pair:
+    """Return two shards that know nothing of each other yet."""
     return Pair()
 
 
@@ -232,8 +233,8 @@ class TestAcrossShards:
         assert pair.here.job(job_id)["error"] == f"dependency {mine} failed: no"
 
     def test_a_dependency_that_ends_before_the_push_is_answered(self, pair: Pair) -> None:
-        """1. a push asks after two jobs of two shards; 2. one answers `pending` and completes before
-        the other has answered at all."""
+        """1. a push asks after two jobs of two shards; 2. one answers `pending` and completes
+        before the other has answered at all."""
         first = pair.there.push(THERE)
         corr = pair.here.send("PUSH", queue=HERE, data=1, depends_on=[first, first])
         pair.post(pair.here, pair.there)
@@ -245,7 +246,7 @@ class TestAcrossShards:
 
     def test_a_pending_push_is_seen_by_nobody(self, pair: Pair) -> None:
         first = pair.there.push(THERE)
-        said = {"queue": HERE, "data": 1, "depends_on": [first], "job_id": "mine"}
+        said: dict[str, Any] = {"queue": HERE, "data": 1, "depends_on": [first], "job_id": "mine"}
         corr = pair.here.send("PUSH", **said, unique_key="k")
         pending = pair.here.state.next_sequence * 2 - 2
         assert pair.here.state_of(pending) == "unknown"
@@ -286,7 +287,13 @@ class TestAwaitedAnswers:
     def test_a_repeat_joins_and_gets_the_answer(self, pair: Pair, crashed: bool) -> None:
         """Before the answer there is one, a repeat waits for it; afterwards it gets the same."""
         first = pair.there.push(THERE)
-        said = {"queue": HERE, "data": 1, "depends_on": [first], "session": ALICE, "n": 5}
+        said: dict[str, Any] = {
+            "queue": HERE,
+            "data": 1,
+            "depends_on": [first],
+            "session": ALICE,
+            "n": 5,
+        }
         lost = pair.here.send("PUSH", **said)
         if crashed:
             pair.both_crash()
@@ -301,10 +308,17 @@ class TestAwaitedAnswers:
         assert pair.here.ask("GETJOBS")["total"] == 1
 
     def test_a_session_that_expired_meanwhile_stays_expired(self, pair: Pair) -> None:
-        """1. a push waits for another shard, which is away; 2. its session falls silent for good; 3. the
-        shard answers: a repeat must be told that its outcome is not known, not push a second job."""
+        """1. a push waits for another shard, which is away; 2. its session falls silent for
+        good; 3. the shard answers: a repeat must be told that its outcome is not known, not
+        push a second job."""
         first = pair.there.push(THERE)
-        said = {"queue": HERE, "data": 1, "depends_on": [first], "session": ALICE, "n": 5}
+        said: dict[str, Any] = {
+            "queue": HERE,
+            "data": 1,
+            "depends_on": [first],
+            "session": ALICE,
+            "n": 5,
+        }
         pair.here.send("PUSH", **said)
         pair.here.advance(300_000)
         pair.exchange()
@@ -316,7 +330,13 @@ class TestAwaitedAnswers:
         self, pair: Pair
     ) -> None:
         first = pair.there.push(THERE)
-        said = {"queue": HERE, "data": 1, "depends_on": [first], "session": ALICE, "n": 5}
+        said: dict[str, Any] = {
+            "queue": HERE,
+            "data": 1,
+            "depends_on": [first],
+            "session": ALICE,
+            "n": 5,
+        }
         pair.here.send("PUSH", **said)
         pair.both_crash()
         pair.exchange()
@@ -328,7 +348,7 @@ class TestAwaitedAnswers:
     def test_a_durable_push_is_answered_when_its_last_record_is_safe(self) -> None:
         pair = Pair()
         first = pair.there.push(THERE)
-        said = {"queue": HERE, "data": 1, "depends_on": [first]}
+        said: dict[str, Any] = {"queue": HERE, "data": 1, "depends_on": [first]}
         for level, gated in (("durable", True), ("async", False)):
             corr = pair.here.send("PUSH", **said, durability=level)
             pair.exchange()
@@ -363,11 +383,9 @@ class TestFlowsAcrossShards:
             ("wait", "cancel", "failed"),
         ],
     )
-    def test_policies(
-        self, pair: Pair, policy: str, how: str, state: str, before: bool
-    ) -> None:
+    def test_policies(self, pair: Pair, policy: str, how: str, state: str, before: bool) -> None:
         """Also when the child ends before the parent knows that all children are made."""
-        said = {"queue": HERE, "data": 1, "children": [{"queue": THERE, "data": 1}]}
+        said: dict[str, Any] = {"queue": HERE, "data": 1, "children": [{"queue": THERE, "data": 1}]}
         corr = pair.here.send("FLOW", **said, on_dependency_failure=policy)
         if before:
             pair.post(pair.here, pair.there)
@@ -382,8 +400,9 @@ class TestFlowsAcrossShards:
         assert pair.here.state_of(reply["parent_id"]) == state
 
     def test_a_parent_that_is_not_kept_still_names_its_children(self, pair: Pair) -> None:
-        """1. a child here fails before the child there is made; 2. the parent dies of it as soon as all
-        are made, and is not kept: the answer must name the children all the same."""
+        """1. a child here fails before the child there is made; 2. the parent dies of it as
+        soon as all are made, and is not kept: the answer must name the children all the
+        same."""
         mine = next(
             name for n in range(99) if shard_of_queue(name := f"m{n}", 2) == 0 and name != HERE
         )
@@ -403,7 +422,11 @@ class TestFlowsAcrossShards:
         """A child is made once, and its end reaches its parent once, whatever is killed between."""
         for killed in range(8):
             pair = Pair()
-            said = {"queue": HERE, "data": 1, "children": [{"queue": THERE, "data": n} for n in "ab"]}
+            said: dict[str, Any] = {
+                "queue": HERE,
+                "data": 1,
+                "children": [{"queue": THERE, "data": n} for n in "ab"],
+            }
             pair.here.send("FLOW", **said, session=ALICE, n=1)
             for step in range(8):
                 if step == killed:
@@ -425,7 +448,7 @@ class TestFlowsAcrossShards:
 
     def test_a_repeated_custom_id_gives_the_flow(self, pair: Pair) -> None:
         children = [{"queue": THERE, "data": 1}]
-        said = {"queue": HERE, "data": 1, "children": children, "job_id": "mine"}
+        said: dict[str, Any] = {"queue": HERE, "data": 1, "children": children, "job_id": "mine"}
         corr = pair.here.send("FLOW", **said)
         assert pair.here.refuse("FLOW", **said)[0] == "busy"
         pair.exchange()

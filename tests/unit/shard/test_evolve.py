@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from flashq.protocol import records as r
-from flashq.protocol.records import Answer, AnyRecord, Entry, Options, decode_entries, encode_entries
+from flashq.protocol.records import (
+    Answer,
+    AnyRecord,
+    Entry,
+    Options,
+    decode_entries,
+    encode_entries,
+)
 from flashq.shard.evolve import evolve
 from flashq.shard.invariants import canonical, validate
 from flashq.shard.lifecycle import ACTIVE, DELAYED, PENDING, WAITING, Damage
@@ -26,7 +33,9 @@ def state() -> ShardState:
     return state
 
 
-def apply(state: ShardState, *records: AnyRecord, at: int = NOW, answer: Answer | None = None) -> None:
+def apply(
+    state: ShardState, *records: AnyRecord, at: int = NOW, answer: Answer | None = None
+) -> None:
     """Let an entry take effect as it comes out of the log."""
     (entry,) = decode_entries(encode_entries([Entry(at, list(records), answer)]))
     evolve(state, entry)
@@ -74,9 +83,7 @@ class TestDamage:
             (r.ChildDone(1, 7, True), "child 7 of job 1"),
         ],
     )
-    def test_records_that_do_not_fit(
-        self, state: ShardState, record: AnyRecord, text: str
-    ) -> None:
+    def test_records_that_do_not_fit(self, state: ShardState, record: AnyRecord, text: str) -> None:
         with pytest.raises(Damage, match=text):
             evolve(state, Entry(NOW, [record]))
 

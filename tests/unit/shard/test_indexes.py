@@ -14,11 +14,13 @@ LIFO = Options(lifo=True)
 
 
 def made(job_id: int, *, run_at: int = 0, lifo: bool = False, priority: int = 0) -> Job:
+    """Return a waiting job."""
     options = LIFO if lifo else None
     return Job(job_id, "q", b"", priority, 0, run_at, WAITING, 0, options, 0, 0, None, None)
 
 
 def rank(job: Job) -> tuple[int, int, int]:
+    """Where a job stands in its lane."""
     return (0, -job.id, 0) if job.options is LIFO else (1, job.run_at, job.id)
 
 
@@ -97,8 +99,8 @@ class TestLane:
         assert [job.id for job in lane.pop(4)] == [4, 2, 1, 3]
 
     def test_a_job_that_belongs_before_those_looked_at(self) -> None:
-        """1. a lifo job is in the lane, so a look stages the first jobs; 2. an older job comes; 3. it
-        must be handed out before the staged ones that follow it."""
+        """1. a lifo job is in the lane, so a look stages the first jobs; 2. an older job
+        comes; 3. it must be handed out before the staged ones that follow it."""
         lane = Lane()
         for job_id in (5, 6, 7):
             lane.add(made(job_id))

@@ -7,12 +7,8 @@ import pytest
 from tests.unit.shard.harness import Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 def test_keys_at_their_defaults_are_left_out(shard: Shard) -> None:
+    """A small job has a small view."""
     job = shard.ask("GETJOB", id=shard.push(tags=["t"]))["job"]
     assert job.keys() == {"id", "queue", "data", "created_at", "run_at", "tags"}
 
@@ -41,7 +37,9 @@ class TestLists:
         assert reply["total"] == len(jobs[state])
         assert {job["state"] for job in reply["jobs"]} == {state}
 
-    def test_states_are_read_in_any_spelling(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+    def test_states_are_read_in_any_spelling(
+        self, shard: Shard, jobs: dict[str, list[int]]
+    ) -> None:
         """M10: hyphenated or not, in any case."""
         for state in ("waiting-children", "WaitingChildren", "WAITING-CHILDREN"):
             assert shard.ask("GETJOBS", queue="q", state=state)["total"] == 1

@@ -8,11 +8,6 @@ from flashq.ids import lease_token
 from tests.unit.shard.harness import ALICE, BOB, CARL, Refused, Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 def beat(shard: Shard, session: bytes, *held: dict[str, int]) -> list[int]:
     """Send a session's heartbeat that names these jobs; return which are lost."""
     reply = shard.ask(
@@ -71,8 +66,9 @@ class TestSilence:
         assert shard.pull()["attempts" if False else "id"]
 
     def test_a_session_that_came_back_is_watched_as_before(self, shard: Shard) -> None:
-        """1. the session is silent for 10 s; 2. it comes back and takes a job; 3. it dies again: its
-        job must go back after 10 s, not when the answers of the first silence are forgotten."""
+        """1. the session is silent for 10 s; 2. it comes back and takes a job; 3. it dies
+        again: its job must go back after 10 s, not when the answers of the first silence
+        are forgotten."""
         beat(shard, ALICE)
         shard.advance(20_000)
         shard.push()
@@ -155,8 +151,9 @@ class TestNaming:
         assert shard.state_of(job["id"]) == "active"
 
     def test_naming_an_older_token_does_not_keep_the_newer_delivery(self, shard: Shard) -> None:
-        """1. the session loses a job by its own slowness; 2. it is handed the job again, but that reply
-        gets lost; 3. it goes on naming the old token, and must not keep the new delivery alive."""
+        """1. the session loses a job by its own slowness; 2. it is handed the job again, but
+        that reply gets lost; 3. it goes on naming the old token, and must not keep the new
+        delivery alive."""
         job_id = shard.push(timeout=1_000)
         old = shard.pull(session=ALICE)
         shard.advance(1_000)
@@ -370,8 +367,9 @@ class TestRestart:
         assert shard.state_of(memory) == shard.state_of(durable) == "waiting"
 
     def test_a_lost_delivery_is_adopted_by_the_session_that_names_it(self, shard: Shard) -> None:
-        """1. a job is handed out; 2. the shard is killed before that record is safe; 3. the worker's
-        heartbeat names it: the job is the worker's again, not handed out a second time."""
+        """1. a job is handed out; 2. the shard is killed before that record is safe; 3. the
+        worker's heartbeat names it: the job is the worker's again, not handed out a second
+        time."""
         job_id = shard.push()
         job = shard.pull(session=ALICE)
         shard = shard.crash(lose=1)
@@ -392,8 +390,9 @@ class TestRestart:
         assert shard.job(job_id)["progress_msg"] == "Job timed out"
 
     def test_a_job_that_has_become_delayed_again_is_adopted(self, shard: Shard) -> None:
-        """1. a delayed job is promoted and handed out; 2. both records are lost with the shard; 3. the
-        worker names it. Its state is delayed now, and adopting it must not stop the shard."""
+        """1. a delayed job is promoted and handed out; 2. both records are lost with the
+        shard; 3. the worker names it. Its state is delayed now, and adopting it must not
+        stop the shard."""
         job_id = shard.push(delay=60_000)
         shard.ask("PROMOTE", id=job_id)
         job = shard.pull(session=ALICE)
@@ -451,7 +450,8 @@ class TestAnswersForgotten:
         assert shard.push(session=ALICE, n=1)
 
     def test_heartbeats_of_an_expired_session_hold_and_adopt_nothing(self, shard: Shard) -> None:
-        """A session is either known or expired: it must not come to life by naming a lost delivery."""
+        """A session is either known or expired: it must not come to life by naming a lost
+        delivery."""
         shard.push(session=ALICE, n=1)
         job_id = shard.push()
         shard.advance(300_000)

@@ -8,12 +8,6 @@ import pytest
 
 from tests.unit.shard.harness import ALICE, BOB, Shard
 
-
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 HOLDERS: list[tuple[str, dict[str, Any]]] = [
     ("ACK", {}),
     ("FAIL", {}),
@@ -68,8 +62,8 @@ class TestTokens:
 
 
 class TestLostDeliveries:
-    """1. a job is handed out; 2. the shard is killed before that record is safe; 3. the worker, which
-    knows nothing of it, goes on: whatever it says with its token is taken."""
+    """1. a job is handed out; 2. the shard is killed before that record is safe; 3. the
+    worker, which knows nothing of it, goes on: whatever it says with its token is taken."""
 
     @pytest.mark.parametrize("delayed", [False, True])
     @pytest.mark.parametrize(
@@ -162,9 +156,7 @@ class TestResults:
         assert shard.refuse("ACKB", ids=[job_id], results=["x" * 20])[0] == "payload_too_large"
         assert shard.state_of(job_id) == "active"
 
-    @pytest.mark.parametrize(
-        "fields", [{"tokens": [1]}, {"results": [1]}, {"tokens": [None] * 3}]
-    )
+    @pytest.mark.parametrize("fields", [{"tokens": [1]}, {"results": [1]}, {"tokens": [None] * 3}])
     def test_lists_that_are_not_in_line(self, shard: Shard, fields: dict[str, Any]) -> None:
         code, text = shard.refuse("ACKB", ids=[1, 2], **fields)
         assert code == "invalid"

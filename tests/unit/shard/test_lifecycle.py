@@ -57,6 +57,7 @@ LEGAL = {
 
 
 def job_in(state: int) -> Job:
+    """Return a job in this state."""
     return Job(7, "q", b"", 0, 0, 0, state, 0, None, 0, 0, None, None)
 
 
@@ -75,6 +76,7 @@ def test_every_pair_of_states(before: int, after: int) -> None:
 
 
 def test_there_is_a_row_for_every_state() -> None:
+    """A state without a row or a name would be noticed only when a job gets there."""
     assert len(TRANSITIONS) == len(STATE_NAMES) == STATES
 
 
@@ -91,10 +93,12 @@ def test_names_are_those_of_the_older_servers() -> None:
 
 
 def test_a_job_without_options_has_the_defaults() -> None:
+    """One object stands for them, for all jobs."""
     assert options_of(job_in(WAITING)) is NO_OPTIONS
 
 
 def test_extra_is_made_once() -> None:
+    """A second need must not lose what the first has put there."""
     job = job_in(WAITING)
     extra = job.need_extra()
     assert job.need_extra() is extra

@@ -8,6 +8,7 @@ from flashq.shard.limits import TokenBucket
 
 
 def test_starts_full_and_refills_evenly() -> None:
+    """A burst of the limit, then one token each 1000/limit ms."""
     bucket = TokenBucket(10, 1000, full=True)
     assert bucket.available(1000) == 10
     bucket.spend(10)
@@ -17,6 +18,7 @@ def test_starts_full_and_refills_evenly() -> None:
 
 
 def test_saves_up_at_most_the_limit() -> None:
+    """An idle night does not let a flood through."""
     bucket = TokenBucket(3, 0, full=True)
     assert bucket.available(10**9) == 3
 
@@ -29,6 +31,7 @@ def test_starts_empty_after_a_restart() -> None:
 
 
 def test_limit_0_gives_nothing_ever() -> None:
+    """0 stops the queue, and nobody need wake for it."""
     bucket = TokenBucket(0, 0, full=True)
     assert bucket.available(10**9) == 0
     assert bucket.next_at_ms() is None
@@ -52,6 +55,7 @@ def test_the_next_token_comes_exactly_when_announced(limit: int) -> None:
 
 
 def test_a_clock_that_stands_still_gives_nothing() -> None:
+    """Nor does one that goes back."""
     bucket = TokenBucket(10, 100, full=True)
     bucket.spend(bucket.available(100))
     assert bucket.available(100) == 0

@@ -32,6 +32,7 @@ OPTIONS = Options(ttl=1, unique_key="k", tags=("a",), depends_on=(1, 2), parent=
 
 
 def job(**changes: object) -> Job:
+    """Return a job with these fields."""
     said = {"extra": None, "options": None, "lease": None, "state": WAITING, **changes}
     return Job(
         7, "q", b"\x01", -1, 10, 20, said["state"], 3, said["options"], 30, 0, said["lease"],
@@ -40,6 +41,7 @@ def job(**changes: object) -> Job:
 
 
 def test_a_plain_job() -> None:
+    """Every field of a job without options and extra."""
     (image,) = decode_page(encode_page([image_of(job())]))
     assert (image.id, image.queue, image.data, image.priority) == (7, "q", b"\x01", -1)
     assert (image.created_at, image.run_at, image.started_at, image.attempts) == (10, 20, 30, 3)
@@ -47,6 +49,7 @@ def test_a_plain_job() -> None:
 
 
 def test_everything_that_can_be_on_a_job() -> None:
+    """Options, lease and each field of the extra."""
     held = Delivery(5, b"s" * 16, [], 1)
     full = job(extra=EXTRA, options=OPTIONS, lease=held, state=ACTIVE)
     (image,) = decode_page(encode_page([image_of(full)]))
@@ -62,6 +65,7 @@ def test_the_image_has_every_field_of_the_extra() -> None:
 
 
 def test_many_jobs_and_none() -> None:
+    """A page without jobs is empty, so that storage drops it."""
     images = [image_of(job()) for _ in range(3)]
     assert len(decode_page(encode_page(images))) == 3
     assert encode_page([]) == b""
@@ -69,5 +73,6 @@ def test_many_jobs_and_none() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x91", b"\x91\x01", b"\xc1", b"\x90\x00", b"text"])
 def test_damage_is_noticed(content: bytes) -> None:
+    """A torn page is refused, not read in part."""
     with pytest.raises(BadMessage, match="page"):
         decode_page(content)

@@ -10,11 +10,6 @@ from flashq.protocol.internal import COORDINATOR, Fire
 from tests.unit.shard.harness import Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 class TestValidation:
     @pytest.mark.parametrize(
         ("name", "text"),
@@ -24,7 +19,8 @@ class TestValidation:
             ("队" * 86, "Queue name too long (max 256 chars)"),
             (
                 "a:b",
-                "Queue name must contain only alphanumeric characters, underscores, hyphens, or dots",
+                "Queue name must contain only alphanumeric characters, "
+                "underscores, hyphens, or dots",
             ),
         ],
     )
@@ -102,7 +98,7 @@ class TestValidation:
 
 class TestOptions:
     def test_everything_is_shown_as_it_was_said(self, shard: Shard) -> None:
-        said = {
+        said: dict[str, Any] = {
             "priority": -3,
             "ttl": 5000,
             "timeout": 70,
@@ -393,8 +389,8 @@ class TestDelayAndTtl:
         assert shard.state_of(job_id) == "unknown"
 
     def test_an_active_job_does_not_expire_until_it_comes_back(self, shard: Shard) -> None:
-        """1. the job is taken before its end; 2. a pull is parked; 3. the job fails after its end: it
-        is expired then, and must not be handed to the parked pull."""
+        """1. the job is taken before its end; 2. a pull is parked; 3. the job fails after its
+        end: it is expired then, and must not be handed to the parked pull."""
         job_id = shard.make_active(ttl=100)
         shard.advance(500)
         assert shard.state_of(job_id) == "active"
@@ -511,11 +507,16 @@ class TestFlow:
     )
     def test_what_is_refused(self, fields: dict[str, Any], code: str) -> None:
         shard = Shard(payload_bytes_max=50)
-        said = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}], **fields}
+        said: dict[str, Any] = {
+            "queue": "p",
+            "data": 1,
+            "children": [{"queue": "c", "data": 1}],
+            **fields,
+        }
         assert shard.refuse("FLOW", **said)[0] == code
 
     def test_keys_of_the_parent(self, shard: Shard) -> None:
-        said = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
+        said: dict[str, Any] = {"queue": "p", "data": 1, "children": [{"queue": "c", "data": 1}]}
         first = shard.ask("FLOW", **said, job_id="mine", unique_key="k", debounce_id="d")
         assert shard.ask("FLOW", **said, job_id="mine") == first
         assert shard.refuse("FLOW", **said, unique_key="k")[0] == "duplicate"

@@ -7,11 +7,6 @@ import pytest
 from tests.unit.shard.harness import ALICE, BOB, Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 class TestOrder:
     def test_priority_then_lifo_then_time_then_id(self, shard: Shard) -> None:
         plain = shard.push()
@@ -233,8 +228,9 @@ class TestRate:
         assert len(shard.pull_ids()) == 2
 
     def test_the_first_waiter_is_woken_by_the_next_token(self, shard: Shard) -> None:
-        """1. the bucket is empty, jobs are ready, nobody waits; 2. a pull comes and is parked: it must
-        be served when the next token is there, though nothing else happens to the queue."""
+        """1. the bucket is empty, jobs are ready, nobody waits; 2. a pull comes and is parked:
+        it must be served when the next token is there, though nothing else happens to the
+        queue."""
         shard.ask("RATELIMIT", queue="q", limit=10)
         jobs = [shard.push() for _ in range(12)]
         assert shard.pull_ids() == jobs[:10]

@@ -8,12 +8,8 @@ from flashq.protocol.internal import COORDINATOR, Obliterated
 from tests.unit.shard.harness import Shard
 
 
-@pytest.fixture
-def shard() -> Shard:
-    return Shard()
-
-
 def names(shard: Shard) -> list[str]:
+    """Return the names of the queues that are listed."""
     return sorted(info["name"] for info in shard.ask("LISTQUEUES")["queues"])
 
 
@@ -116,7 +112,8 @@ class TestRemoval:
 
     @pytest.mark.parametrize("state", ["waiting", "delayed", "completed", "failed"])
     def test_clean_takes_one_state_of_one_queue_by_age(self, shard: Shard, state: str) -> None:
-        """It used to take waiting for delayed, and completed of all queues whatever their age (W37)."""
+        """It used to take waiting for delayed, and completed of all queues whatever their age
+        (W37)."""
         made = {}
         for queue in ("q", "other"):
             for name in ("old", "new"):

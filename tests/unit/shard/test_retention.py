@@ -8,6 +8,7 @@ from tests.unit.shard.harness import Shard
 
 
 def completed_of(shard: Shard, queue: str = "q") -> list[int]:
+    """Return the completed jobs of a queue."""
     reply = shard.ask("GETJOBS", queue=queue, state="completed")
     assert reply["total"] == len(reply["jobs"])
     return sorted(job["id"] for job in reply["jobs"])

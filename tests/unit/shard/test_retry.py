@@ -26,11 +26,13 @@ def test_endless_retries_without_backoff_are_paced_from_the_third_on(
 
 
 def test_bounded_retries_without_backoff_are_not_paced() -> None:
+    """Who bounds the attempts may have them at once."""
     assert retry_delay_ms(Options(max_attempts=100), 1, 50) == 0
 
 
 @pytest.mark.parametrize("jitter", [0.1, 0.5, 1.0])
 def test_jitter_moves_by_at_most_its_fraction_either_way(jitter: float) -> None:
+    """Many jobs that fail together come back spread out, around the backoff."""
     options = Options(max_attempts=5, backoff=1000, jitter=jitter)
     delays = [retry_delay_ms(options, job_id, 1) for job_id in range(1, 2001)]
     assert min(delays) >= 1000 * (1 - jitter) - 1

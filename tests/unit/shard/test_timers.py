@@ -12,6 +12,7 @@ class Subject:
 
 
 def test_acts_on_what_is_due_in_the_order_of_deadlines() -> None:
+    """Whatever the order in which they were set."""
     timers, done = Timers(), []
     for at, name in ((30, "c"), (10, "a"), (20, "b")):
         timers.at(at, lambda subject: done.append(subject.name), Subject(name))
@@ -22,6 +23,7 @@ def test_acts_on_what_is_due_in_the_order_of_deadlines() -> None:
 
 
 def test_equal_deadlines_in_the_order_they_were_set() -> None:
+    """So that a replay of the same inputs does the same."""
     timers, done = Timers(), []
     for name in "xyz":
         timers.at(5, lambda subject: done.append(subject.name), Subject(name))
@@ -43,6 +45,7 @@ def test_a_closed_subject_no_longer_counts() -> None:
 
 
 def test_a_subject_closed_by_one_before_it_in_the_same_run() -> None:
+    """One act may answer what the next was about."""
     timers, done = Timers(), []
     second = Subject("second")
 
