@@ -1,0 +1,194 @@
+"""Workers against a real server: both kinds of handlers, failures, and every way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flashq import errors
+from flashq.client.sync_client import Client
+from flashq.worker.process import Worker
+from tests.server import Server, eventually
+
+StartServer = Callable[..., Server]
+
+
+def sync_handler(job: Any) -> Any:
+    """Do what the payload says."""
+    if job.data == "fail":
+        raise ValueError("as asked")
+    job.progress(50, "half")
+    job.log(f"working on {job.data}")
+    job.update({"was": job.data})
+    return {"done": job.data, "attempts": job.attempts}
+
+
+async def async_handler(job: Any) -> Any:
+    """Do what the payload says, in the worker's loop."""
+    if job.data == "fail":
+        raise ValueError("as asked")
+    await job.progress(50, "half")
+    await job.log(f"working on {job.data}")
+    await job.update({"was": job.data})
+    return {"done": job.data, "attempts": job.attempts}
+
+
+@pytest.mark.parametrize("handler", [sync_handler, async_handler])
+def test_handlers_say_what_they_do_and_fail_as_they_like(
+    shared_server: Server, handler: Callable[[Any], Any]
+) -> None:
+    """Results, progress, logs, updates arrive; an exception is a failed attempt with its text."""
+    queue = f"handlers-{handler.__name__}-{os.getpid()}"
+    with Client(shared_server.url) as client, Worker(queue, handler, url=shared_server.url):
+        good = client.push_batch(queue, [{"data": n} for n in range(20)])
+        bad = client.push(queue, "fail", max_attempts=2)
+        for n, job_id in enumerate(good):
+            assert client.finished(job_id, 20_000) == {"done": n, "attempts": 0}
+        with pytest.raises(errors.JobFailed):
+            client.finished(bad, 20_000)
+        job = client.get_job(good[3])
+        assert job is not None
+        assert job.data == {"was": 3}
+        assert (job.progress, job.progress_msg) == (50, "half")
+        assert [entry.message for entry in client.get_logs(good[3])] == ["working on 3"]
+        (dead,) = client.get_dlq(queue)
+        assert dead.attempts == 2
+        assert dead.error is not None
+        assert dead.error.startswith("ValueError: as asked")
+        assert "raise ValueError" in dead.error
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_cancelled_job_tells_its_handler(start_server: StartServer, kind: str) -> None:
+    """
+    1. A handler works; its job is cancelled by somebody else.
+    2. The next heartbeat tells, and the handler sees it; what it returns counts for nothing.
+    """
+    server = start_server("--session-timeout-ms", "1000", "--heartbeat-interval-ms", "100")
+    started, seen = threading.Event(), threading.Event()
+
+    def wait_for_it(job: Any) -> str:
+        started.set()
+        eventually(lambda: job.cancelled, "the cancelling")
+        seen.set()
+        return "for nothing"
+
+    async def wait_for_it_async(job: Any) -> str:
+        return await asyncio.to_thread(wait_for_it, job)
+
+    handler: Any = wait_for_it if kind == "sync" else wait_for_it_async
+    with Client(server.url) as client, Worker("q", handler, url=server.url) as worker:
+        job_id = client.push("q", 1)
+        assert started.wait(20)
+        client.cancel(job_id)
+        assert seen.wait(20)
+        assert client.get_state(job_id) == "unknown"
+        assert client.push("q", 2, max_attempts=1, timeout=1) > job_id
+        eventually(lambda: client.get_dlq("q"), "the time-out")
+    assert worker.completed == 0
+
+
+def test_stopping_finishes_what_runs_and_gives_the_rest_back(shared_server: Server) -> None:
+    """
+    1. A worker has two jobs running and more fetched ahead when it is told to stop.
+    2. The running ones are finished within the grace time; all others are waiting, uncounted.
+    """
+    queue = f"stopping-{os.getpid()}"
+    running, go_on = threading.Barrier(3), threading.Event()
+
+    def handle(job: Any) -> int:
+        running.wait(20)
+        go_on.wait(20)
+        return int(job.data)
+
+    with Client(shared_server.url) as client:
+        ids = client.push_batch(queue, [{"data": n} for n in range(20)])
+        worker = Worker(queue, handle, url=shared_server.url, concurrency=2).start()
+        running.wait(20)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        eventually(lambda: client.get_job_counts(queue).active == 2, "the rest given back")
+        go_on.set()
+        stopping.join(20)
+        counts = client.get_job_counts(queue)
+        assert (counts.completed, counts.active, counts.waiting) == (2, 0, 18)
+        assert [client.get_result(job_id) for job_id in ids[:2]] == [0, 1]
+        jobs = client.pull_batch(queue, 20)
+        assert {(job.attempts, job.lost) for job in jobs} == {(0, 0)}
+
+
+PROGRAM = """
+import sys, time
+from flashq.worker.process import Worker
+def handle(job):
+    print("took", job.id, flush=True)
+    while not job.cancelled:
+        time.sleep(0.01)
+Worker("q", handle, url=sys.argv[1], concurrency=2, grace=200).run()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_process_ends_by_a_signal_and_its_jobs_go_back(
+    start_server: StartServer, number: signal.Signals
+) -> None:
+    """What the grace time is not enough for goes back at once, not by somebody's time-out."""
+    server = start_server()
+    with Client(server.url) as client:
+        ids = client.push_batch("q", [{"data": n} for n in range(5)])
+        worker = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, server.url], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert worker.stdout is not None
+            taken = {int(worker.stdout.readline().split()[1]) for _ in range(2)}
+            assert taken == set(ids[:2])
+            worker.send_signal(number)
+            assert worker.stdout.readline() == "ended\n"
+            assert worker.wait(20) == 0
+        finally:
+            worker.kill()
+            worker.communicate()
+        jobs = client.pull_batch("q", 5, 0)
+        assert sorted(job.id for job in jobs) == ids
+        assert {(job.attempts, job.lost) for job in jobs} == {(0, 0)}
+
+
+def test_many_workers_share_a_queue_and_no_job_is_done_twice(start_server: StartServer) -> None:
+    """Four workers of both kinds, 5,000 jobs over eight queues: each is handled exactly once."""
+    server = start_server()
+    queues = [f"shared-{n}" for n in range(8)]
+    handled: list[int] = []
+
+    def handle(job: Any) -> None:
+        handled.append(job.id)
+
+    async def handle_async(job: Any) -> None:
+        handled.append(job.id)
+
+    workers = [
+        Worker(queues, handler, url=server.ipc_url).start()
+        for handler in (handle, handle_async, handle, handle_async)
+    ]
+    with Client(server.url) as client:
+        ids = [
+            job_id
+            for n in range(50)
+            for job_id in client.push_batch(queues[n % 8], [{"data": n}] * 100)
+        ]
+        eventually(lambda: client.stats().completed == 5000, "5,000 completed jobs")
+        for worker in workers:
+            worker.stop()
+        assert sorted(handled) == sorted(ids)
+        assert sum(worker.completed for worker in workers) == 5000
+        stats = client.stats()
+        assert (stats.queued, stats.processing, stats.dlq) == (0, 0, 0)
