@@ -140,3 +140,18 @@ def test_without_shards_it_goes_down_at_once() -> None:
     bench = Bench()
     bench.coordinator.drain(bench.mono_ms)
     assert bench.coordinator.is_drained
+
+
+def test_routers_are_told_what_is_wrong_with_storage() -> None:
+    """At once, and at each hello, until nothing is."""
+    bench = Bench()
+    bench.epochs()
+    bench.sent.clear()
+    assert bench.coordinator.set_trouble("disk full")
+    assert not bench.coordinator.set_trouble("disk full")
+    bench.turn()
+    told = Epochs(epochs=[0] * SHARDS, storage="disk full")
+    assert bench.said_to(ROUTER) == [told]
+    assert bench.say(ROUTER, RouterHello(config_hash=HASH)) == [told]
+    assert bench.coordinator.set_trouble("")
+    assert bench.say(ROUTER, RouterHello(config_hash=HASH))[-1] == Epochs(epochs=[0] * SHARDS)

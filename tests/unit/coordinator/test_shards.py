@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from flashq.coordinator import shards
 from flashq.coordinator.shards import SAFE_DELAY_MS
 from flashq.protocol.internal import (
     CheckpointSafe,
@@ -349,3 +352,120 @@ def test_what_cannot_be_judged_is_left_unanswered() -> None:
         bench.hear(OLD, blob(1, epoch, 1, 1), whole(epoch, 1), ShardReady(shard=1, epoch=epoch))
         assert bench.say(OLD, Reserve(shard=1, epoch=epoch, upto=2**40)) == []
         assert bench.epochs() == [0] * SHARDS
+
+
+# --- a storage that takes its time
+
+
+def checkpoint_slice(
+    epoch: int, number: int, *, generation: int = 5, last: bool = False
+) -> CheckpointSlice:
+    """A slice of a checkpoint of shard 1."""
+    return CheckpointSlice(
+        shard=1,
+        epoch=epoch,
+        generation=generation,
+        number=number,
+        seq=3,
+        parts=[("rest", b"r")] if not number else [],
+        pages=[(number, b"page")],
+        last=last,
+    )
+
+
+def test_a_slice_that_is_being_stored_is_not_written_twice() -> None:
+    """The shard repeats it every second while storage is slow: memory must not fill with it."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    for _ in range(3):
+        bench.hear(OLD, checkpoint_slice(epoch, 0))
+    group = bench.coordinator.take_group()
+    assert group is not None
+    assert len(group.writes) == 1
+    bench.storage.write(group.writes)
+    bench.coordinator.committed(group)
+    assert bench.say(OLD) == [CheckpointSafe(epoch=epoch, generation=5)]
+
+
+def test_a_slice_that_is_stored_is_answered_again() -> None:
+    """The first answer was late; that of the last slice also after the coordinator's restart."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    first, last = checkpoint_slice(epoch, 0), checkpoint_slice(epoch, 1, last=True)
+    assert bench.say(OLD, first) == bench.say(OLD, first)
+    bench.restart(lose=False)
+    assert bench.say(OLD, first) == [CheckpointSafe(epoch=epoch, generation=5)]
+    confirmed = CheckpointSafe(epoch=epoch, generation=5, number=1, last=True)
+    assert bench.say(OLD, last) == [confirmed]
+    assert bench.say(OLD, last) == [confirmed]
+    bench.restart(lose=False)
+    assert bench.say(OLD, last) == [confirmed]
+
+
+def test_a_checkpoint_without_its_middle_is_not_made_current() -> None:
+    """
+    1. Storage comes back without a slice that it had acknowledged.
+    2. The shard sends the next one: the checkpoint would lack pages.
+    3. A checkpoint of everything is demanded instead, once, and the log goes on from it.
+    """
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.say(OLD, blob(1, epoch, 1, 3))
+    bench.say(OLD, checkpoint_slice(epoch, 0))
+    beyond = checkpoint_slice(epoch, 2, last=True)
+    assert bench.say(OLD, beyond) == [Resumed(last_seq=3, resync=True)]
+    assert bench.say(OLD, beyond) == []
+    assert bench.say(OLD, blob(1, epoch, 4, 4)) == []
+    assert bench.say(OLD, whole(epoch, 4)) == [CheckpointSafe(epoch=epoch, generation=1, last=True)]
+    assert bench.storage.open(SHARDS).shards[1].checkpoint_seq == 4
+
+
+def test_a_hello_that_waits_is_answered_once() -> None:
+    """A shard asks every second while storage is away; each answer would make it send again
+    everything that is not safe."""
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.hear(OLD, blob(1, epoch, 1, 3))
+    for _ in range(5):
+        bench.hear(OLD, hello(epoch))
+    bench.sent.clear()
+    bench.turn()
+    resumed = [message for message in bench.said_to(OLD) if isinstance(message, Resumed)]
+    assert resumed == [Resumed(last_seq=3)]
+    assert bench.say(OLD, hello(epoch, 3)) == [Resumed(last_seq=3)]
+
+
+def test_what_waits_for_storage_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    1. Storage is away; log comes in up to the bound, and what is above it is not taken.
+    2. Storage is back: the shard is asked to send again from what is safe.
+    """
+    monkeypatch.setattr(shards, "UNSAFE_BYTES_MAX", 7)
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.hear(OLD, *(blob(1, epoch, seq, seq) for seq in range(1, 6)))
+    group = bench.coordinator.take_group()
+    assert group is not None
+    assert len(group.writes) == 2
+    bench.storage.write(group.writes)
+    bench.coordinator.committed(group)
+    bench.sent.clear()
+    bench.turn()
+    assert Resumed(last_seq=2) in bench.said_to(OLD)
+    bench.say(OLD, blob(1, epoch, 3, 3))
+    assert bench.storage.open(SHARDS).shards[1].last_seq == 3
+
+
+def test_a_shard_whose_state_is_damaged_is_refused() -> None:
+    """It must not run with the rest of it; the reason names the place."""
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    broken = blob(1, granted.epoch, 1, 2)
+    bench.say(OLD, broken)
+    broken.checksum ^= 1
+    [granted] = bench.say(NEW, hello())
+    bench.hear(NEW, Fetch(epoch=granted.epoch, cursor=0))
+    [recovery] = bench.coordinator.take_recoveries()
+    bench.coordinator.unreadable(recovery, "storage damaged: log of shard 1, 1 to 2")
+    bench.take_sent()
+    assert bench.said_to(NEW)[-1] == Refused(reason="storage damaged: log of shard 1, 1 to 2")

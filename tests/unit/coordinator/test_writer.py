@@ -1,0 +1,311 @@
+"""The writer: what queues up is one transaction, and after an error storage is asked first."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from zlib import crc32
+
+import pytest
+
+from flashq.coordinator import writer as writer_module
+from flashq.coordinator.outbox import Group
+from flashq.coordinator.shards import Recovery
+from flashq.coordinator.writer import (
+    Broken,
+    Changed,
+    Committed,
+    DirectWriter,
+    Mirror,
+    Read,
+    Result,
+    Trouble,
+    Unreadable,
+    WriterThread,
+)
+from flashq.errors import StorageUnavailable
+from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+from flashq.storage.memory import MemoryStorage
+from flashq.storage.port import Grant, Opened, Put, Write
+
+SHARDS = 2
+NOW_MS = 1_800_000_000_000
+WAIT_S = 10
+
+
+def blob(first: int, last: int) -> Append:
+    """A piece of shard 1's log."""
+    records = f"{first}-{last}".encode()
+    return Append(
+        shard=1,
+        epoch=1,
+        first_seq=first,
+        last_seq=last,
+        records=records,
+        checksum=crc32(records),
+    )
+
+
+def group(*writes: Write) -> Group:
+    """A group of the engine."""
+    made = Group()
+    made.writes.extend(writes)
+    return made
+
+
+class FaultyStorage(MemoryStorage):
+    """Does what it is told before each write and each open, from the writer's thread."""
+
+    def __init__(self) -> None:
+        super().__init__(NOW_MS, bytes(16))
+        self.written: list[list[Write]] = []
+        self.before_write: Callable[[Sequence[Write]], None] = lambda _: None
+        self.before_open: Callable[[], None] = lambda: None
+        self.untidy = 0
+
+    def write(self, group: Sequence[Write]) -> None:
+        self.before_write(group)
+        super().write(group)
+        self.written.append(list(group))
+
+    def open(self, shard_count: int) -> Opened:
+        self.before_open()
+        return super().open(shard_count)
+
+    def tidy(self) -> bool:
+        self.untidy -= 1
+        return self.untidy > 0
+
+    def close(self) -> None:
+        """Keep what is there, for the test to look at."""
+
+
+class Bench:
+    """A writer on a faulty storage, and what it tells."""
+
+    def __init__(self) -> None:
+        self.storage = FaultyStorage()
+        self.writer = WriterThread(self.storage, self.storage.open(SHARDS))
+        self.told: list[Result] = []
+
+    def next(self, kind: type[Result]) -> Result:
+        """Wait for the next result of a kind, and return it."""
+        while True:
+            for position, result in enumerate(self.told):
+                if isinstance(result, kind):
+                    del self.told[: position + 1]
+                    return result
+            readable, _, _ = select.select([self.writer.wake_fd], [], [], WAIT_S)
+            assert readable, f"no {kind.__name__}"
+            self.told += self.writer.take_results()
+
+    def committed(self, *groups: Group) -> None:
+        """See that just these groups are safe next."""
+        safe: list[Group] = []
+        while len(safe) < len(groups):
+            result = self.next(Committed)
+            assert isinstance(result, Committed)
+            safe += result.groups
+        assert safe == list(groups)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A writer that does not wait long before it tries again."""
+    monkeypatch.setattr(writer_module, "RETRY_MS_MIN", 1)
+    monkeypatch.setattr(writer_module, "RETRY_MS_MAX", 1)
+    bench = Bench()
+    yield bench
+    bench.writer.close()
+
+
+def test_what_queues_up_during_a_commit_is_the_next_one(bench: Bench) -> None:
+    """No artificial delay: the batch grows by itself."""
+    is_writing, may_go_on = threading.Event(), threading.Event()
+
+    def stop(_: Sequence[Write]) -> None:
+        is_writing.set()
+        assert may_go_on.wait(WAIT_S)
+
+    bench.storage.before_write = stop
+    groups = [group(blob(n, n)) for n in range(1, 6)]
+    bench.writer.submit(groups[0])
+    assert is_writing.wait(WAIT_S)
+    for each in groups[1:]:
+        bench.writer.submit(each)
+    assert not bench.writer.is_idle
+    may_go_on.set()
+    bench.committed(*groups)
+    assert [len(writes) for writes in bench.storage.written] == [1, 4]
+    assert bench.writer.is_idle
+
+
+def test_a_recovery_sees_what_was_written_before_it(bench: Bench) -> None:
+    """And nothing that was written after."""
+    bench.writer.submit(group(blob(1, 1)))
+    bench.writer.submit(Recovery(b"to", 1, 1, 0))
+    bench.writer.submit(group(blob(2, 2)))
+    result = bench.next(Read)
+    assert isinstance(result, Read)
+    assert result.part == Recovered(cursor=0, log=[(1, 1, b"1-1")])
+
+
+def test_damage_that_a_recovery_finds_is_told(bench: Bench) -> None:
+    """The shard is refused; the others go on."""
+    broken = blob(1, 2)
+    broken.checksum ^= 1
+    bench.writer.submit(group(broken))
+    bench.writer.submit(Recovery(b"to", 1, 1, 0))
+    result = bench.next(Unreadable)
+    assert isinstance(result, Unreadable)
+    assert result.reason == "storage damaged: log of shard 1, 1 to 2"
+
+
+def failing(times: int) -> Callable[..., None]:
+    """Fail so many times, then work."""
+    left = [times]
+
+    def fail(*_: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise StorageUnavailable(detail="disk full")
+
+    return fail
+
+
+def test_storage_that_is_away_is_tried_until_it_is_back(bench: Bench) -> None:
+    """Groups wait, in order; the trouble is told, and its end."""
+    bench.storage.before_write, bench.storage.before_open = failing(2), failing(3)
+    groups = [group(Put("cron.a", b"1")), group(blob(1, 3)), group(Put("cron.a", b""))]
+    for each in groups:
+        bench.writer.submit(each)
+    assert bench.next(Trouble) == Trouble("storage unavailable: disk full")
+    bench.committed(*groups)
+    assert [type(write) for writes in bench.storage.written for write in writes] == [
+        Put,
+        Append,
+        Put,
+    ]
+    trouble = [result for result in bench.told if isinstance(result, Trouble)]
+    assert not trouble or trouble[-1] == Trouble("")
+
+
+def test_a_group_that_was_safe_after_all_is_not_written_again(bench: Bench) -> None:
+    """
+    1. The commit reaches the storage, and its answer gets lost with the connection.
+    2. Storage is asked: it has the group.
+    """
+
+    def lose_the_answer(writes: Sequence[Write]) -> None:
+        bench.storage.before_write = lambda _: None
+        MemoryStorage.write(bench.storage, writes)
+        raise StorageUnavailable(detail="connection lost")
+
+    bench.storage.before_write = lose_the_answer
+    first, second = group(blob(1, 3), Put("cron.a", b"1")), group(blob(4, 4))
+    bench.writer.submit(first)
+    bench.committed(first)
+    bench.writer.submit(second)
+    bench.committed(second)
+    assert bench.storage.written == [second.writes]
+
+
+def test_storage_that_has_less_than_it_had_is_told(bench: Bench) -> None:
+    """
+    1. The database fails over to a copy that lacks the last commits.
+    2. Whatever was queued is void: the engine begins anew with what storage has.
+    3. Until it does, nothing is written.
+    """
+    bench.writer.submit(group(blob(1, 3)))
+    bench.next(Committed)
+    bench.storage.before_write = failing(1)
+
+    def fail_over() -> None:
+        bench.storage.before_open = lambda: None
+        bench.storage._shards[1].last_seq = 2
+
+    bench.storage.before_open = fail_over
+    bench.writer.submit(group(blob(4, 4)))
+    changed = bench.next(Changed)
+    assert isinstance(changed, Changed)
+    assert changed.opened.shards[1].last_seq == 2
+    bench.writer.submit(group(blob(5, 5)))
+    bench.writer.restart()
+    assert bench.writer.is_idle
+    again = group(blob(3, 3))
+    bench.writer.submit(again)
+    bench.committed(again)
+    assert bench.storage.written[1:] == [again.writes]
+
+
+def test_a_mistake_of_our_own_ends_the_writer(bench: Bench) -> None:
+    """The loop raises it again: the process ends, and recovers from storage."""
+    bench.writer.submit(group(blob(7, 7)))
+    broken = bench.next(Broken)
+    assert isinstance(broken, Broken)
+    assert isinstance(broken.error, AssertionError)
+
+
+def test_idle_time_is_used_for_tidying(bench: Bench) -> None:
+    """After each commit, until there is nothing left to tidy."""
+    bench.storage.untidy = 5
+    bench.writer.submit(group(blob(1, 1)))
+    bench.writer.submit(group(blob(2, 2)))
+    bench.next(Committed)
+    bench.writer.close()
+    assert bench.storage.untidy <= 0
+    bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
+
+
+def test_the_end_writes_what_is_queued(bench: Bench) -> None:
+    """But does not wait for a storage that is away."""
+    last = group(blob(1, 1))
+    bench.writer.submit(last)
+    bench.writer.close()
+    assert bench.storage.written == [last.writes]
+    bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
+    bench.storage.before_write = failing(10**9)
+    bench.writer.submit(group(blob(2, 2)))
+    bench.next(Trouble)
+    bench.writer.close()
+    bench.storage.before_write = lambda _: None
+    bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
+
+
+def test_the_mirror_knows_what_a_group_leaves() -> None:
+    """Every kind of write, compared with a storage that carries it out."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    mirror = Mirror(storage.open(SHARDS))
+    reserved = storage.open(SHARDS).shards[1].reserved
+    groups: list[list[Write]] = [
+        [blob(1, 3), blob(4, 4)],
+        [Grant(1, 2**20, 7, 0)],
+        [Reserve(shard=1, epoch=1, upto=reserved + 5)],
+        [CheckpointSlice(shard=1, epoch=1, generation=1, seq=9, full=True, last=True)],
+        [Put("a", b"1"), CheckpointSlice(shard=1, epoch=1, generation=2, seq=9)],
+    ]
+    for writes in groups:
+        assert mirror.fits(storage.open(SHARDS), writes)
+        assert not mirror.has_written(storage.open(SHARDS), writes)
+        storage.write(writes)
+        told = not isinstance(writes[0], Put)
+        assert mirror.fits(storage.open(SHARDS), writes)
+        assert mirror.has_written(storage.open(SHARDS), writes) is told
+        mirror.note(writes)
+    assert not Mirror(MemoryStorage(NOW_MS, bytes(16)).open(SHARDS)).fits(storage.open(SHARDS), [])
+
+
+def test_without_a_thread_everything_happens_at_once() -> None:
+    """As memory needs it."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    storage.open(SHARDS)
+    writer = DirectWriter(storage)
+    written = group(blob(1, 1))
+    writer.submit(written)
+    writer.submit(Recovery(b"to", 1, 1, 0))
+    committed, read = writer.take_results()
+    assert committed == Committed([written])
+    assert isinstance(read, Read)
+    assert read.part.log == [(1, 1, b"1-1")]
+    writer.close()
