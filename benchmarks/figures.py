@@ -18,6 +18,8 @@ BATCH: Final = 1000
 BATCH_BODY_BYTES: Final = 24_100
 """The body of a PUSHB of 1,000 such payloads."""
 SINGLE_BODY_BYTES: Final = 90
+CYCLED_JOBS: Final = 2_000_000
+"""So many jobs wait before they are pulled: more than can be in SECONDS."""
 SECONDS: Final = 3.0
 """How long each throughput is measured."""
 
@@ -62,19 +64,23 @@ def push_batches(server: Server) -> float:
     return asyncio.run(measure())
 
 
-def pull_and_ack(server: Server) -> float:
-    """Jobs a second through pull 1,000 and ack 1,000, one client, one after the other."""
-    with Client(server.url) as client:
-        batch = entries()
-        for _ in range(1000):
-            client.push_batch("cycle", batch)
-        done, started = 0, perf_counter()
-        while perf_counter() - started < SECONDS:
-            jobs = client.pull_batch("cycle", BATCH, timeout=0)
-            if not jobs:
-                break
-            done += client.ack_batch(jobs)
-        return done / (perf_counter() - started)
+def pull_and_ack(server: Server, lanes: int) -> float:
+    """Jobs a second through pull 1,000 and ack 1,000, one client, so many cycles in flight."""
+
+    async def measure() -> float:
+        async with AsyncClient(server.url) as client:
+            batch = entries()
+            for _ in range(CYCLED_JOBS // BATCH // 4):
+                await asyncio.gather(*(client.push_batch("cycle", batch) for _ in range(4)))
+
+            async def cycle() -> int:
+                return await client.ack_batch(await client.pull_batch("cycle", BATCH, timeout=0))
+
+            done = await _lanes(lanes, cycle)
+            assert await client.count("cycle"), "there was always something to pull"
+            return done
+
+    return asyncio.run(measure())
 
 
 def single_pushes(server: Server, queues: int) -> float:
