@@ -71,13 +71,15 @@ class _Guard(grpc.aio.ServerInterceptor):
 
 
 def _token_of(details: grpc.HandlerCallDetails) -> bytes:
-    """Return the token in a call's metadata: `authorization: Bearer TOKEN` or `token: TOKEN`."""
-    metadata = dict(details.invocation_metadata or ())
-    value = metadata.get("authorization") or metadata.get("token") or ""
-    shown = value if isinstance(value, bytes) else value.encode()
-    if shown[: len(BEARER)].lower() == BEARER:
-        shown = shown[len(BEARER) :].strip()
-    return shown
+    """Return the token in a call's metadata: `authorization: Bearer TOKEN`, else `token: TOKEN`."""
+    metadata = {
+        key: value if isinstance(value, bytes) else value.encode()
+        for key, value in details.invocation_metadata or ()
+    }
+    header = metadata.get("authorization", b"")
+    if header[: len(BEARER)].lower() == BEARER:
+        return header[len(BEARER) :].strip()
+    return metadata.get("token", b"")
 
 
 def _refusal(error: FlashQError) -> Handler:
