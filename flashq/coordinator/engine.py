@@ -214,15 +214,22 @@ class Coordinator:
                 return CronsReply(crons=self._crons.view(json=json))
             case SetCron() | DeleteCron():
                 if not self._repeats.has(request):
-                    if isinstance(request, SetCron):
-                        self._crons.set(request, now_ms, json=json)
-                    else:
-                        self._crons.delete(request.name)
-                    self._repeats.note(request)
+                    self._change_crons(request, now_ms, json=json)
                 return Reply()
             case _:
                 word = type(request).__struct_config__.tag
                 raise InvalidRequest(detail=f"{word} is not for the coordinator")
+
+    def _change_crons(self, request: SetCron | DeleteCron, now_ms: int, *, json: bool) -> None:
+        try:
+            if isinstance(request, SetCron):
+                self._crons.set(request, now_ms, json=json)
+            else:
+                self._crons.delete(request.name)
+        except FlashQError as error:
+            self._repeats.note(request, error)
+            raise
+        self._repeats.note(request)
 
     # --- time
 

@@ -1,8 +1,8 @@
-"""Which protected requests were carried out, so that a repeat of one is not a second one.
+"""How protected requests ended, so that a repeat of one is not a second one.
 
-Only successes are noted: a request that was refused changed nothing, and its repeat is a first try.
-Bounded: the sessions not heard of for longest are forgotten first, and of a session its lowest
-numbers.
+Refusals are noted too: of two copies of a request the second must not be carried out when the
+first was refused. Bounded: the sessions not heard of for longest are forgotten first, and of a
+session its lowest numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import msgpack
 
 from flashq.coordinator.outbox import Outbox
+from flashq.errors import FlashQError, error_from
 from flashq.protocol.base import Mutation
 from flashq.storage.port import Put
 
@@ -21,11 +22,14 @@ SESSIONS_MAX: Final = 1000
 NUMBERS_MAX: Final = 1000
 
 _PARTS: Final = "session."
-_decode_numbers: Final = msgpack.Decoder(list[int]).decode
+Ends = dict[int, tuple[str, str] | None]
+"""By request number: code and text of a refusal, None for a success."""
+
+_decode_ends: Final = msgpack.Decoder(Ends).decode
 
 
 class Repeats:
-    """The requests carried out, by session and number.
+    """The requests that have ended, by session and number.
 
     Args:
         outbox: where writes go.
@@ -33,37 +37,50 @@ class Repeats:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        #: ascending numbers, the session noted last at the end
-        self._sessions: OrderedDict[bytes, list[int]] = OrderedDict()
+        #: numbers ascend; the session noted last stands at the end
+        self._sessions: OrderedDict[bytes, Ends] = OrderedDict()
 
     def load(self, parts: Mapping[str, bytes]) -> None:
         """Take up what was stored."""
         for name, content in parts.items():
             if name.startswith(_PARTS):
                 session = bytes.fromhex(name.removeprefix(_PARTS))
-                self._sessions[session] = _decode_numbers(content)
+                self._sessions[session] = _decode_ends(content)
 
     def has(self, request: Mutation) -> bool:
-        """Tell whether the request was carried out before."""
-        return request.session is not None and request.n in self._sessions.get(request.session, ())
+        """Tell whether the request was carried out before.
 
-    def note(self, request: Mutation) -> None:
-        """Write that the request is carried out, if it is protected."""
+        Raises:
+            FlashQError: it was refused before.
+        """
+        session, n = request.session, request.n
+        if session is None or n is None:
+            return False
+        ends = self._sessions.get(session, {})
+        refusal = ends.get(n)
+        if refusal is not None:
+            raise error_from(*refusal)
+        return n in ends
+
+    def note(self, request: Mutation, refusal: FlashQError | None = None) -> None:
+        """Write how the request ended, if it is protected.
+
+        Args:
+            refusal: why it was not carried out; None when it was.
+        """
         session, n = request.session, request.n
         if session is None or n is None:
             return
-        numbers = [
-            number
-            for number in self._sessions.pop(session, [])
-            if number >= (request.done_below or 0)
-        ]
-        self._sessions[session] = sorted([*numbers, n])[-NUMBERS_MAX:]
+        ends = self._sessions.pop(session, {})
+        ends[n] = None if refusal is None else (refusal.code, refusal.text)
+        kept = sorted(number for number in ends if number >= (request.done_below or 0))
+        self._sessions[session] = {number: ends[number] for number in kept[-NUMBERS_MAX:]}
         self._write(session)
         if len(self._sessions) > SESSIONS_MAX:
             forgotten, _ = self._sessions.popitem(last=False)
             self._write(forgotten)
 
     def _write(self, session: bytes) -> None:
-        numbers = self._sessions.get(session)
-        content = msgpack.encode(numbers) if numbers else b""
+        ends = self._sessions.get(session)
+        content = msgpack.encode(ends) if ends else b""
         self._outbox.write(Put(_PARTS + session.hex(), content))

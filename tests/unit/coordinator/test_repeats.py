@@ -63,13 +63,18 @@ def test_repeats_are_known_after_a_restart() -> None:
     assert delete(bench, 5).ok
 
 
-def test_a_refused_request_is_tried_anew() -> None:
-    """It changed nothing, so its repeat is a first try."""
+def test_a_refused_request_stays_refused() -> None:
+    """Of two copies the second was carried out, when the caller had been told of the first that
+    nothing had happened."""
     bench = Bench()
-    assert not delete(bench, 5).ok
+    first = delete(bench, 5)
+    assert not first.ok
     add(bench)
-    assert delete(bench, 5).ok
-    assert executions(bench) == []
+    bench.restart(lose=False)
+    again = delete(bench, 5)
+    assert (again.ok, again.error, again.code) == (False, first.error, first.code)
+    assert executions(bench) == [0]
+    assert delete(bench, 6).ok
 
 
 def test_answers_that_nobody_needs_are_forgotten() -> None:
