@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.property.model_objects import OPTIONS, READS, Error, Fields, Job, Waiter
+from tests.property.model_objects import READS, Error, Fields, Job, Waiter
 from tests.property.model_queues import Queues
 
 
@@ -37,8 +37,7 @@ class Model(Queues):
             is_kept = may_repeat and cmd not in ("PULL", "PULLB") and len(self.replies) > before
             if is_kept and session and n is not None:
                 kept = self.replies[-1][1]
-                # what a flow says is done with, a later request says again
-                done_below = 0 if cmd == "FLOW" else said.get("done_below") or 0
+                done_below = said.get("done_below") or 0
                 self.keep_answer(self.sessions[session], n, done_below, kept)
         except Error as error:
             self.refuse(corr, error)
@@ -137,22 +136,6 @@ class Model(Queues):
             how = self.gone[job_id]
             return (how, None) if how == "completed" else ("removed", "removed")
         return "unknown", None
-
-    def make(self, queue: str, said: Fields) -> Job:
-        self.changed = True
-        job = self.jobs[self.next_id] = Job(self.next_id, queue, said["data"], self.now)
-        self.next_id += 1
-        self.totals["pushed"] += 1
-        for key in OPTIONS:
-            if said.get(key) is not None:
-                job.options[key] = said[key]
-        job.options["custom_id"] = said.get("job_id")
-        for key in ("keep_completed_age", "keep_completed_count"):
-            job.options[key] = job.options[key] or self.setting(queue)[key]
-        job.priority = said.get("priority") or 0
-        job.run_at = self.now + (said.get("delay") or 0)
-        self.enqueue(job)
-        return job
 
     def do_flow(self, corr: int, queue: str, children: list[Fields], **said: Any) -> Fields:
         for child in children:

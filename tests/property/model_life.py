@@ -11,6 +11,7 @@ from tests.property.model_objects import (
     ANSWERS,
     HISTORY_MAX,
     LOST_MAX,
+    OPTIONS,
     SESSION_TIMEOUT,
     SETTINGS,
     STALL,
@@ -69,7 +70,7 @@ class Life:
     def setting(self, queue: str) -> Fields:
         return self.settings.get(queue, SETTINGS)
 
-    def set(self, queue: str, **changes: Any) -> None:
+    def configure(self, queue: str, **changes: Any) -> None:
         before = self.setting(queue)
         after = {**before, **changes}
         self.changed = self.changed or before != after
@@ -233,6 +234,22 @@ class Life:
 
     # --- the life of jobs
 
+    def make(self, queue: str, said: Fields) -> Job:
+        self.changed = True
+        job = self.jobs[self.next_id] = Job(self.next_id, queue, said["data"], self.now)
+        self.next_id += 1
+        self.totals["pushed"] += 1
+        for key in OPTIONS:
+            if said.get(key) is not None:
+                job.options[key] = said[key]
+        job.options["custom_id"] = said.get("job_id")
+        for key in ("keep_completed_age", "keep_completed_count"):
+            job.options[key] = job.options[key] or self.setting(queue)[key]
+        job.priority = said.get("priority") or 0
+        job.run_at = self.now + (said.get("delay") or 0)
+        self.enqueue(job)
+        return job
+
     def enqueue(self, job: Job) -> None:
         job.state = "waiting" if job.run_at <= self.now else "delayed"
 
@@ -324,7 +341,7 @@ class Life:
         if not base:
             unpaced = not job.options["max_attempts"] and job.attempts >= 3
             return 1000 if unpaced else 0
-        return int(base) * 2 ** min(job.attempts - 1, 10)
+        return int(base) << min(job.attempts - 1, 10)
 
     def complete(self, job: Job, result: Any) -> None:
         self.changed = True

@@ -12,38 +12,38 @@ class Queues(Life):
     """What each request about a queue does."""
 
     def do_pause(self, corr: int, queue: str, **_: Any) -> Fields:
-        self.set(queue, paused=True)
+        self.configure(queue, paused=True)
         return {}
 
     def do_resume(self, corr: int, queue: str, **_: Any) -> Fields:
-        self.set(queue, paused=False)
+        self.configure(queue, paused=False)
         return {}
 
     def do_ispaused(self, corr: int, queue: str) -> Fields:
         return {"paused": self.setting(queue)["paused"]}
 
     def do_ratelimit(self, corr: int, queue: str, limit: int, **_: Any) -> Fields:
-        self.set(queue, rate_limit=limit)
+        self.configure(queue, rate_limit=limit)
         self.changed = True
         self.buckets[queue] = Bucket(limit, self.mono, limit)
         return {}
 
     def do_ratelimitclear(self, corr: int, queue: str, **_: Any) -> Fields:
-        self.set(queue, rate_limit=None)
+        self.configure(queue, rate_limit=None)
         self.buckets.pop(queue, None)
         return {}
 
     def do_setconcurrency(self, corr: int, queue: str, limit: int, **_: Any) -> Fields:
-        self.set(queue, concurrency=limit)
+        self.configure(queue, concurrency=limit)
         return {}
 
     def do_clearconcurrency(self, corr: int, queue: str, **_: Any) -> Fields:
-        self.set(queue, concurrency=None)
+        self.configure(queue, concurrency=None)
         return {}
 
     def do_queueconfig(self, corr: int, queue: str, **said: Any) -> Fields:
         names = ("keep_completed_age", "keep_completed_count")
-        self.set(queue, **{key: said[key] for key in names if said.get(key) is not None})
+        self.configure(queue, **{key: said[key] for key in names if said.get(key) is not None})
         return {"durability": None, **{key: self.setting(queue)[key] for key in names}}
 
     def do_drain(self, corr: int, queue: str, **_: Any) -> Fields:

@@ -343,11 +343,12 @@ class EngineBesideModel(RuleBasedStateMachine):
         asker=askers,
     )
     def change(self, pick: int, cmd: str, asker: Any) -> None:
-        more: Fields = {
+        said: dict[str, Fields] = {
             "CHANGEPRIORITY": {"priority": 7},
             "UPDATEJOB": {"data": "new" * (1 + pick)},
             "LOG": {"message": f"m{pick}"},
-        }.get(cmd, {})
+        }
+        more = said.get(cmd, {})
         self.ask_as(asker, cmd, id=self.id(pick), **more)
 
     @rule(

@@ -139,7 +139,8 @@ class TestIncremental:
         shard = Shard(outcomes_max=4, completed_jobs_max=6)
         stored: tuple[bytes, dict[int, bytes], int] | None = None
         checkpoint: Checkpoint | None = None
-        part, pages = b"", {}
+        part = b""
+        pages: dict[int, bytes] = {}
         for _ in range(150):
             shard.move_clock(random.choice((0, 1, 50)))
             step = random.randrange(8)

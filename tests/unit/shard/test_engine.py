@@ -189,11 +189,8 @@ class TestGate:
     def test_heartbeats_and_figures_wait_for_nothing(self) -> None:
         shard = Shard(level="durable")
         shard.push()
-        for cmd, fields in (
-            ("SESSIONHEARTBEAT", {"session": ALICE}),
-            ("STATS", {}),
-            ("METRICS", {}),
-        ):
+        beat: dict[str, Any] = {"session": ALICE}
+        for cmd, fields in (("SESSIONHEARTBEAT", beat), ("STATS", {}), ("METRICS", {})):
             corr = shard.send(cmd, **fields)
             assert shard.replies[corr].gate == 0, cmd
 

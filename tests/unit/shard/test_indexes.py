@@ -138,7 +138,9 @@ class TestLane:
         self, steps: list[tuple[str, int, object]]
     ) -> None:
         """The lane against a plain list that is sorted at each look."""
-        lane, model, taken, next_id = Lane(), [], [], 1
+        lane, next_id = Lane(), 1
+        model: list[Job] = []
+        taken: list[Job] = []
         for step, number, more in steps:
             if step == "add":
                 job = made(next_id, run_at=number, lifo=bool(more))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from flashq.errors import BadMessage
 from flashq.protocol.records import Options
@@ -31,13 +34,10 @@ EXTRA = Extra(
 OPTIONS = Options(ttl=1, unique_key="k", tags=("a",), depends_on=(1, 2), parent=9, json=True)
 
 
-def job(**changes: object) -> Job:
+def job(**changes: Any) -> Job:
     """Return a job with these fields."""
-    said = {"extra": None, "options": None, "lease": None, "state": WAITING, **changes}
-    return Job(
-        7, "q", b"\x01", -1, 10, 20, said["state"], 3, said["options"], 30, 0, said["lease"],
-        said["extra"],
-    )  # type: ignore[arg-type]  # fmt: skip
+    plain = Job(7, "q", b"\x01", -1, 10, 20, WAITING, 3, None, 30, 0, None, None)
+    return replace(plain, **changes)
 
 
 def test_a_plain_job() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flashq.protocol.internal import COORDINATOR, Fire
+from flashq.protocol.records import Pushed
 from tests.unit.shard.harness import Shard
 
 
@@ -19,8 +20,10 @@ class TestValidation:
             ("队" * 86, "Queue name too long (max 256 chars)"),
             (
                 "a:b",
-                "Queue name must contain only alphanumeric characters, "
-                "underscores, hyphens, or dots",
+                (
+                    "Queue name must contain only alphanumeric characters, "
+                    "underscores, hyphens, or dots"
+                ),
             ),
         ],
     )
@@ -136,7 +139,7 @@ class TestOptions:
     def test_a_payload_is_given_back_as_it_was_and_transcoded_for_the_other_reader(
         self, shard: Shard, plain: bool
     ) -> None:
-        more = {} if plain else {"tags": ["t"]}
+        more: dict[str, Any] = {} if plain else {"tags": ["t"]}
         mine = shard.push(data={"b": 1, "a": [True, 1.5, "ü"]}, json=True, **more)
         yours = shard.push(data={"b": 1, "a": [True, 1.5, "ü"]}, **more)
         for job_id in (mine, yours):
@@ -354,7 +357,9 @@ class TestBatch:
         """A batch stays a batch in the log."""
         jobs = [{"data": number, "max_attempts": 3, "priority": number} for number in range(5)]
         shard.ask("PUSHB", queue="q", jobs=jobs)
-        assert [len(record.data) for record in shard.log[-1].records] == [5]
+        (record,) = shard.log[-1].records
+        assert isinstance(record, Pushed)
+        assert len(record.data) == 5
         assert shard.pull_ids() == [5, 4, 3, 2, 1]
         shard.check_recovery()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.shard.harness import ALICE, BOB, Shard
@@ -118,8 +120,9 @@ class TestWaiting:
 
     @pytest.mark.parametrize("back", ["FAIL", "RELEASE", "RETRYDLQ", "PROMOTE", "MOVETODELAYED"])
     def test_a_job_that_comes_back_goes_to_a_waiter(self, shard: Shard, back: str) -> None:
+        fields: dict[str, Any] = {"queue": "q"}
         if back == "RETRYDLQ":
-            job_id, fields = shard.make_failed(), {"queue": "q"}
+            job_id = shard.make_failed()
         elif back == "PROMOTE":
             job_id = shard.push(delay=5000)
             fields = {"id": job_id}
