@@ -161,6 +161,8 @@ class WriterThread:
         self._is_closing = False
         #: storage has changed, and the loop does not know yet: its tasks are void
         self._is_void = False
+        #: of the thread: how long to wait before the next try; 0 while storage works
+        self._retry_ms = 0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -245,6 +247,8 @@ class WriterThread:
                 is_untidy = self._storage.tidy()
             except StorageUnavailable as error:
                 self._reopen(error, [])
+            else:
+                self._note_success()
 
     def _carry_out(self, tasks: Sequence[Task]) -> None:
         groups: list[Group] = []
@@ -264,6 +268,7 @@ class WriterThread:
             except StorageUnavailable as error:
                 self._reopen(error, [])
             else:
+                self._note_success()
                 self._tell(result)
                 return
 
@@ -281,8 +286,16 @@ class WriterThread:
                     break
             else:
                 break
-        self._mirror.note(writes)
+        if writes:
+            self._mirror.note(writes)
+            self._note_success()
         self._tell(Committed(groups))
+
+    def _note_success(self) -> None:
+        """Storage has carried something out: whatever was wrong with it is over."""
+        if self._retry_ms:
+            self._retry_ms = 0
+            self._tell(Trouble(""))
 
     def _reopen(self, error: StorageUnavailable, writes: Sequence[Write]) -> Opened:
         """Try storage until it answers, and return what it has.
@@ -295,33 +308,31 @@ class WriterThread:
             _VoidTasks: the end came first, or storage is not what it was.
         """
         self._tell(Trouble(error.text))
-        wait_ms = RETRY_MS_MIN
         while True:
+            self._retry_ms = min(2 * self._retry_ms, RETRY_MS_MAX) or RETRY_MS_MIN
             with self._news:
-                if self._news.wait_for(lambda: self._is_closing, wait_ms / 1000):
+                if self._news.wait_for(lambda: self._is_closing, self._retry_ms / 1000):
                     self._tasks.clear()
                     raise _VoidTasks
             try:
                 opened = self._storage.open(self._mirror.shard_count)
             except (StorageUnavailable, ConfigError) as again:
                 self._tell(Trouble(again.text))
-                wait_ms = min(2 * wait_ms, RETRY_MS_MAX)
                 continue
             if self._mirror.fits(opened, writes):
-                self._tell(Trouble(""))
                 return opened
             self._mirror = Mirror(opened)
             with self._news:
                 self._is_void = True
                 self._tasks.clear()
-            self._tell(Trouble(""), Changed(opened))
+            self._tell(Changed(opened))
             raise _VoidTasks
 
-    def _tell(self, *results: Result) -> None:
+    def _tell(self, result: Result) -> None:
         with self._news:
             if not self._results:
                 os.eventfd_write(self._wake_fd, 1)
-            self._results += results
+            self._results.append(result)
 
 
 class _VoidTasks(Exception):
