@@ -1,0 +1,123 @@
+"""The crew: producers and workers as processes of their own, each with a ledger.
+
+Owns their ids and brings back who was killed, under a new name. Who ends by itself is a failure,
+and so is a call that never ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.server import eventually
+
+ROLES: Final = (
+    ("producer", "router"),
+    ("worker", "bare"),
+    ("producer", "gateway"),
+    ("worker", "plain"),
+    ("producer", "router"),
+    ("worker", "bare"),
+)
+LAST_CALLS_S: Final = 70.0
+"""A call may take 60 s; what takes longer hangs."""
+
+
+class Crew:
+    """All producers and workers.
+
+    Args:
+        ledgers: the directory of their ledgers.
+        addresses: of the server, by `router` and `gateway`.
+        seed: of their choices.
+    """
+
+    def __init__(self, ledgers: Path, addresses: dict[str, str], seed: int) -> None:
+        self._ledgers = ledgers
+        self._addresses = addresses
+        self._seed = seed
+        self._count = 0
+        #: by place in `ROLES`: who works there, and its name
+        self._at_work: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
+        #: places whose process was killed, or is wanted no more
+        self._expected: set[int] = set()
+        self._is_dismissed: set[str] = set()
+        #: who ended otherwise, and what it said
+        self.failures: list[str] = []
+
+    def tend(self) -> None:
+        """Fill every place that is empty."""
+        for place, (process, name) in list(self._at_work.items()):
+            if process.poll() is not None:
+                del self._at_work[place]
+                is_done = ROLES[place][0] in self._is_dismissed and not process.returncode
+                if place not in self._expected and not is_done:
+                    said = self._said(name).read_text(errors="replace")
+                    self.failures.append(f"{name} ended with {process.returncode}: {said[-2000:]}")
+                self._expected.discard(place)
+        for place, (role, kind) in enumerate(ROLES):
+            if place not in self._at_work and role not in self._is_dismissed:
+                self._hire(place, role, kind)
+
+    def _hire(self, place: int, role: str, kind: str) -> None:
+        self._count += 1
+        name = f"{role}-{self._count}"
+        address = self._addresses["gateway" if kind == "gateway" else "router"]
+        with self._said(name).open("wb") as said:
+            command = [sys.executable, "-m", f"tests.torture.{role}", str(self._ledgers), name]
+            process = subprocess.Popen(
+                [*command, kind, address, str(self._seed)], stdout=said, stderr=said
+            )
+        self._at_work[place] = process, name
+
+    def _said(self, name: str) -> Path:
+        return self._ledgers / f"{name}.log"
+
+    def places(self, role: str) -> list[int]:
+        """Return the places where somebody with this role is at work and has begun."""
+        return [
+            place
+            for place, (process, name) in self._at_work.items()
+            if ROLES[place][0] == role
+            and process.poll() is None
+            and (self._ledgers / f"{name}.ledger").exists()
+        ]
+
+    def name_at(self, place: int) -> str:
+        """Return who works at a place."""
+        return self._at_work[place][1]
+
+    def kill(self, place: int) -> None:
+        """Send SIGKILL."""
+        self._expected.add(place)
+        self._at_work[place][0].kill()
+
+    def dismiss(self, role: str) -> None:
+        """Let all with a role finish what they have begun, and wait for it."""
+        self._is_dismissed.add(role)
+        places = [place for place in self._at_work if ROLES[place][0] == role]
+        for place in places:
+            process, name = self._at_work[place]
+            if not (self._ledgers / f"{name}.ledger").exists():  # it would not understand yet
+                self._expected.add(place)
+                process.kill()
+            else:
+                process.send_signal(signal.SIGTERM)
+
+        def are_gone() -> bool:
+            self.tend()
+            return not any(place in self._at_work for place in places)
+
+        try:
+            eventually(are_gone, f"the end of each {role}", within_s=LAST_CALLS_S)
+        except AssertionError as error:
+            self.failures.append(str(error))
+
+    def close(self) -> None:
+        """End whoever is left."""
+        for process, _ in self._at_work.values():
+            process.kill()
+            process.wait()

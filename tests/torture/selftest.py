@@ -1,0 +1,48 @@
+"""The harness is itself tested: runs on servers with a safety taken out, which have to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tests.torture.run import Plan
+
+PAUSE_S: Final = (0.3, 1.0)
+
+
+class SelfTest(NamedTuple):
+    """One kind of sabotage.
+
+    Args:
+        sabotage: what is taken out, as `serve` knows it.
+        seconds: of killing.
+        kinds: what is killed, so that it shows soon.
+        balances: whether nothing may be found.
+    """
+
+    sabotage: str
+    seconds: float
+    kinds: tuple[str, ...]
+    balances: bool = False
+
+    def plan(self, storage: str, seed: int, say: Callable[[str], None] | None = None) -> Plan:
+        """Return the run that shows it."""
+        return Plan(
+            storage=storage,
+            seconds=self.seconds,
+            pause_s=PAUSE_S,
+            seed=seed,
+            sabotage=self.sabotage,
+            kinds=self.kinds,
+            drain_s=8.0,
+            say=say,
+        )
+
+
+SLOW: Final = SelfTest("slow", 6.0, ("everything",), balances=True)
+GATE: Final = SelfTest("gate,slow", 4.0, ("everything",))
+FENCING: Final = SelfTest("fencing,slow", 10.0, ("all but one", "supervisor", "shard"))
+MAILBOXES: Final = SelfTest("mailboxes", 6.0, ("shard",))
+
+SELF_TESTS: Final = (SLOW, GATE, FENCING, MAILBOXES)
+"""The first is the control: what makes faults show is itself none."""

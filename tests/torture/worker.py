@@ -1,0 +1,167 @@
+"""A worker: takes jobs, ends them, and writes down what it had and what it was told.
+
+`python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED`, until SIGTERM. A `bare` one uses
+the client and writes everything; a `plain` one is the `Worker` that users have, which does not tell
+its handler what became of an ack, so that its ledger has no `Ended`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from flashq.client.async_client import AsyncClient
+from flashq.client.results import Job
+from flashq.errors import FlashQError
+from flashq.worker.job import AsyncWorkerJob
+from flashq.worker.process import Worker
+from tests.torture.ledger import Delivered, Ended, Ending, Pen, now
+from tests.torture.workload import QUEUES, Payload
+
+PULL_MAX: Final = 30
+PARKED_MS: Final = 1000
+CONCURRENCY: Final = 40
+RETRY_S: Final = 0.1
+TIMEOUT_MS: Final = 60_000
+
+
+class Intended(Exception):
+    """A handler fails because the payload says so."""
+
+
+def result_of(uid: str) -> Payload:
+    """Return what a job's result is."""
+    return Payload(uid)
+
+
+class BareWorker:
+    """Pulls from every queue by itself.
+
+    Args:
+        pen: writes its ledger.
+        address: of the router.
+        random: how much it pulls.
+    """
+
+    def __init__(self, pen: Pen, address: str, random: Random) -> None:
+        self._pen = pen
+        self._random = random
+        self._client = AsyncClient(address, timeout=TIMEOUT_MS)
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Work until SIGTERM, and end what was begun."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
+        async with asyncio.TaskGroup() as pulls:
+            for queue in QUEUES:
+                pulls.create_task(self._pull(queue))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._client.close()
+
+    async def _pull(self, queue: str) -> None:
+        while not self._stopping.is_set():
+            count = self._random.randint(1, PULL_MAX)
+            try:
+                jobs = await self._client.pull_batch(queue, count, PARKED_MS)
+            except FlashQError:
+                await self._linger(RETRY_S)
+                continue
+            if jobs:
+                await self._work(jobs)
+
+    async def _work(self, jobs: list[Job]) -> None:
+        """End those at once that take no time, and the others after theirs."""
+        payloads = [msgspec.convert(job.data, Payload) for job in jobs]
+        self._pen.write(
+            *(
+                Delivered(now(), job.id, job.token or 0, job.attempts, job.queue, payload.u)
+                for job, payload in zip(jobs, payloads, strict=True)
+            )
+        )
+        quick: list[tuple[Job, Payload]] = []
+        for job, payload in zip(jobs, payloads, strict=True):
+            if payload.h or payload.f > job.attempts:
+                self._go_on(self._end_one(job, payload))
+            else:
+                quick.append((job, payload))
+        if len(quick) == 1:
+            await self._end_one(*quick[0])
+        elif quick:
+            await self._ack(quick)
+
+    def _go_on(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ack(self, some: list[tuple[Job, Payload]]) -> None:
+        jobs = [job for job, _ in some]
+        leases = [(job.id, job.token or 0) for job in jobs]
+        self._pen.write(Ending(now(), "ack", leases))
+        try:
+            count = await self._client.ack_batch(jobs, results=[result_of(p.u) for _, p in some])
+        except FlashQError:
+            return  # they come again, or are done
+        if count == len(jobs):
+            self._pen.write(Ended(now(), "ack", leases))
+
+    async def _end_one(self, job: Job, payload: Payload) -> None:
+        if payload.h:
+            await self._linger(payload.h / 1000)
+        way = "fail" if payload.f > job.attempts else "ack"
+        leases = [(job.id, job.token or 0)]
+        self._pen.write(Ending(now(), way, leases))
+        try:
+            if way == "ack":
+                await self._client.ack(job, result_of(payload.u))
+            else:
+                await self._client.fail(job, "as intended")
+        except FlashQError:
+            return
+        self._pen.write(Ended(now(), way, leases))
+
+    async def _linger(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def plain_worker(pen: Pen, address: str) -> Worker:
+    """Return a `Worker` whose handler writes down what it is about to do."""
+    never = asyncio.Event()
+
+    async def handle(job: AsyncWorkerJob) -> Payload:
+        payload, token = msgspec.convert(job.data, Payload), job.job.token or 0
+        pen.write(Delivered(now(), job.id, token, job.attempts, job.queue, payload.u))
+        if payload.h:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(never.wait(), payload.h / 1000)
+        way = "fail" if payload.f > job.attempts else "ack"
+        pen.write(Ending(now(), way, [(job.id, token)]))
+        if way == "fail":
+            raise Intended
+        return result_of(payload.u)
+
+    return Worker(QUEUES, handle, url=address, concurrency=CONCURRENCY)
+
+
+def main(directory: str, name: str, kind: str, address: str, seed: str) -> None:
+    """Work until SIGTERM."""
+    pen = Pen(Path(directory), name)
+    if kind == "plain":
+        plain_worker(pen, address).run()
+    else:
+        asyncio.run(BareWorker(pen, address, Random(f"{seed}.{name}")).run())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
