@@ -37,7 +37,7 @@ MATRIX: Final[dict[str, tuple[dict[str, Any], tuple[str | None, ...]]]] = {
     "MOVETODELAYED": ({"delay": 60_000}, (*[NOT_PROCESSING] * 2, OK, *[NOT_PROCESSING] * 5)),
     "PROMOTE": ({}, (NOT_DELAYED, OK, *[NO_PROMOTE] * 6)),
     "UPDATEJOB": ({"data": {"n": 2}}, (OK, OK, OK, NOT_FOUND, OK, *[NOT_FOUND] * 3)),
-    "DISCARD": ({}, (OK, OK, OK, NO_DISCARD, NO_DISCARD, OK, OK, NO_DISCARD)),
+    "DISCARD": ({}, (OK, OK, OK, *[NO_DISCARD] * 5)),
 }
 
 
