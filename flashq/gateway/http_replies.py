@@ -65,9 +65,9 @@ def _number_in_ids(members: Members) -> bytes:
 
 def _pulled(members: Members) -> bytes:
     """Give the jobs, and note the first as what a pull of one job is answered with."""
-    jobs = members["jobs"]
-    members["job"] = Raw(_inside(jobs)) if len(bytes(jobs)) > 2 else NULL
-    return bytes(jobs)
+    jobs = decode(bytes(members["jobs"]), list[Raw], json=True)
+    members["job"] = jobs[0] if jobs else NULL
+    return bytes(members["jobs"])
 
 
 def _progress(members: Members) -> bytes:

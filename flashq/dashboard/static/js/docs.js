@@ -21,6 +21,7 @@ function bounds(schema) {
   const known = schema.anyOf ? schema.anyOf.find((one) => one.type !== "null") ?? schema : schema;
   const low = known.minimum ?? known.minLength;
   const high = known.maximum ?? known.maxLength;
+  if (high === Number.MAX_SAFE_INTEGER) return low === undefined ? "" : `from ${low}`;
   return low === undefined && high === undefined ? "" : `${low ?? ""} … ${high ?? ""}`;
 }
 

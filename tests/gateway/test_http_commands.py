@@ -1,0 +1,367 @@
+"""Every command over HTTP, in front of a whole server: route, envelope, and the older keys."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from flashq.gateway.http_routes import command_routes
+from flashq.protocol.registry import COMMANDS
+from tests.gateway.http_client import JSON, HttpClient
+from tests.server import Server, eventually
+
+JOB_KEYS = {
+    "id", "queue", "data", "priority", "created_at", "run_at", "started_at", "attempts",
+    "max_attempts", "backoff", "ttl", "timeout", "unique_key", "depends_on", "progress",
+    "progress_msg", "tags", "lifo", "remove_on_complete", "remove_on_fail", "last_heartbeat",
+    "stall_timeout", "stall_count", "parent_id", "children_ids", "children_completed",
+    "custom_id", "keep_completed_age", "keep_completed_count", "completed_at",
+}  # fmt: skip
+NOT_OVER_HTTP = {
+    "PULL",  # the same route as PULLB
+    "HELLO",
+    "SESSIONHEARTBEAT",
+    "GOODBYE",
+    "AUTH",
+    "SUBSCRIBE",
+    "UNSUBSCRIBE",
+}
+
+
+@pytest.fixture
+def http(doors: Server) -> Iterator[HttpClient]:
+    """Return a client of the server that tests share."""
+    with HttpClient(doors) as client:
+        yield client
+
+
+def test_every_command_has_a_route() -> None:
+    """Older servers had none for a dozen commands, so clients had to speak another protocol."""
+    routed = {route.command.word for route in command_routes() if route.command is not None}
+    assert {command.word for command in COMMANDS} - routed == NOT_OVER_HTTP
+
+
+# --- producing
+
+
+def test_a_push_shows_the_job_and_its_id(http: HttpClient, queue: str) -> None:
+    """Python reads `data` as the job, TypeScript the `id` beside it."""
+    pushed = http.ask("POST", f"/queues/{queue}/jobs", {"data": {"a": [1, 2.5]}, "priority": 3})
+    job = pushed["data"]
+    assert pushed["id"] == job["id"]
+    assert not JOB_KEYS - set(job)
+    assert (job["queue"], job["data"], job["priority"]) == (queue, {"a": [1, 2.5]}, 3)
+
+
+def test_a_push_with_a_known_custom_id_shows_the_first_job(http: HttpClient, queue: str) -> None:
+    """So that a repeat is not a second job."""
+    first = http.ask("POST", f"/queues/{queue}/jobs", {"data": "first", "job_id": f"{queue}-1"})
+    again = http.ask("POST", f"/queues/{queue}/jobs", {"data": "second", "job_id": f"{queue}-1"})
+    assert again["id"] == first["id"]
+    assert again["data"]["data"] == "first"
+    assert again["data"]["custom_id"] == f"{queue}-1"
+
+
+def test_the_queue_in_the_path_wins_over_one_in_the_body(http: HttpClient, queue: str) -> None:
+    """A body may say anything about where the job goes; the path is what was asked."""
+    body = {"queue": "elsewhere", "data": 1}
+    assert http.post(f"/queues/{queue}/jobs", body)["queue"] == queue
+
+
+def test_null_and_whole_floats_are_taken_as_they_are_meant(http: HttpClient, queue: str) -> None:
+    """Typed clients write null for what was not given, and some write 5.0 for 5."""
+    body = {"data": 1, "priority": 5.0, "delay": None, "tags": None, "lifo": None}
+    job = http.post(f"/queues/{queue}/jobs", body)
+    assert (job["priority"], job["tags"], job["lifo"]) == (5, [], False)
+
+
+def test_a_payload_comes_back_as_the_text_that_it_was(http: HttpClient, queue: str) -> None:
+    """Order of keys, large numbers and spaces: a payload is not ours to rewrite."""
+    text = b'{"z": 12345678901234567890123, "a": 1.50}'
+    http.http.post(
+        f"/queues/{queue}/jobs",
+        content=b'{"data":%b}' % text,
+        headers={"content-type": "application/json; charset=utf-8"},
+    )
+    assert text in http.http.get(f"/queues/{queue}/jobs").content
+
+
+def test_a_batch_says_of_each_entry_what_became_of_it(http: HttpClient, queue: str) -> None:
+    """One bad entry does not take the others with it."""
+    jobs = [{"data": 1, "unique_key": "k"}, {"data": 2, "unique_key": "k"}, {"data": 3}]
+    batch = http.ask("POST", f"/queues/{queue}/jobs/batch", {"jobs": jobs})
+    assert [isinstance(job_id, int) for job_id in batch["data"]] == [True, False, True]
+    assert batch["errors"][0]["index"] == 1
+    assert batch["errors"][0]["code"] == "duplicate"
+
+
+def test_a_flow_runs_its_parent_after_its_children(http: HttpClient, queue: str) -> None:
+    """The parent's number of completed children can be looked at while it waits."""
+    children = [{"queue": f"{queue}-c", "data": n} for n in range(2)]
+    flow = http.post(f"/queues/{queue}/flows", {"data": "parent", "children": children})
+    parent = flow["parent_id"]
+    assert http.state(parent) == "waitingparent"
+    http.post(f"/jobs/{http.pull(f'{queue}-c')['id']}/ack", {})
+    seen = eventually(
+        lambda: (
+            found if (found := http.get(f"/jobs/{parent}/children"))["completed"] == 1 else None
+        ),
+        "one child completed",
+    )
+    assert seen["total"] == 2
+    assert seen["children_ids"] == flow["children_ids"]
+
+
+# --- consuming
+
+
+def test_a_pull_of_one_gives_it_under_all_three_names(http: HttpClient, queue: str) -> None:
+    """Older clients read `job` or `jobs`; this is what makes their HTTP mode work at all."""
+    job_id = http.push(queue)
+    pulled = http.ask("GET", f"/queues/{queue}/jobs", params={"count": 1})
+    assert pulled["data"] == pulled["jobs"] == [pulled["job"]]
+    assert pulled["job"]["id"] == job_id
+    assert not JOB_KEYS - set(pulled["job"])
+
+
+def test_a_pull_of_several_gives_what_there_is(http: HttpClient, queue: str) -> None:
+    """It does not wait to fill up."""
+    ids = [http.push(queue, n) for n in range(3)]
+    pulled = http.ask("GET", f"/queues/{queue}/jobs", params={"count": 10})
+    assert [job["id"] for job in pulled["jobs"]] == ids
+    assert pulled["job"]["id"] == ids[0]
+
+
+@pytest.mark.parametrize("parameters", [{"timeout": 0}, {"count": 0}, {"count": 5, "timeout": 1}])
+def test_a_pull_of_nothing_ends(http: HttpClient, queue: str, parameters: dict[str, int]) -> None:
+    """Older servers let it wait for ever, and `count=0` even with jobs there."""
+    pulled = http.ask("GET", f"/queues/{queue}/jobs", params=parameters)
+    assert (pulled["data"], pulled["jobs"], pulled["job"]) == ([], [], None)
+
+
+def test_a_pull_waits_for_a_job(http: HttpClient, doors: Server, queue: str) -> None:
+    """Nobody has to ask again and again."""
+    found: list[dict[str, Any]] = []
+
+    def pull() -> None:
+        with HttpClient(doors) as other:
+            found.append(other.pull(queue, timeout=8000))
+
+    puller = threading.Thread(target=pull)
+    puller.start()
+    job_id = http.push(queue)
+    puller.join()
+    assert found[0]["id"] == job_id
+
+
+def test_a_job_that_came_for_a_client_who_left_goes_to_the_next(
+    http: HttpClient, queue: str
+) -> None:
+    """A connection that is closed while a pull waits takes no job with it."""
+    where = urlsplit(http.base)
+    with socket.create_connection((where.hostname or "", where.port or 0)) as gone:
+        gone.sendall(f"GET /queues/{queue}/jobs?timeout=30000 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        eventually(lambda: http.get("/stats")["shards"][_shard(queue)].get("waiters"), "a waiter")
+    job_id = http.push(queue)
+    assert http.pull(queue, timeout=8000)["id"] == job_id
+
+
+def _shard(queue: str) -> int:
+    import zlib
+
+    return zlib.crc32(queue.encode()) % 4
+
+
+def test_ack_keeps_the_result(http: HttpClient, queue: str) -> None:
+    """It is there under the job's own path, and with the job."""
+    job_id = http.push(queue)
+    http.pull(queue)
+    assert http.post(f"/jobs/{job_id}/ack", {"result": {"rows": 7}}) is None
+    assert http.get(f"/jobs/{job_id}/result") == {"rows": 7}
+    assert http.get(f"/jobs/{job_id}/wait") == {"rows": 7}
+    shown = http.get(f"/jobs/{job_id}")
+    assert (shown["id"], shown["state"], shown["result"]) == (job_id, "completed", {"rows": 7})
+
+
+def test_many_are_acknowledged_at_once(http: HttpClient, queue: str) -> None:
+    """The number that was, and beside it the ids that were not."""
+    ids = [http.push(queue, n) for n in range(3)]
+    http.get(f"/queues/{queue}/jobs", count=2)
+    acked = http.ask("POST", "/jobs/ack", {"ids": ids})
+    assert acked["data"] == 2
+    assert acked["lost"] == [ids[2]]
+
+
+def test_a_failure_is_retried_and_then_a_dead_letter(http: HttpClient, queue: str) -> None:
+    """And a dead letter can be put back alone, or with all others, or be removed."""
+    ids = [http.push(queue, n, max_attempts=1) for n in range(3)]
+    for job in http.get(f"/queues/{queue}/jobs", count=3):
+        http.post(f"/jobs/{job['id']}/fail", {"error": "no"})
+    assert [job["id"] for job in http.get(f"/queues/{queue}/dlq", count=10)] == ids
+    assert http.get(f"/queues/{queue}/counts")["failed"] == 3
+    assert http.post(f"/queues/{queue}/dlq/retry?id={ids[1]}") == 1
+    assert http.post(f"/queues/{queue}/dlq/retry?id={ids[1]}") == 0
+    assert http.state(ids[1]) == "waiting"
+    response = http.http.post(f"/queues/{queue}/dlq/retry", content=b"anything")
+    assert response.json() == {"ok": True, "data": 2}
+    for job in http.get(f"/queues/{queue}/jobs", count=3):
+        http.post(f"/jobs/{job['id']}/fail", {})
+    assert http.delete(f"/queues/{queue}/dlq") == 3
+
+
+def test_a_job_is_given_back_without_an_attempt(http: HttpClient, queue: str) -> None:
+    """A worker that stops is not a failure."""
+    job_id = http.push(queue)
+    http.pull(queue)
+    assert http.post("/jobs/release", {"ids": [job_id]}) == 1
+    assert http.pull(queue)["attempts"] == 0
+
+
+def test_progress_heartbeat_and_log_of_an_active_job(http: HttpClient, queue: str) -> None:
+    """Progress is read as a pair, as it always was."""
+    job_id = http.push(queue)
+    job = http.pull(queue)
+    assert http.post(f"/jobs/{job_id}/progress", {"progress": 40.4, "message": "half"}) is None
+    assert http.get(f"/jobs/{job_id}/progress") == [40, "half"]
+    assert http.post(f"/jobs/{job_id}/heartbeat") is None
+    assert http.post(f"/jobs/{job_id}/heartbeat", {"token": job["token"]}) is None
+    lost = http.refused("POST", f"/jobs/{job_id}/heartbeat", {"token": job["token"] + 1})
+    assert (lost.status, lost.code) == (409, "lease_lost")
+    assert http.post(f"/jobs/{job_id}/logs", {"message": "here", "level": "warn"}) is None
+    logs = http.get(f"/jobs/{job_id}/logs")
+    assert [(entry["level"], entry["message"]) for entry in logs] == [("warn", "here")]
+
+
+def test_an_active_job_is_delayed_and_promoted(http: HttpClient, queue: str) -> None:
+    """The two ways between delayed and ready."""
+    job_id = http.push(queue)
+    http.pull(queue)
+    assert http.post(f"/jobs/{job_id}/move-to-delayed", {"delay": 60_000}) is None
+    assert http.state(job_id) == "delayed"
+    assert http.post(f"/jobs/{job_id}/promote") is None
+    assert http.state(job_id) == "waiting"
+
+
+# --- looking and changing
+
+
+def test_a_job_that_never_was_is_no_error(http: HttpClient) -> None:
+    """Older clients ask for jobs that are gone, and read the state."""
+    assert http.get("/jobs/123456") == {"state": "unknown", "result": None}
+
+
+def test_a_job_is_found_by_its_custom_id(http: HttpClient, queue: str) -> None:
+    """Custom ids may hold whatever an URL can carry."""
+    custom = f"{queue}/order 7"
+    job_id = http.push(queue, job_id=custom)
+    path = f"/jobs/by-custom-id/{queue}%2Forder%207"
+    assert http.get(path)["id"] == job_id
+    assert http.get(path, queue=queue)["id"] == job_id
+    assert http.get("/jobs/by-custom-id/nobody") == {"state": "unknown", "result": None}
+
+
+def test_jobs_are_listed_with_their_total(http: HttpClient, queue: str) -> None:
+    """Flat jobs with their state, newest first; the total is beside them."""
+    ids = [http.push(queue, n) for n in range(3)]
+    listed = http.ask("GET", "/jobs", params={"queue": queue, "state": "waiting", "limit": 2})
+    assert [job["id"] for job in listed["data"]] == [ids[2], ids[1]]
+    assert listed["data"][0]["state"] == "waiting"
+    assert listed["total"] == 3
+    chosen = http.post("/jobs/get", {"ids": [ids[0], 99, ids[2]]})
+    assert [job["id"] for job in chosen] == [ids[0], ids[2]]
+
+
+def test_a_waiting_job_is_changed(http: HttpClient, queue: str) -> None:
+    """Priority, payload, and the two ways to end it early."""
+    job_id = http.push(queue)
+    assert http.post(f"/jobs/{job_id}/priority", {"priority": 9}) is None
+    assert http.ask("PUT", f"/jobs/{job_id}", {"data": {"new": True}})["data"] is None
+    shown = http.get(f"/jobs/{job_id}")
+    assert (shown["priority"], shown["data"]) == (9, {"new": True})
+    assert http.post(f"/jobs/{job_id}/discard") is None
+    assert http.state(job_id) == "failed"
+    other = http.push(queue)
+    assert http.post(f"/jobs/{other}/cancel") is None
+    assert http.state(other) == "unknown"
+
+
+# --- queues
+
+
+def test_a_queue_is_paused_and_limited(http: HttpClient, queue: str) -> None:
+    """And the list of queues says so."""
+    http.push(queue)
+    for path, body in (
+        ("pause", None),
+        ("rate-limit", {"limit": 7}),
+        ("concurrency", {"limit": 2}),
+    ):
+        assert http.post(f"/queues/{queue}/{path}", body) is None
+    assert http.get(f"/queues/{queue}/paused") is True
+    listed = http.ask("GET", "/queues")
+    assert listed["data"] == listed["queues"]
+    info = next(info for info in listed["queues"] if info["name"] == queue)
+    assert (info["paused"], info["rate_limit"], info["concurrency_limit"]) == (True, 7, 2)
+    assert http.post(f"/queues/{queue}/resume") is None
+    assert http.delete(f"/queues/{queue}/rate-limit") is None
+    assert http.delete(f"/queues/{queue}/concurrency") is None
+    assert http.get(f"/queues/{queue}/paused") is False
+
+
+def test_a_queues_defaults_are_set_and_read(http: HttpClient, queue: str) -> None:
+    """Without a body they are only read."""
+    assert http.post(f"/queues/{queue}/config", {"keep_completed_count": 5})
+    assert http.post(f"/queues/{queue}/config")["keep_completed_count"] == 5
+
+
+def test_jobs_are_removed_in_bulk(http: HttpClient, queue: str) -> None:
+    """Drained, cleaned, and the whole queue under both of its paths."""
+    for n in range(2):
+        http.push(queue, n)
+    assert http.get(f"/queues/{queue}/count") == 2
+    assert http.post(f"/queues/{queue}/drain") == 2
+    http.push(queue)
+    body = {"grace": 0, "state": "waiting", "limit": 10}
+    assert http.post(f"/queues/{queue}/clean", body) == 1
+    http.push(queue)
+    assert http.delete(f"/queues/{queue}/obliterate") == 1
+    http.push(queue)
+    assert http.delete(f"/queues/{queue}") == 1
+
+
+def test_crons_are_set_listed_and_removed(http: HttpClient, queue: str) -> None:
+    """Removing one that is not there is `false`, as it always was."""
+    body = {"queue": queue, "data": {"n": 1}, "schedule": "0 0 3 * * *"}
+    assert http.post(f"/crons/{queue}", body) is None
+    cron = next(cron for cron in http.get("/crons") if cron["name"] == queue)
+    assert (cron["queue"], cron["data"], cron["schedule"]) == (queue, {"n": 1}, "0 0 3 * * *")
+    assert http.delete(f"/crons/{queue}") is True
+    assert http.delete(f"/crons/{queue}") is False
+    bad = http.refused("POST", f"/crons/{queue}", {**body, "schedule": "now and then"})
+    assert (bad.status, bad.code) == (400, "cron_invalid")
+
+
+def test_figures_stand_where_older_clients_read_them(http: HttpClient, queue: str) -> None:
+    """The four counts, the metrics, and the queues beside the data."""
+    http.push(queue)
+    stats = http.ask("GET", "/stats")
+    assert all(stats[name] == stats["data"][name] for name in ("queued", "processing", "dlq"))
+    assert stats["delayed"] == stats["data"]["delayed"]
+    metrics = http.ask("GET", "/metrics")
+    assert metrics["data"] == metrics["metrics"]
+    assert queue in [known["name"] for known in metrics["metrics"]["queues"]]
+
+
+def test_anybodys_webhook_becomes_a_job(http: HttpClient, queue: str) -> None:
+    """The body is the payload, whatever JSON it is."""
+    for payload in ({"event": "paid"}, [1, "two"], None, "text"):
+        response = http.http.post(
+            f"/webhooks/incoming/{queue}", content=json.dumps(payload), headers=JSON
+        )
+        assert response.json()["data"]["data"] == payload
