@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import Final, NamedTuple
 
 import zmq
@@ -23,6 +24,7 @@ import zmq
 from flashq.client.sockets import descriptor, open_socket, readable, send
 from flashq.clock import SystemClock
 from flashq.errors import BadMessage
+from flashq.gateway import family
 from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.events import EventFan, Listener
 from flashq.gateway.lanes import Holder
@@ -172,6 +174,11 @@ class Bridge:
 
     def ask(self, ask: Ask, holder: Holder | None, done: Done | None) -> Pending:
         """Have a request carried out, and call `done` with the reply; see `Upstream.ask`."""
+        if ask.command.word == family.WORD and done is not None:
+            done = family.Family(ask, done, partial(self._ask_more, holder)).parent_known
+        return self._ask_more(holder, ask, done)
+
+    def _ask_more(self, holder: Holder | None, ask: Ask, done: Done | None) -> Pending:
         pending = self._upstream.ask(ask, holder, done, self._now_ms())
         self._soon()
         return pending

@@ -28,7 +28,6 @@ GRACE_S: Final = 0.2
 """How long a pull of a client that has stopped sending may still bring something."""
 LAST_REPLIES_S: Final = 5.0
 """How long such a client's other requests may take."""
-LOOK_S: Final = 0.02
 
 _FULL_LINE: Final = b'{"ok":false,"error":"busy: too many connections"}\n'
 
@@ -171,6 +170,8 @@ class TcpDoor:
         self._connections_max: Final = connections_max
         self._connections: Final[set[Connection]] = set()
         self._servers: Final[list[asyncio.Server]] = []
+        #: set when the last connection is gone; None before the drain
+        self._empty: asyncio.Event | None = None
         #: the Unix socket, to be removed at the end
         self._path: str | None = None
 
@@ -219,6 +220,8 @@ class TcpDoor:
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
+        if self._empty is not None and not self._connections:
+            self._empty.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Let nobody in any more, answer what was asked, and close every connection."""
@@ -229,10 +232,10 @@ class TcpDoor:
                 os.unlink(self._path)
         for connection in list(self._connections):
             connection.finish(0.0)
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + timeout_s
-        while self._connections and loop.time() < ends:
-            await asyncio.sleep(LOOK_S)
+        if self._connections:
+            self._empty = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), timeout_s)
         for connection in list(self._connections):
             connection.close()
 

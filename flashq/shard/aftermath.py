@@ -9,8 +9,10 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
+from flashq.errors import BadMessage
 from flashq.ids import job_id
 from flashq.protocol import records as r
+from flashq.protocol.codec import transcode
 from flashq.protocol.records import AnyRecord
 from flashq.shard.lifecycle import Job
 from flashq.shard.state import ShardState
@@ -87,10 +89,8 @@ class Aftermath:
             step = state.shard_count
             start = job_id(record.first, state.shard, step)
             ids = list(range(start, start + len(record.data) * step, step))
-            as_json = record.options is not None and record.options.json
-            data: list[Raw | None] | None = None
-            if not as_json:
-                data = [Raw(payload) for payload in record.data]
+            is_json = record.options is not None and record.options.json
+            data = [_told(payload, is_json=is_json) for payload in record.data]
             self._say("pushed", record.queue, ids, data=data)
 
     def _parked(self, record: r.Parked) -> None:
@@ -177,3 +177,13 @@ class Aftermath:
 
     def _queueset(self, record: r.QueueSet) -> None:
         self.woken.add(record.queue)
+
+
+def _told(payload: bytes, *, is_json: bool) -> Raw | None:
+    """Return a payload as events carry it, in MessagePack; None for one that it cannot say."""
+    if not is_json:
+        return Raw(payload)
+    try:
+        return Raw(transcode(payload, to_json=False))
+    except BadMessage:
+        return None
