@@ -58,7 +58,7 @@ from flashq.protocol.internal import (
     encode_internal,
 )
 from flashq.protocol.leases import PullBatchReply, PullReply
-from flashq.protocol.server import ShardStats, Stats
+from flashq.protocol.server import ShardStats, Stats, StatsReply
 from flashq.protocol.sessions import Hello, HelloReply
 from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.engine import Engine
@@ -238,7 +238,14 @@ class Node:
         engine = self.engine
         engine.handle(command, origin, self._now_ms, self._mono_ms)
         if isinstance(command, Stats):
-            engine.outbox.replies[-1].body.shards = [self._condition()]
+            self._complete_stats()
+
+    def _complete_stats(self) -> None:
+        """Add what only the node knows. The engine may have answered waiters after the request."""
+        for reply in reversed(self.engine.outbox.replies):
+            if isinstance(reply.body, StatsReply):
+                reply.body.shards = [self._condition()]
+                return
 
     def _check_owner(self, queue: str | None) -> None:
         """Refuse a queue of another shard, which nobody would look for here.

@@ -1,0 +1,81 @@
+"""A shard without sockets: what goes wrong between the engine and its conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashq.ids import shard_of_queue
+from flashq.protocol.codec import decode, encode_msgpack
+from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
+from flashq.protocol.internal import Granted, Internal, Recovered, ReservedUpTo, encode_internal
+from flashq.protocol.limits import EngineLimits
+from flashq.shard.identity import Identity
+from flashq.shard.node import Node
+
+WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
+QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
+
+
+def serving() -> Node:
+    """Return a node that has nothing and serves."""
+    node = Node(
+        Identity(
+            shard=0,
+            shard_count=2,
+            config_hash="",
+            limits=EngineLimits(),
+            level="async",
+            version="",
+            checkpoint_log_bytes=1 << 20,
+            message_bytes_max=1 << 20,
+            drain_timeout_ms=1000,
+        )
+    )
+    node.observe(WALL_MS, MONO_MS)
+    node.tick()
+    tell(node, Granted(epoch=1, incarnation=1, reserved=0))
+    tell(node, Recovered(cursor=0))
+    tell(node, ReservedUpTo(epoch=1, upto=1_000_000))
+    assert node.is_serving
+    return node
+
+
+def tell(node: Node, message: Internal) -> None:
+    """Give it a message of the coordinator."""
+    node.receive_coordinator(
+        [pack_header(INTERNAL, ROUTE_COORDINATOR, 0), encode_internal(message)]
+    )
+
+
+def ask(node: Node, corr: int, **request: Any) -> None:
+    """Give it a request of a client."""
+    node.receive_front(b"client", [pack_header(0, 0, corr), encode_msgpack(request)])
+
+
+def answers(node: Node) -> dict[int, Any]:
+    """Return what it answers, by corr."""
+    node.flush()
+    sent, node.out.front = node.out.front, []
+    return {
+        unpack_header(header).corr: decode(body, dict)
+        for _, frames in sent
+        for header, body in pairs(frames)
+    }
+
+
+def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go() -> None:
+    """
+    1. A pull is parked, and a delayed job is there for it.
+    2. The first thing that comes after the job is due asks for statistics: with it the job goes
+       out, and the pull is answered after the statistics.
+    3. The statistics name the shard all the same.
+    """
+    node = serving()
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1, delay=100)
+    ask(node, 2, cmd="PULLB", queue=QUEUE, count=5, timeout=60_000)
+    assert answers(node)[1]["ok"]
+    node.observe(WALL_MS + 100, MONO_MS + 100)
+    ask(node, 3, cmd="STATS")
+    told = answers(node)
+    assert [shard["shard"] for shard in told[3]["shards"]] == [0]
+    assert [job["data"] for job in told[2]["jobs"]] == [1]
