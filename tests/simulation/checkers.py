@@ -219,10 +219,10 @@ class Witness:
     def _undo(self, history: ShardHistory, seq: int, *, wiped: bool = False) -> None:
         """Undo what a shard has decided after `seq`, and see whether somebody was told of it."""
         if seq < history.seq:
-            history.losses += 1
             self._world.faults["records lost with a shard"] += 1
         before = history.truncate(seq)
         after = history.facts
+        history.losses += 1
         for job_id in before.jobs.keys() - after.jobs.keys():
             payload = before.jobs[job_id].payload
             if payload is not None:
@@ -304,8 +304,10 @@ class Witness:
                 raise Violation(f"{job!r} was never pushed")
             same = self.by_payload.setdefault(job.payload, set())
             if isinstance(job.payload, int):
-                if same and not self.has_lost_states:
-                    raise Violation(f"one push made two jobs: {job!r} and {same}")
+                others = [self.facts_of(job_id) for job_id in same]
+                real = [other for other in others if other and other.reason != "rejected"]
+                if real and job.level != "memory" and not self.has_lost_states:
+                    raise Violation(f"one push made two jobs: {job!r} and {real}")
                 if job.payload in self.refused:
                     raise Violation(f"{job!r}: refused with {self.refused[job.payload]}")
             same.add(job.id)

@@ -24,6 +24,29 @@ FAILED: Final = "failed"
 GONE: Final = "gone"
 ENDED: Final = (COMPLETED, FAILED, GONE)
 
+_STATES: Final = (READY, READY, ACTIVE, COMPLETED, FAILED)
+"""By the number of a job's state in its image."""
+
+
+class _Image(msgspec.Struct, array_like=True):
+    """The first fields of a job as the log has it whole."""
+
+    id: int
+    queue: str
+    data: bytes
+    priority: int
+    created_at: int
+    run_at: int
+    state: int
+    attempts: int
+    options: Options | None
+    started_at: int
+    ended_at: int
+    token: int
+
+
+_images: Final = msgspec.msgpack.Decoder(list[_Image]).decode
+
 _DEFAULTS: Final = Options()
 _SETTINGS: Final = QueueSettings()
 
@@ -206,6 +229,20 @@ class ShardFacts:
             self._move(job, READY, FAILED)
             job.is_retried = True
         return jobs
+
+    def _raised(self, record: r.Raised) -> list[JobFacts]:
+        """A job of level memory lasts from now on; a log that is read again meets it here first."""
+        [image] = _images(record.image)
+        job = self.jobs.get(image.id)
+        if job is None:
+            job = JobFacts(image.id, image.queue, image.data, image.options, self._level)
+            self.jobs[image.id] = job
+            job.state = _STATES[image.state]
+            job.tokens = [image.token] if image.token else []
+            if job.state == ACTIVE:
+                self.active[job.queue] += 1
+        job.level = (None if image.options is None else image.options.level) or self._level
+        return [job]
 
     # --- queues and mail
 

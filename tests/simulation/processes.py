@@ -115,7 +115,7 @@ class Process:
 
     def stop_for(self, duration_us: int) -> None:
         """Let it stand still, as SIGSTOP does."""
-        self._stopped_until_us = self.world.now_us + duration_us
+        self._stopped_until_us = max(self._stopped_until_us, self.world.now_us + duration_us)
 
     @property
     def is_stopped(self) -> bool:

@@ -75,9 +75,7 @@ class SimulatedWriter:
         self._results.append(Committed(groups))
         for task in tasks:
             if not isinstance(task, Group):
-                part = self._storage.recover(
-                    task.shard, task.cursor, self._setting.recovered_bytes
-                )
+                part = self._storage.recover(task.shard, task.cursor, self._setting.recovered_bytes)
                 self._results.append(Read(task, part))
 
     def take_results(self) -> list[Committed | Read]:
