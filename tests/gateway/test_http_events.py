@@ -1,0 +1,236 @@
+"""Events over SSE and WebSocket, as browsers read them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import StartServer
+from tests.gateway.http_client import TIMEOUT_S, HttpClient, SseEvent, base_of, sse_events
+from tests.server import Server, eventually
+
+PROBE: Final = "probe"
+
+
+@pytest.fixture
+def http(doors: Server) -> Iterator[HttpClient]:
+    """Return a client of the server that tests share."""
+    with HttpClient(doors) as client:
+        yield client
+
+
+class Stream:
+    """What a stream brings, one after the other.
+
+    Args:
+        events: yields it.
+    """
+
+    def __init__(self, events: Iterator[SseEvent]) -> None:
+        self._events: Final = events
+
+    def next(self) -> SseEvent:
+        """Return the next event that is not of a probe."""
+        return next(one for one in self._events if one.data.get("data") != PROBE)
+
+    def begin(self, probe: Callable[[], object]) -> None:
+        """Wait until events arrive.
+
+        The first listener of a server makes it subscribe to its shards, which takes a moment.
+        """
+        stopped = threading.Event()
+
+        def keep_probing() -> None:
+            while not stopped.is_set():
+                probe()
+
+        prober = threading.Thread(target=keep_probing)
+        prober.start()
+        next(self._events)
+        stopped.set()
+        prober.join()
+
+
+@contextmanager
+def stream(http: HttpClient, path: str, last_id: str | None = None) -> Iterator[Stream]:
+    """Open a stream."""
+    headers = {} if last_id is None else {"last-event-id": last_id}
+    with http.http.stream("GET", path, headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield Stream(sse_events(response))
+
+
+def test_a_queues_stream_tells_a_jobs_life(http: HttpClient, doors: Server, queue: str) -> None:
+    """One event for each thing that happens, of that queue only, in the form of older servers."""
+    with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
+        told.begin(lambda: other.push(queue, PROBE))
+        other.post(f"/queues/{queue}/drain")
+        other.push(f"{queue}-other")
+        job_id = other.push(queue, {"n": 1}, max_attempts=1)
+        other.pull(queue)
+        other.post(f"/jobs/{job_id}/progress", {"progress": 30})
+        other.post(f"/jobs/{job_id}/fail", {"error": "no"})
+        found: dict[str, SseEvent] = {}
+        while "failed" not in found:
+            event = told.next()
+            if event.data["job_id"] == job_id:
+                found[str(event.kind)] = event
+    pushed = found["pushed"]
+    assert pushed.id
+    assert pushed.data["event_type"] == "pushed"
+    assert pushed.data["queue"] == queue
+    assert pushed.data["data"] == {"n": 1}
+    assert pushed.data["timestamp"] > 1_700_000_000_000
+    assert not {"error", "progress"} & pushed.data.keys()
+    assert found["progress"].data["progress"] == 30
+    assert found["failed"].data["error"] == "no"
+
+
+def test_a_batch_is_told_job_by_job(http: HttpClient, doors: Server, queue: str) -> None:
+    """Also when it was pushed in one request."""
+    with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
+        told.begin(lambda: other.push(queue, PROBE))
+        ids = other.post(f"/queues/{queue}/jobs/batch", {"jobs": [{"data": n} for n in range(500)]})
+        assert [told.next().data["job_id"] for _ in ids] == ids
+
+
+def test_a_payload_over_several_lines_is_one_line(
+    http: HttpClient, doors: Server, queue: str
+) -> None:
+    """A line break in it would end the message in the middle."""
+    with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
+        told.begin(lambda: other.push(queue, PROBE))
+        other.http.post(
+            f"/queues/{queue}/jobs",
+            content=b'{"data": {\n  "a": 1,\r\n  "b": [ ]\n}}',
+            headers={"content-type": "application/json"},
+        )
+        assert told.next().data["data"] == {"a": 1, "b": []}
+
+
+def test_who_comes_back_goes_on_where_he_was(http: HttpClient, doors: Server, queue: str) -> None:
+    """What happened in between is told first, nothing twice and nothing left out."""
+    with HttpClient(doors) as other:
+        with stream(http, f"/events/{queue}") as told:
+            told.begin(lambda: other.push(queue, PROBE))
+            first = other.push(queue, 1)
+            event = told.next()
+            assert event.data["job_id"] == first
+        between = [other.push(queue, n) for n in range(5)]
+        with stream(http, f"/events/{queue}", event.id) as told:
+            assert [told.next().data["job_id"] for _ in between] == between
+            later = other.push(queue, "later")
+            assert told.next().data["job_id"] == later
+
+
+@pytest.mark.parametrize("last_id", ["0123456789ab-7", "nonsense", "-", "9" * 400])
+def test_who_comes_back_from_elsewhere_is_told_that_he_missed_something(
+    http: HttpClient, doors: Server, queue: str, last_id: str
+) -> None:
+    """From another gateway, or from before this one was started anew."""
+    with stream(http, f"/events/{queue}", last_id) as told:
+        assert told.next().kind == "missed"
+
+
+def test_who_does_not_read_is_told_and_let_go(http: HttpClient, doors: Server, queue: str) -> None:
+    """More happens than is kept: the stream ends with a notice, and nothing has piled up."""
+    where = urlsplit(base_of(doors))
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(TIMEOUT_S)
+        slow.connect((where.hostname or "", where.port or 0))
+        request = f"GET /events/{queue} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        slow.sendall(request.encode())
+        received = b""
+        while b"pushed" not in received:
+            http.push(queue)
+            slow.settimeout(0.05)
+            try:
+                received += slow.recv(1024)
+            except TimeoutError:
+                continue
+        slow.settimeout(TIMEOUT_S)
+        jobs = [{"data": "x" * 1000} for _ in range(1000)]
+        for _ in range(25):
+            http.post(f"/queues/{queue}/jobs/batch", {"jobs": jobs})
+        while part := slow.recv(1024 * 1024):
+            received = received[-4096:] + part
+    assert b"event: dropped\ndata: {" in received
+    http.delete(f"/queues/{queue}")
+
+
+def test_events_over_websocket(doors: Server, http: HttpClient, queue: str) -> None:
+    """One frame for each event; what the client sends is ignored."""
+    address = base_of(doors).replace("http://", "ws://")
+    with connect(f"{address}/ws/{queue}") as one, connect(f"{address}/ws") as all_:
+        for listener in (one, all_):
+            listener.send("anything")
+            listener.send(b"anything")
+        _begin(one, lambda: http.push(queue, PROBE))
+        _begin(all_, lambda: http.push(queue, PROBE))
+        job_id = http.push(queue, {"n": 2})
+        for listener in (one, all_):
+            event = _event_of(listener, job_id)
+            assert (event["event_type"], event["queue"]) == ("pushed", queue)
+            assert event["data"] == {"n": 2}
+
+
+def _begin(listener: ClientConnection, probe: Callable[[], object]) -> None:
+    """Wait until events arrive."""
+
+    def has_come() -> bool:
+        probe()
+        try:
+            return bool(listener.recv(timeout=0.05))
+        except TimeoutError:
+            return False
+
+    eventually(has_come, "an event")
+
+
+def _event_of(listener: ClientConnection, job_id: int) -> dict[str, Any]:
+    while True:
+        event: dict[str, Any] = json.loads(listener.recv(timeout=TIMEOUT_S))
+        if event["job_id"] == job_id:
+            return event
+
+
+def test_the_dashboards_figures_over_websocket(doors: Server, http: HttpClient, queue: str) -> None:
+    """At once, and then every second."""
+    http.push(queue)
+    http.post("/workers/w-1/heartbeat", {"queues": [queue], "concurrency": 2})
+    with connect(base_of(doors).replace("http://", "ws://") + "/ws/dashboard") as dashboard:
+        figures = json.loads(dashboard.recv(timeout=TIMEOUT_S))
+        assert {"queued", "processing", "delayed", "dlq"} <= figures["stats"].keys()
+        assert {"stats", "metrics", "queues", "workers", "metrics_history", "timestamp"} <= (
+            figures.keys()
+        )
+        assert "w-1" in [worker["id"] for worker in figures["workers"]]
+        while queue not in [known["name"] for known in figures["queues"]]:
+            figures = json.loads(dashboard.recv(timeout=TIMEOUT_S))
+
+
+def test_listeners_are_told_when_the_gateway_stops(start_server: StartServer) -> None:
+    """Streams end and sockets are closed, so that clients go elsewhere."""
+    server = start_server("--shards", "1")
+    address = base_of(server)
+    with (
+        httpx.stream("GET", f"{address}/events", timeout=TIMEOUT_S) as response,
+        connect(address.replace("http://", "ws://") + "/ws") as listener,
+    ):
+        assert response.status_code == 200
+        listener.ping().wait(5)
+        assert server.terminate() == 0
+        list(response.iter_lines())
+        assert list(listener) == []
+        assert listener.close_code in (1001, 1012)
