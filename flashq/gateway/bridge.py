@@ -242,21 +242,25 @@ class Bridge:
         for _ in range(MESSAGES_PER_TURN_MAX):
             frames = receive(socket) if readable(socket) else None
             if frames is None:
+                is_drained = True
                 break
             try:
                 upstream.receive(frames, now)
             except BadMessage as error:
                 self._log.warning("dropped a message of the router", reason=error.text)
+        else:
+            is_drained = False
         upstream.tick(now)
         for frames in upstream.data_to_send():
             send(socket, frames)
+            is_drained = False  # sending may have consumed the news of an arrival
         if (upstream.ready or upstream.refused is not None) and not self._greeted.is_set():
             self._greeted.set()
         if upstream.must_reopen:
             self._log.warning("the router does not answer; connecting again")
             self._close_socket()
             self._open()
-        elif readable(socket):
+        elif not is_drained and readable(socket):
             self._soon()
         self._set_timer(now)
 

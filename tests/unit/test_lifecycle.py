@@ -70,6 +70,17 @@ def test_the_terminals_signals_are_the_supervisors_business(number: signal.Signa
     assert alone.stopping
 
 
+def test_a_loop_of_its_own_can_take_the_signals() -> None:
+    """An asyncio program handles signals in its loop, and tells the lifecycle which way it went."""
+    every = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    assert Lifecycle(TerminalReport("x")).stop_signals == every
+    life = Lifecycle(TerminalReport("x"), supervised=True)
+    assert life.stop_signals == (signal.SIGTERM,)
+    assert not life.stopping
+    life.stop()
+    assert life.stopping
+
+
 def test_a_supervised_program_says_one_line() -> None:
     """The supervisor reads one line per start; a failure after ready has nobody to read it."""
     read_fd, write_fd = os.pipe()
