@@ -15,6 +15,9 @@ RESTART_DELAY_MS: Final = 100
 RESTART_DELAY_MS_MAX: Final = 5000
 STABLE_MS: Final = 10_000
 """A program that was ready for so long and then dies is not in a crash loop."""
+START_DEATHS_MAX: Final = 5
+"""How often a program may die without a word before the server is up: somebody's SIGKILL, or that
+of a machine short of memory, says nothing of the next try, but a crash at each try does."""
 DRAIN_GRACE_MS: Final = 1000
 """What a program gets beyond its own drain time-out before it is killed."""
 
@@ -100,7 +103,7 @@ class _Life:
     deaths: int = 0
     #: when it last became ready; meaningful in READY only
     ready_at_ms: int = 0
-    #: when to fork it again; set only in AWAY and while the server is up
+    #: when to fork it again; set only in AWAY and while the server is not told to stop
     restart_at_ms: int | None = None
 
 
@@ -171,11 +174,13 @@ class Engine:
         life = self._lives[name]
         was_stable = life.state is State.READY and mono_ms - life.ready_at_ms >= STABLE_MS
         life.state = State.AWAY
-        if self.phase is Phase.STARTING:
-            self._refuse(f"{name} {how} before the server was ready", mono_ms)
-        elif self.phase is Phase.UP:
+        if self.phase in (Phase.STARTING, Phase.UP):
             life.deaths = 1 if was_stable else life.deaths + 1
-            self._plan_restart(life, how, mono_ms)
+            if self.phase is Phase.STARTING and life.deaths > START_DEATHS_MAX:
+                text = f"{name} {how} before the server was ready, {life.deaths} times"
+                self._refuse(text, mono_ms)
+            else:
+                self._plan_restart(life, how, mono_ms)
         elif self.phase is Phase.DRAINING:
             self._next_stage(mono_ms)
 

@@ -119,7 +119,7 @@ def test_a_program_that_cannot_start_ends_the_server_with_its_sentence(start: St
     assert server.errors() == "server: router cannot start: its port is in use\n"
 
 
-def test_a_program_that_dies_at_its_start_ends_the_server(start: Start) -> None:
+def test_a_program_that_dies_at_each_start_ends_the_server(start: Start) -> None:
     """Also a crash without a word is told, with the signal's name."""
     server = start("shard", "die")
     server.rest()

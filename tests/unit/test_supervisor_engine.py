@@ -9,6 +9,7 @@ from flashq.supervisor.engine import (
     RESTART_DELAY_MS,
     RESTART_DELAY_MS_MAX,
     STABLE_MS,
+    START_DEATHS_MAX,
     Action,
     Announce,
     Engine,
@@ -197,14 +198,32 @@ def test_a_program_that_cannot_start_stops_the_server_with_its_sentence() -> Non
     assert not any(isinstance(action, Refuse) for action in actions)
 
 
-def test_a_program_that_dies_without_a_word_at_the_start_stops_the_server() -> None:
-    """A segmentation fault at import is reported as what it is, and not repeated for ever."""
+def test_a_program_that_is_killed_at_the_start_is_started_again() -> None:
+    """
+    1. While a server starts, and recovers millions of jobs, one of its programs is killed.
+    2. The others go on, that one is forked again, and the server is announced as ever.
+    """
     engine = an_engine()
     engine.start()
     taken(engine)
-    engine.exited("shard 0", "was killed by SIGSEGV", 1)
+    engine.exited("shard 0", "was killed by SIGKILL", 1)
+    assert without_logs(engine) == [Fork("shard 0")]
+    for name in NAMES:
+        engine.ready(name, (), 2)
+    assert taken(engine) == [Announce(())]
+
+
+def test_a_program_that_dies_at_each_start_stops_the_server() -> None:
+    """A segmentation fault at import is reported as what it is, and not repeated for ever."""
+    engine = an_engine()
+    engine.start()
+    for _ in range(START_DEATHS_MAX):
+        engine.exited("shard 0", "was killed by SIGSEGV", 0)
+        engine.tick(engine.next_deadline_ms() or 0)
+    assert without_logs(engine)[-1] == Fork("shard 0")
+    engine.exited("shard 0", "was killed by SIGSEGV", 0)
     assert taken(engine) == [
-        Refuse("shard 0 was killed by SIGSEGV before the server was ready"),
+        Refuse("shard 0 was killed by SIGSEGV before the server was ready, 6 times"),
         Terminate("router"),
     ]
 
