@@ -17,7 +17,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import errors as postgres_errors
 
-from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append
 from flashq.storage.port import Opened
 from flashq.storage.queries import migrations, named_queries
@@ -165,8 +165,8 @@ class PostgresStorage(TableStorage):
         try:
             with translated():
                 yield
-        except FlashQError:
-            self.close()
+        except StorageUnavailable:
+            self._disconnect()
             raise
 
     def _connect(self) -> list[str]:
@@ -205,6 +205,9 @@ class PostgresStorage(TableStorage):
     def close(self) -> None:
         """Close the connection, and so let go of the lock."""
         self._is_open = False
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

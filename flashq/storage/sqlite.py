@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.lockfile import LOCK_WAIT_MS, Lockfile
 from flashq.protocol.internal import Append
 from flashq.storage.port import Opened
@@ -126,7 +126,7 @@ class SqliteStorage(TableStorage):
         try:
             with translated(self._path):
                 yield
-        except FlashQError:
+        except StorageUnavailable:
             self._disconnect()
             raise
 

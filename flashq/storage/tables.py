@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from typing import Any, Final
 from zlib import crc32
 
 from msgspec import Struct, structs
 
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
 from flashq.storage.port import Generation, Grant, Opened, Put, StoredShard, Write
 
@@ -91,7 +91,7 @@ class Tables(ABC):
 
     @abstractmethod
     def _guarded(self) -> AbstractContextManager[None]:
-        """Turn the database's errors into the port's; after one, forget the connection."""
+        """Turn the database's errors into the port's; one that is away is disconnected from."""
 
     @abstractmethod
     def _rows(self, query: str, **values: Any) -> Sequence[Row]:
@@ -227,6 +227,10 @@ class TableStorage(Tables):
         names of the migrations that this took."""
 
     @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the connection, if there is one."""
+
+    @abstractmethod
     def _transaction(self) -> AbstractContextManager[None]:
         """Carry out what is done within as one, forced to the disk at its end."""
 
@@ -259,24 +263,33 @@ class TableStorage(Tables):
         Raises:
             ConfigError, StorageUnavailable: as `open` does.
         """
-        with self._guarded():
+        with self._closed_on_error(), self._guarded():
             return self._connect()
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Let nobody go on with a storage that could not be opened."""
+        try:
+            yield
+        except FlashQError:
+            self._disconnect()
+            raise
 
     def open(self, shard_count: int) -> Opened:
         """Take hold of the storage, and say what is there."""
         self._is_open = False
-        with self._guarded():
+        with self._closed_on_error(), self._guarded():
             self._connect()
             opened = self._read_tables()
             if opened is None:
                 self._make(shard_count)
                 opened = self._read_tables()
             assert opened is not None, "it has just been made"
-        if len(opened.shards) != shard_count:
-            raise ConfigError(
-                f"shards is {shard_count}, but the storage was made for {len(opened.shards)}, "
-                "which cannot be changed"
-            )
+            if len(opened.shards) != shard_count:
+                raise ConfigError(
+                    f"shards is {shard_count}, but the storage was made for "
+                    f"{len(opened.shards)}, which cannot be changed"
+                )
         self._superseded = dict.fromkeys(range(shard_count))
         self._is_open = True
         return opened
