@@ -223,8 +223,20 @@ _payload_from_msgpack: Final = msgspec.msgpack.Decoder().decode
 _payload_from_json: Final = msgspec.json.Decoder().decode
 
 
+def _with_floats(value: Any) -> Any:
+    """Return a value from JSON with the integers that MessagePack cannot hold as floats."""
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value) if abs(value) < 10**300 else str(value)
+    return value
+
+
 def transcode(payload: bytes, *, to_json: bool) -> bytes:
-    """Return a payload in the other encoding: bin becomes base64, time stamps RFC 3339.
+    """Return a payload in the other encoding: bin becomes base64, time stamps RFC 3339, and
+    integers beyond 64 bits floats.
 
     Raises:
         BadMessage: the payload is damaged, or has a map key that JSON cannot hold.
@@ -232,6 +244,10 @@ def transcode(payload: bytes, *, to_json: bool) -> bytes:
     try:
         if to_json:
             return _payload_to_json(_payload_from_msgpack(payload))
-        return encode_msgpack(_payload_from_json(payload))
+        value = _payload_from_json(payload)
+        try:
+            return encode_msgpack(value)
+        except OverflowError:
+            return encode_msgpack(_with_floats(value))
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
         raise BadMessage(detail=f"payload cannot be transcoded: {error}") from None

@@ -5,6 +5,7 @@ Reads the state as it is *before* the records take effect, because afterwards jo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -44,12 +45,20 @@ class Aftermath:
 
     Args:
         state: as it is before they take effect.
-        with_events: somebody listens.
+        with_events: somebody listens to all events.
+        wanted: tells of an event and a queue whether somebody wants that; None: nobody wants any.
     """
 
-    def __init__(self, state: ShardState, *, with_events: bool) -> None:
+    def __init__(
+        self,
+        state: ShardState,
+        *,
+        with_events: bool,
+        wanted: Callable[[str, str], bool] | None = None,
+    ) -> None:
         self._state = state
         self._with_events = with_events
+        self._wanted = wanted
         self.woken: set[str] = set()
         self.ended: list[Ended] = []
         self.happenings: list[Happening] = []
@@ -63,8 +72,11 @@ class Aftermath:
             if method is not None:
                 method(record)
 
+    def _is_heard(self, event: str, queue: str) -> bool:
+        return self._with_events or (self._wanted is not None and self._wanted(event, queue))
+
     def _say(self, event: str, queue: str, ids: list[int], **more: Any) -> None:
-        if self._with_events:
+        if self._is_heard(event, queue):
             self.happenings.append(Happening(event, queue, ids, **more))
 
     def _say_by_queue(self, event: str, ids: list[int]) -> None:
@@ -84,7 +96,7 @@ class Aftermath:
 
     def _pushed(self, record: r.Pushed) -> None:
         self.woken.add(record.queue)
-        if self._with_events:
+        if self._is_heard("pushed", record.queue):
             state = self._state
             step = state.shard_count
             start = job_id(record.first, state.shard, step)

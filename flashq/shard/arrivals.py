@@ -232,8 +232,7 @@ def _freed(state: ShardState, record: r.Freed) -> None:
 def _watched_by(state: ShardState, record: r.WatchedBy) -> None:
     extra = state.take(record.id).need_extra()
     watchers = extra.watchers = extra.watchers or []
-    if record.dependent not in watchers:
-        watchers.append(record.dependent)
+    watchers.append(record.dependent)  # which asks after each job it waits for once
 
 
 ARRIVALS: Final[dict[type, Callable[[ShardState, Any], None]]] = {

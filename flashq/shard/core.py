@@ -20,6 +20,7 @@ from flashq.protocol.records import Answer, AnyRecord, Entry
 from flashq.shard.aftermath import Aftermath, Ended
 from flashq.shard.context import Context
 from flashq.shard.evolve import evolve
+from flashq.shard.hooks import Hooks
 from flashq.shard.outbox import Origin, Outbox, Reply
 from flashq.shard.state import ShardState, is_volatile
 from flashq.shard.timers import Timers
@@ -64,6 +65,8 @@ class Core:
         self.gate = 0
         #: somebody listens to events
         self.wants_events = False
+        #: what webhooks want to be told of; None for nothing
+        self.hooks: Hooks | None = None
         self._event_seq = 0
         #: parked pulls by queue, first come first; parked waits by job
         self.pulls: dict[str, deque[Waiter]] = {}
@@ -96,10 +99,13 @@ class Core:
             durable: whether later replies wait until this is safe.
             answer: for repeats of the request that caused this.
         """
-        state = self.state
-        if self.pulls or self.waits or self.wants_events:
-            aftermath = Aftermath(state, with_events=self.wants_events)
+        state, hooks = self.state, self.hooks
+        if self.pulls or self.waits or self.wants_events or hooks is not None:
+            wanted = None if hooks is None else hooks.want
+            aftermath = Aftermath(state, with_events=self.wants_events, wanted=wanted)
             aftermath.note(records)
+            if hooks is not None and aftermath.happenings:
+                records = [*records, *hooks.mail(aftermath.happenings, state.now_ms)]
             self.woken |= aftermath.woken
             self.ended += aftermath.ended
         else:
@@ -114,7 +120,7 @@ class Core:
             self.outbox.entries.append(entry)
             if durable:
                 self.gate = state.seq
-        if aftermath is not None and aftermath.happenings:
+        if self.wants_events and aftermath is not None and aftermath.happenings:
             self._publish(aftermath)
 
     def _publish(self, aftermath: Aftermath) -> None:

@@ -34,6 +34,7 @@ from flashq.shard.context import Context, Decision
 from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers import changing, inspecting, leasing, peers, producing
 from flashq.shard.handlers import queues as queue_handlers
+from flashq.shard.hooks import Hooks
 from flashq.shard.leases import Leases
 from flashq.shard.lifecycle import DELAYED, WAITING
 from flashq.shard.outbox import Origin, Outbox
@@ -164,6 +165,10 @@ class Engine:
     def listen(self, wanted: bool) -> None:
         """Say whether anybody listens to events; if not, none are made."""
         self._core.wants_events = wanted
+
+    def tell(self, hooks: Hooks) -> None:
+        """Say what webhooks want to be told of, from now on."""
+        self._core.hooks = hooks or None
 
     def start(self, now_ms: int, mono_ms: int) -> None:
         """Begin, after recovery: what was under way gets its time anew."""

@@ -7,6 +7,7 @@ from enum import Enum
 from msgspec import Struct
 
 from flashq.protocol.limits import EngineLimits
+from flashq.protocol.sessions import HelloReply
 
 
 class Phase(Enum):
@@ -41,3 +42,19 @@ class Identity(Struct, frozen=True):
     checkpoint_log_bytes: int
     message_bytes_max: int
     drain_timeout_ms: int
+
+    def hello_reply(self, epoch: int) -> HelloReply:
+        """Return what a client that asks this shard itself is told of it."""
+        epochs = [0] * self.shard_count
+        epochs[self.shard] = epoch
+        return HelloReply(
+            version=self.version,
+            boot=epoch,
+            shard_count=self.shard_count,
+            epochs=epochs,
+            heartbeat_interval=self.limits.heartbeat_interval_ms,
+            session_timeout=self.limits.session_timeout_ms,
+            batch_jobs_max=self.limits.batch_jobs_max,
+            payload_bytes_max=self.limits.payload_bytes_max,
+            message_bytes_max=self.message_bytes_max,
+        )

@@ -338,8 +338,7 @@ def canonical(state: ShardState) -> dict[str, Any]:
         "ended": state.ended,
         "outcomes": [
             (number, page.ended_mark, bytes(page.outcomes or b""))
-            for number in state.outcome_pages
-            if (page := state.index.pages[number])
+            for number, page in ((key, state.index.pages[key]) for key in state.outcome_pages)
         ],
     }
 

@@ -43,6 +43,7 @@ from flashq.protocol.internal import (
     CheckpointSafe,
     Fetch,
     Granted,
+    Heeded,
     Internal,
     Mail,
     MailAck,
@@ -54,15 +55,17 @@ from flashq.protocol.internal import (
     Safe,
     ShardHello,
     ShardReady,
+    Wanted,
     decode_internal,
     encode_internal,
 )
 from flashq.protocol.leases import PullBatchReply, PullReply
 from flashq.protocol.server import ShardStats, Stats, StatsReply
-from flashq.protocol.sessions import Hello, HelloReply
+from flashq.protocol.sessions import Hello
 from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
+from flashq.shard.hooks import Hooks
 from flashq.shard.identity import Identity, Phase
 from flashq.shard.journal import Journal
 from flashq.shard.mailing import Mailing
@@ -106,6 +109,8 @@ class Node:
         self._engine: Engine | None = None
         #: whether somebody listens to events; that may be known before there is an engine
         self._is_heard = False
+        #: what webhooks want to be told of; that may be known before there is an engine
+        self._hooks = Hooks(())
         self._journal = Journal(identity.shard, 0, 0)
         self._replies: Gate[Reply] = Gate()
         self._gated_events: Gate[tuple[bytes, bytes]] = Gate()
@@ -233,7 +238,7 @@ class Node:
             self._send_reply(Reply(origin, codec.error_reply(error), 0, 0))
             return
         if isinstance(command, Hello):
-            self._send_reply(Reply(origin, self._hello_reply(), 0, 0))
+            self._send_reply(Reply(origin, self._identity.hello_reply(self._epoch), 0, 0))
             return
         engine = self.engine
         engine.handle(command, origin, self._now_ms, self._mono_ms)
@@ -258,22 +263,6 @@ class Node:
         owner = shard_of_queue(queue, self._identity.shard_count)
         if owner != self._identity.shard:
             raise InvalidRequest(detail=f"queue '{queue[:64]}' belongs to shard {owner}")
-
-    def _hello_reply(self) -> HelloReply:
-        identity, limits = self._identity, self._identity.limits
-        epochs = [0] * identity.shard_count
-        epochs[identity.shard] = self._epoch
-        return HelloReply(
-            version=identity.version,
-            boot=self._epoch,
-            shard_count=identity.shard_count,
-            epochs=epochs,
-            heartbeat_interval=limits.heartbeat_interval_ms,
-            session_timeout=limits.session_timeout_ms,
-            batch_jobs_max=limits.batch_jobs_max,
-            payload_bytes_max=limits.payload_bytes_max,
-            message_bytes_max=identity.message_bytes_max,
-        )
 
     def _condition(self) -> ShardStats:
         state, engine = self._state, self.engine
@@ -430,6 +419,7 @@ class Node:
         self._release(state.seq)
         self._engine = Engine(state, identity.limits, epoch=self._epoch, level=identity.level)
         self._engine.listen(self._is_heard)
+        self._engine.tell(self._hooks)
         self.phase = Phase.RESERVING
         self._reserve()
 
@@ -506,6 +496,12 @@ class Node:
             self._resyncing = False
             self._go_on(seq)
         self._next_slice()
+
+    def _on_wanted(self, message: Wanted) -> None:
+        self._hooks = Hooks(message.pairs)
+        if self._engine is not None:
+            self._engine.tell(self._hooks)
+        self._tell(Heeded(shard=self._identity.shard, version=message.version))
 
     def _on_mail(self, mail: Mail) -> None:
         self._take_mail(mail, self._tell)
@@ -589,6 +585,7 @@ _FROM_COORDINATOR: Final[dict[type, Callable[[Node, Any], None]]] = {
     Resumed: Node._on_resumed,
     Safe: Node._on_safe,
     CheckpointSafe: Node._on_checkpoint_safe,
+    Wanted: Node._on_wanted,
     Mail: Node._on_mail,
     MailAck: Node._on_mail_ack,
 }

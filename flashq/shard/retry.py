@@ -12,6 +12,8 @@ from typing import Final
 from flashq.protocol.records import Options
 
 BACKOFF_DOUBLINGS_MAX: Final = 10
+DELAY_MS_MAX: Final = 2**52
+"""What the log and every client can hold when the time of day is added."""
 UNPACED_RETRY_MS: Final = 1000
 UNPACED_FAILURES_MAX: Final = 2
 """So many failures of a job with endless retries and no backoff are retried at once."""
@@ -34,10 +36,10 @@ def retry_delay_ms(options: Options, job_id: int, attempts: int) -> int:
         unpaced = not options.max_attempts and attempts > UNPACED_FAILURES_MAX
         return UNPACED_RETRY_MS if unpaced else 0
     delay = options.backoff << min(attempts - 1, BACKOFF_DOUBLINGS_MAX)
-    if not options.jitter:
-        return delay
-    spread = 2.0 * _unit(job_id, attempts) - 1.0
-    return round(delay * (1.0 + options.jitter * spread))
+    if options.jitter:
+        spread = 2.0 * _unit(job_id, attempts) - 1.0
+        delay = round(delay * (1.0 + options.jitter * spread))
+    return min(delay, DELAY_MS_MAX)
 
 
 def _unit(job_id: int, attempts: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from msgspec import Raw
 
 from flashq.errors import BadMessage
-from flashq.protocol.codec import encode_json, transcode
+from flashq.protocol.codec import encode_json, encode_msgpack, transcode
 from flashq.protocol.objects import (
     Attempt,
     FullJobView,
@@ -34,8 +34,10 @@ def payload(data: bytes, *, is_json: bool, json: bool) -> Raw:
     try:
         return Raw(transcode(data, to_json=json))
     except BadMessage:
-        # MessagePack can say what JSON cannot; its reader gets the bytes rather than nothing.
-        return Raw(encode_json({"msgpack": data}))
+        # One can say what the other cannot; its reader gets the bytes rather than nothing.
+        if json:
+            return Raw(encode_json({"msgpack": data}))
+        return Raw(encode_msgpack({"json": data}))
 
 
 def job_view(job: Job, origin: Origin) -> JobView:

@@ -218,7 +218,7 @@ def set_progress(context: Context, command: SetProgress, origin: Origin) -> Deci
     """Set an active job's progress."""
     text = "Job {id} not found in processing"
     job = _held_job(context, command.id, command.token, text=text)
-    progress = min(100, max(0, round(command.progress)))
+    progress = round(min(100, max(0, command.progress)))  # NaN is 0, by the order of these
     message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
     records = adopting(job, command.token, command.session)
     records.append(r.ProgressSet(job.id, progress, message))

@@ -186,6 +186,17 @@ class TestAcrossShards:
         assert pair.here.state.index.count == 0
         assert pair.here.push(HERE, unique_key="k")
 
+    def test_one_of_level_memory_refuses_it_too(self, pair: Pair) -> None:
+        """It may be gone after a crash, and nobody would be told."""
+        volatile = pair.there.push(THERE, durability="memory")
+        corr = pair.here.send("PUSH", queue=HERE, data=1, depends_on=[volatile])
+        while pair.post(pair.here, pair.there) + pair.post(pair.there, pair.here):
+            pass
+        reply = pair.here.answer(corr)
+        assert reply is not None
+        assert reply["code"] == "level_invalid"
+        assert pair.here.state.index.count == 0
+
     def test_one_that_ended_too_long_ago_refuses_it_too(self) -> None:
         """1. the other shard remembers the outcome of so many ended jobs, by whole pages; 2. the
         dependency's page is beyond that: it is not guessed how it ended."""

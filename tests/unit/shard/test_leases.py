@@ -381,6 +381,17 @@ class TestRestart:
         shard.check_recovery()
         shard.ask("ACK", id=job_id, token=job["token"])
 
+    def test_one_that_is_named_twice_is_adopted_once(self, shard: Shard) -> None:
+        """A client may say anything: the same job again, or under two lost tokens."""
+        shard.push()
+        job = shard.pull(session=ALICE)
+        shard = shard.crash(lose=1)
+        other = {"id": job["id"], "token": job["token"] + 1}
+        assert beat(shard, ALICE, job, job, other) == [job["id"]] * 2
+        assert shard.state_of(job["id"]) == "active"
+        assert shard.inner(job["id"]).lease.token == job["token"]  # type: ignore[union-attr]
+        shard.check_recovery()
+
     def test_an_adopted_job_is_watched(self, shard: Shard) -> None:
         job_id = shard.push(timeout=3_000)
         job = shard.pull(session=ALICE)

@@ -234,7 +234,20 @@ class TestFail:
 
 
 class TestProgress:
-    @pytest.mark.parametrize(("said", "kept"), [(0, 0), (55, 55), (300, 100), (-5, 0), (49.6, 50)])
+    @pytest.mark.parametrize(
+        ("said", "kept"),
+        [
+            (0, 0),
+            (55, 55),
+            (300, 100),
+            (-5, 0),
+            (49.6, 50),
+            (2**63, 100),
+            (float("inf"), 100),
+            (float("-inf"), 0),
+            (float("nan"), 0),
+        ],
+    )
     def test_is_rounded_and_clamped(self, shard: Shard, said: float, kept: int) -> None:
         job_id = shard.make_active()
         shard.ask("PROGRESS", id=job_id, progress=said, message="m")

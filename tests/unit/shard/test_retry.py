@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flashq.protocol.records import Options
-from flashq.shard.retry import is_final, retry_delay_ms
+from flashq.shard.retry import DELAY_MS_MAX, is_final, retry_delay_ms
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_jitter_moves_by_at_most_its_fraction_either_way(jitter: float) -> None:
     assert max(delays) <= 1000 * (1 + jitter) + 1
     assert max(delays) - min(delays) > 1000 * jitter
     assert abs(sum(delays) / len(delays) - 1000) < 100 * jitter
+
+
+def test_the_longest_wait_can_be_written_down() -> None:
+    """The log holds 64 bits and clients 53: the largest backoff, 1,024 times and doubled by jitter,
+    used to stop the shard when it wrote its log."""
+    options = Options(max_attempts=50, backoff=2**53 - 1, jitter=1.0)
+    delays = [retry_delay_ms(options, 7, attempts) for attempts in range(1, 50)]
+    assert max(delays) == DELAY_MS_MAX
 
 
 def test_jitter_is_a_function_of_job_and_attempt() -> None:
