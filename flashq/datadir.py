@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from flashq.errors import ConfigError
-from flashq.lockfile import Lockfile
+from flashq.lockfile import LOCK_WAIT_MS, Lockfile
 
 LOCK_NAME: Final = "flashq.lock"
 PIN_NAME: Final = "storage-uuid"
@@ -36,7 +36,7 @@ class DataDir:
                 f"data_dir {self.path} cannot be made ({error.strerror}); "
                 "name another one in FLASHQ_DATA_DIR"
             ) from error
-        self._lock = Lockfile.acquire(self.path / LOCK_NAME)
+        self._lock = Lockfile.acquire(self.path / LOCK_NAME, wait_ms=LOCK_WAIT_MS)
 
     def pin(self, uuid: bytes, *, anew: bool = False) -> None:
         """Note which storage is used here, or see that it is the same as before.
