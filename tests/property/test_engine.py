@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -22,6 +23,8 @@ from flashq.shard.state import ShardState
 from tests.property.model import Model
 from tests.property.model_objects import Fields
 from tests.unit.shard.harness import ALICE, BOB, CARL, MONO_MS, NOW_MS, Shard, plain, recovered
+
+pytestmark = pytest.mark.timeout(300)
 
 FIRST: Final = 1022
 """The first job's sequence: the page boundary at 1,024 is crossed soon."""
@@ -503,7 +506,7 @@ def normal(reply: Fields) -> Fields:
 
 TestEngineBesideModel = EngineBesideModel.TestCase
 TestEngineBesideModel.settings = settings(
-    max_examples=60,
+    max_examples=250,
     phases=(Phase.generate, Phase.shrink),
     stateful_step_count=40,
     derandomize=True,
