@@ -241,12 +241,13 @@ class ShardLinks:
 
         One that cannot be judged, since nothing is known of the shard or it is newer, belongs to a
         shard that has not noticed yet that this coordinator is new: it must not exit with its jobs,
-        and says hello again when it hears nothing.
+        and says hello again when it hears nothing. Nor must one that was granted an epoch twice, by
+        a coordinator that died and by this one, and has not heard of the second one yet.
         """
         if not 0 <= shard < len(self._links):
             return None
         link = self._links[shard]
-        if link.incarnation and epoch < link.epoch:
+        if link.incarnation and epoch < link.epoch and identity != link.identity:
             self._refuse_fenced(identity, link, epoch)
         if not link.incarnation or epoch != link.epoch:
             return None

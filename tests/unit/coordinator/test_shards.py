@@ -143,6 +143,22 @@ def test_a_grant_in_the_same_turn_fences_what_came_before_it() -> None:
 # --- recovery
 
 
+def test_a_shard_is_not_fenced_by_its_own_second_grant() -> None:
+    """
+    1. A shard is granted an epoch, recovers, and asks for sequences; its coordinator dies.
+    2. It says hello to the next one, which grants it a new epoch. Before it hears of that it asks
+       for its sequences once more, under the epoch that it knows.
+    3. It is not refused, or it would exit: it gets the grant, and begins anew under that.
+    """
+    bench = Bench()
+    [first] = bench.say(OLD, hello())
+    bench.restart(lose=False)
+    [second] = bench.say(OLD, hello(), Reserve(shard=1, epoch=first.epoch, upto=2000))
+    assert isinstance(second, Granted)
+    assert second.epoch > first.epoch
+
+
+
 def test_a_successor_recovers_everything_piece_by_piece() -> None:
     """The shard asks for each piece, so that nobody has to hold all of it."""
     bench = Bench()
