@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from flashq.errors import Busy
-from flashq.gateway.bridge import Bridge
 from flashq.gateway.events import Dropped, Happening, Listener, Missed
 from flashq.protocol.codec import encode_json
 
@@ -30,6 +29,18 @@ TAKEN_MAX: Final = 256
 """Events that a reader takes at a time."""
 UNHEARD_MAX: Final = 1_000_000
 """The bound of the bridge's own buffer, which is emptied at once."""
+
+
+class Source(Protocol):
+    """Where events come from: the bridge."""
+
+    def listen(self, listener: Listener) -> None:
+        """Begin to hand events to a listener."""
+        ...
+
+    def unlisten(self, listener: Listener) -> None:
+        """Hand nothing more to a listener."""
+        ...
 
 
 class Told(NamedTuple):
@@ -177,12 +188,12 @@ class EventLogs:
     """All logs of a gateway.
 
     Args:
-        bridge: whose events they hold.
+        source: whose events they hold.
         boot: tells this gateway's numbers from those of another.
     """
 
-    def __init__(self, bridge: Bridge, boot: str) -> None:
-        self._bridge: Final = bridge
+    def __init__(self, source: Source, boot: str) -> None:
+        self._source: Final = source
         self._boot: Final = boot
         self._logs: dict[str, EventLog] = {}
         #: those without readers, the longest lonely first
@@ -240,7 +251,7 @@ class EventLogs:
             log.close()
         else:
             self._logs[queue] = log
-            self._bridge.listen(log.listener)
+            self._source.listen(log.listener)
         return log
 
     def leave(self, log: EventLog) -> None:
@@ -257,7 +268,7 @@ class EventLogs:
     def _end(self, log: EventLog) -> None:
         if log.timer is not None:
             log.timer.cancel()
-        self._bridge.unlisten(log.listener)
+        self._source.unlisten(log.listener)
         self._lingering.pop(log.queue, None)
         self._logs.pop(log.queue, None)
         log.close()

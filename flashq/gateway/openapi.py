@@ -7,7 +7,7 @@ has no type of its own (the envelope) is made here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -73,7 +73,7 @@ def document() -> dict[str, Any]:
     names: set[str] = set()
     for route in sorted(routes, key=lambda route: (list(_TAGS).index(route.tag), route.path)):
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, names)
-    return {
+    found = {
         "openapi": "3.1.0",
         "info": {
             "title": "flashq",
@@ -98,12 +98,35 @@ def document() -> dict[str, Any]:
             },
         },
     }
+    _forget_unused(found)
+    return found
 
 
 def render() -> str:
     """Return the document as a file."""
     compact = msgspec.json.encode(document())
     return msgspec.json.format(compact, indent=2).decode() + "\n"
+
+
+def _forget_unused(found: dict[str, Any]) -> None:
+    """Remove the schemas that nothing refers to any more."""
+    schemas = found["components"]["schemas"]
+    while unused := schemas.keys() - set(_referred(found)):
+        for name in unused:
+            del schemas[name]
+
+
+def _referred(value: Any) -> Iterator[str]:
+    """Yield the name of every schema that is referred to."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "$ref":
+                yield inner.removeprefix(_PREFIX)
+            else:
+                yield from _referred(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _referred(inner)
 
 
 class _Schemas:

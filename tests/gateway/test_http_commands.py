@@ -108,12 +108,9 @@ def test_a_flow_runs_its_parent_after_its_children(http: HttpClient, queue: str)
     parent = flow["parent_id"]
     assert http.state(parent) == "waitingparent"
     http.post(f"/jobs/{http.pull(f'{queue}-c')['id']}/ack", {})
-    seen = eventually(
-        lambda: (
-            found if (found := http.get(f"/jobs/{parent}/children"))["completed"] == 1 else None
-        ),
-        "one child completed",
-    )
+    path = f"/jobs/{parent}/children"
+    eventually(lambda: http.get(path)["completed"] == 1, "one child completed")
+    seen = http.get(path)
     assert seen["total"] == 2
     assert seen["children_ids"] == flow["children_ids"]
 

@@ -1,0 +1,93 @@
+"""The page that Prometheus reads."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flashq.gateway import prometheus
+from flashq.gateway.http_overview import View
+from flashq.gateway.prometheus import Durations, GatewayFigures, render
+from flashq.protocol.objects import Metrics, QueueInfo
+from flashq.protocol.server import ShardStats, StatsReply
+
+NOBODY = GatewayFigures(workers=3, listeners=2, websockets=1, outstanding=0)
+
+
+def queue(name: str, pending: int = 0) -> QueueInfo:
+    """Return a queue with so many jobs."""
+    return QueueInfo(
+        name=name, pending=pending, processing=0, dlq=0, paused=False,
+        rate_limit=None, concurrency_limit=None,
+    )  # fmt: skip
+
+
+def view(*queues: QueueInfo) -> View:
+    """Return a server with these queues and one shard."""
+    shard = ShardStats(
+        shard=0, epoch=7, jobs=5, bytes=100, sessions=2, waiters=1, unsafe_bytes=9,
+        log_seq=20, safe_seq=15, mailbox_out=0,
+    )  # fmt: skip
+    stats = StatsReply(
+        ok=True, queued=5, processing=1, delayed=2, dlq=4, shards=[shard], missing_shards=[1]
+    )
+    metrics = Metrics(
+        total_pushed=10, total_completed=6, total_failed=4, total_expired=0, total_cancelled=0,
+        total_retried=0, total_timed_out=0, total_stalled=0, total_lost=0, total_evicted=0,
+        jobs_per_second=1.234, avg_latency_ms=5.678, queues=[],
+    )  # fmt: skip
+    return View(stats=stats, metrics=metrics, queues=list(queues), timestamp=5)
+
+
+def values(page: bytes) -> dict[tuple[str, ...], float]:
+    """Return each sample of a page by its name and the values of its labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def test_older_series_are_there_and_declared() -> None:
+    """Totals as counters, which older servers forgot to declare."""
+    page = render(Durations(), view(queue("q", 5)), NOBODY)
+    found = values(page)
+    assert found["flashq_jobs_pushed_total",] == 10
+    assert found["flashq_jobs_current", "dlq"] == 4
+    assert found["flashq_throughput_per_second",] == 1.23
+    assert found["flashq_latency_ms",] == 5.68
+    assert found["flashq_queue_jobs", "q", "pending"] == 5
+    assert found["flashq_workers_active",] == 3
+    assert found["flashq_shard_unsafe_records", "0"] == 5
+    assert found["flashq_shards_missing",] == 1
+    assert b"# TYPE flashq_jobs_pushed_total counter" in page
+    assert b"# HELP flashq_jobs_pushed_total" in page
+
+
+def test_names_are_escaped() -> None:
+    """A queue's name is a label's value and nothing else."""
+    name = 'a"} 1\nflashq_fake{x="\\'
+    found = values(render(Durations(), view(queue(name, 1)), NOBODY))
+    assert found["flashq_queue_jobs", name, "pending"] == 1
+    assert not [key for key in found if key[0] == "flashq_fake"]
+
+
+def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fullest queues are shown, and all are counted."""
+    monkeypatch.setattr(prometheus, "QUEUES_MAX", 2)
+    queues = [queue(f"q{n}", n) for n in range(5)]
+    found = values(render(Durations(), view(*queues), NOBODY))
+    assert {key[1] for key in found if key[0] == "flashq_queue_jobs"} == {"q4", "q3"}
+    assert found["flashq_queues",] == 5
+
+
+def test_requests_are_counted_by_command_and_outcome() -> None:
+    """With their durations."""
+    durations = Durations()
+    durations.observe("PUSH", "ok", 0.004)
+    durations.observe("PUSH", "ok", 0.3)
+    durations.observe("PUSH", "busy", 0.001)
+    found = values(render(durations, view(), NOBODY))
+    assert found["flashq_http_request_seconds_count", "PUSH", "ok"] == 2
+    assert found["flashq_http_request_seconds_count", "PUSH", "busy"] == 1
+    assert found["flashq_http_request_seconds_sum", "PUSH", "ok"] == pytest.approx(0.304)
