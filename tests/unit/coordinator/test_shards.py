@@ -158,7 +158,6 @@ def test_a_shard_is_not_fenced_by_its_own_second_grant() -> None:
     assert second.epoch > first.epoch
 
 
-
 def test_a_successor_recovers_everything_piece_by_piece() -> None:
     """The shard asks for each piece, so that nobody has to hold all of it."""
     bench = Bench()
