@@ -210,6 +210,9 @@ def test_a_job_that_json_cannot_hold_is_still_handed_to_its_reader(
     jobs = reader.ask("PULLB", queue="odd-data", count=9, timeout=0)["jobs"]
     assert len(jobs) == 4
     assert reader.ask("ACKB", ids=[job["id"] for job in jobs])["ids"] == [4]
+    # Whoever lists all jobs of this server after us may not be able to read them.
+    assert dealer.ask("OBLITERATE", queue="odd-data")["ok"]
+    assert dealer.ask("GETJOBS", queue="odd-data")["total"] == 0
 
 
 def test_a_message_above_16_mebibytes_is_refused_in_words(dealer: Dealer) -> None:

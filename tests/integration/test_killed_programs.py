@@ -230,7 +230,7 @@ WORKER = """
 import sys, time
 from flashq.worker.process import Worker
 def handle(job):
-    print(job.id, flush=True)
+    print(f"{job.id}\\n", end="", flush=True)  # in one piece
     time.sleep(60)
 Worker("jobs", handle, url=sys.argv[1], concurrency=3).run()
 """

@@ -129,7 +129,7 @@ PROGRAM = """
 import sys, time
 from flashq.worker.process import Worker
 def handle(job):
-    print("took", job.id, flush=True)
+    print(f"took {job.id}\\n", end="", flush=True)  # in one piece
     while not job.cancelled:
         time.sleep(0.01)
 Worker("q", handle, url=sys.argv[1], concurrency=2, grace=200).run()
