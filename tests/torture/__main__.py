@@ -14,6 +14,7 @@ from tests.torture.report import WIDTH, print_report
 from tests.torture.run import Outcome, Plan, torture
 from tests.torture.selftest import SELF_TESTS
 
+EXTRA_S: Final = 300.0
 REPORT: Final = Path("build/torture.txt")
 
 
@@ -38,6 +39,7 @@ def main() -> int:
             seconds=flags.minutes * 60,
             seed=flags.seed,
             level=flags.level,
+            extra_s=EXTRA_S,
             say=console.print,
         )
         outcomes.append(torture(plan, keep_always=flags.keep))

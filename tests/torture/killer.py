@@ -74,14 +74,19 @@ class Killer:
         self._kinds = list(kinds)
         #: who is next, last first
         self._turns = random.sample(self._kinds, len(self._kinds))
-        self._first_turns = set(self._kinds)
+        self._promised = set(self._kinds)
         self._due = time.monotonic() + random.uniform(*pause_s)
         self._killed_at = 0.0
 
     @property
     def has_turns(self) -> bool:
-        """Whether some kind has not had its first turn."""
-        return bool(self._first_turns)
+        """Whether some kind has not had its turn that was promised."""
+        return bool(self._promised)
+
+    def promise(self, kinds: Sequence[str]) -> None:
+        """Let some kinds be next."""
+        self._turns += kinds
+        self._promised |= set(kinds)
 
     def tick(self) -> None:
         """Kill, if it is time."""
@@ -91,7 +96,7 @@ class Killer:
             weights = [WEIGHTS[kind] for kind in self._kinds]
             self._turns += self._random.choices(self._kinds, weights)
         if self._kill(self._turns[-1]):
-            self._first_turns.discard(self._turns.pop())
+            self._promised.discard(self._turns.pop())
             is_soon = not self._random.randrange(SOON_ONE_IN)
             self._killed_at = time.monotonic()
             self._due = self._killed_at + self._random.uniform(
