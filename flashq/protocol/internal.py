@@ -2,7 +2,8 @@
 
 Three conversations, all in frames with the INTERNAL flag:
 
-* A shard and the coordinator: hello and grant, recovery, the log, checkpoints, sequence blocks.
+* A shard and the coordinator: hello and grant, recovery, the log, checkpoints, sequence blocks,
+  and of what webhooks want to be told.
 * The router and the coordinator: which shards are ready, under which epoch.
 * Peers (shards among themselves, and the coordinator with shards): durable mailboxes.
 
@@ -175,6 +176,24 @@ class CheckpointSafe(Internal, kw_only=True, tag="checkpoint-safe"):
     last: bool = False
 
 
+# --- shard and coordinator: what webhooks want
+
+
+class Wanted(Internal, kw_only=True, tag="wanted"):
+    """To a shard: the pairs of queue (None for every one) and event (`*` for every one) of which
+    webhooks want to be told; these and no others, from now on. Answered by `Heeded`."""
+
+    version: int
+    pairs: list[tuple[str | None, str]]
+
+
+class Heeded(Internal, kw_only=True, tag="heeded"):
+    """What the shard decides after this follows `Wanted` of this version."""
+
+    shard: int
+    version: int
+
+
 # --- router and coordinator
 
 
@@ -264,8 +283,27 @@ class Obliterated(PeerMessage, tag="gone"):
     queue: str
 
 
+class Happened(PeerMessage, tag="told"):
+    """To the coordinator: `event` happened to jobs of a queue at `at` ms, and some webhook wants to
+    be told. `data` has payloads, results or progress in MessagePack, in line with `ids`."""
+
+    event: str
+    queue: str
+    at: int
+    ids: list[int]
+    error: str | None = None
+    data: list[bytes | None] | None = None
+
+
 AnyPeerMessage = (
-    CreateChild | ChildCreated | ChildEnded | Watch | DependencyAnswer | Fire | Obliterated
+    CreateChild
+    | ChildCreated
+    | ChildEnded
+    | Watch
+    | DependencyAnswer
+    | Fire
+    | Obliterated
+    | Happened
 )
 
 
@@ -303,6 +341,8 @@ AnyInternal = (
     | ReservedUpTo
     | CheckpointSlice
     | CheckpointSafe
+    | Wanted
+    | Heeded
     | RouterHello
     | Epochs
     | Mail

@@ -1,0 +1,156 @@
+"""Commands about webhooks: addresses that are told over HTTP of what happens to jobs.
+
+The coordinator keeps what is to be told, and hands one webhook at a time to one who delivers: a
+gateway, which asks with WEBHOOKPULL and reports with WEBHOOKDONE. A webhook's secret goes to who
+delivers, and is never shown to anybody else again.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from flashq.protocol.base import Mutation, OptionalRaw, Reply, Request, SessionId, Unsigned
+
+EVERY_EVENT = "*"
+
+
+class SetWebhook(Mutation, kw_only=True, omit_defaults=True, tag="WEBHOOK"):
+    """Adds a webhook, or replaces the one with the id `webhook`.
+
+    `url` is http or https. `events` names what is told (`*` for everything), of `queue` or, without
+    one, of all queues. With `secret` each request is signed; a replaced webhook keeps its secret
+    where none is given, and loses it to an empty one.
+    """
+
+    url: str
+    events: list[str]
+    queue: str | None = None
+    secret: str | None = None
+    webhook: str | None = None
+
+
+class WebhookReply(Reply, kw_only=True):
+    id: str
+
+
+class DeleteWebhook(Mutation, kw_only=True, tag="WEBHOOKDELETE"):
+    """Removes a webhook, and everything that it was still to be told."""
+
+    webhook: str
+
+
+class ListWebhooks(Request, kw_only=True, tag="WEBHOOKLIST"):
+    pass
+
+
+class WebhookView(Struct, kw_only=True):
+    """A webhook. `secret` is always null; `signed` tells whether there is one. `pending` and `dead`
+    count deliveries; `evicted` those that its full queue moved to the dead ones, `dropped` those
+    that its full list of dead ones forgot, both since the coordinator was started. `last_error` is
+    why the last attempt failed, null after one that did not."""
+
+    id: str
+    url: str
+    events: list[str]
+    queue: str | None
+    secret: str | None
+    created_at: int
+    signed: bool
+    pending: int
+    dead: int
+    evicted: int
+    dropped: int
+    last_error: str | None
+
+
+class WebhooksReply(Reply, kw_only=True):
+    webhooks: list[WebhookView]
+
+
+class GetDeadDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDEAD"):
+    """Gives the dead deliveries of `webhook`, or of all, oldest first; at most `limit` (100)."""
+
+    webhook: str | None = None
+    limit: Unsigned | None = None
+
+
+class DeadDelivery(Struct, kw_only=True):
+    """What a webhook could not be told, and why not: `reason`. `error` is that of the job."""
+
+    webhook: str
+    delivery: int
+    event: str
+    queue: str
+    job_id: int
+    timestamp: int
+    error: str | None
+    attempts: int
+    reason: str
+    died_at: int
+
+
+class DeadDeliveriesReply(Reply, kw_only=True):
+    deliveries: list[DeadDelivery]
+    total: int
+
+
+class RetryDeadDeliveries(Mutation, kw_only=True, omit_defaults=True, tag="WEBHOOKRETRY"):
+    """Puts dead deliveries back to be told after all others, as far as there is room: one, all of
+    `webhook`, or all. `delivery` needs `webhook`."""
+
+    webhook: str | None = None
+    delivery: Unsigned | None = None
+
+
+class PullDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKPULL"):
+    """Asks for a webhook to deliver to, and waits `timeout` ms for one.
+
+    `holder` is who asks, 16 random bytes, and `n` rises with each of its calls. `held`
+    names the leases that it works on: they are renewed, and others of it are void. With
+    `renew_only` nothing new is given.
+    """
+
+    holder: SessionId
+    n: Unsigned
+    held: list[Unsigned] = []
+    timeout: Unsigned = 0
+    renew_only: bool = False
+
+
+class Delivery(Struct, kw_only=True, omit_defaults=True):
+    """One thing to tell. `data` is the payload (pushed), the result (completed), or progress."""
+
+    delivery: int
+    event: str
+    queue: str
+    job_id: int
+    timestamp: int
+    data: OptionalRaw = None
+    error: str | None = None
+
+
+class WebhookLease(Struct, kw_only=True):
+    """A webhook that is the asker's alone for `lease_ms` from the answer on, and again from each
+    call that names `token`. `deliveries` are told in their order."""
+
+    token: int
+    webhook: str
+    url: str
+    secret: str | None
+    lease_ms: int
+    deliveries: list[Delivery]
+
+
+class PullDeliveriesReply(Reply, kw_only=True):
+    lease: WebhookLease | None
+
+
+class DeliveriesDone(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDONE"):
+    """Reports on a lease: everything up to `delivered` was told, and telling `failed` did not
+    succeed, because of `reason`. With `more` the lease goes on; a failure ends it."""
+
+    token: Unsigned
+    delivered: Unsigned = 0
+    failed: Unsigned = 0
+    reason: str | None = None
+    more: bool = False
