@@ -6,6 +6,7 @@ fenced: whoever still writes under it is refused, and exits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -126,6 +127,9 @@ class ShardLinks:
         #: shards whose log is safe further than they know, and when they are told
         self._untold: set[int] = set()
         self.tell_at_ms: int | None = None
+        #: slices that were taken and are not written yet, and whether one is being written
+        self._slices: deque[tuple[ShardLink, CheckpointSlice]] = deque()
+        self._is_writing_slice = False
         #: log that was taken and is not stored yet
         self._unsafe_bytes = 0
         #: epochs or readiness have changed since the routers were told
@@ -144,6 +148,14 @@ class ShardLinks:
         """Return where a shard that serves can be reached; None for one that does not."""
         link = self._links[shard]
         return link.identity if link.ready else None
+
+    def identity_of(self, shard: int) -> bytes | None:
+        """Return where a shard was heard last, whether it serves or not; None for nowhere."""
+        return self._links[shard].identity
+
+    def is_at(self, shard: int, identity: bytes) -> bool:
+        """Tell whether a shard was heard last at this address."""
+        return 0 <= shard < len(self._links) and self._links[shard].identity == identity
 
     def take_recoveries(self) -> list[Recovery]:
         """Return what storage has to be asked for, once the group is committed."""
@@ -364,10 +376,22 @@ class ShardLinks:
         if link.resyncing and not part.number:
             link.resync_generation = part.generation
         link.pending_slice = part
-        self._outbox.write(part)
-        self._outbox.then(partial(self._slice_stored, link, part))
+        self._slices.append((link, part))
+        self._write_slice()
+
+    def _write_slice(self) -> None:
+        """Write the next slice, if none is being written: log goes in between, however many shards
+        take their checkpoint at the same time."""
+        while self._slices and not self._is_writing_slice:
+            link, part = self._slices.popleft()
+            if link.pending_slice is part:
+                self._is_writing_slice = True
+                self._outbox.write(part)
+                self._outbox.then(partial(self._slice_stored, link, part))
 
     def _slice_stored(self, link: ShardLink, part: CheckpointSlice) -> None:
+        self._is_writing_slice = False
+        self._write_slice()
         if link.pending_slice is not part:
             return  # there is a new epoch
         link.pending_slice = None

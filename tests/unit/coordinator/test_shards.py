@@ -484,3 +484,24 @@ def test_a_shard_whose_state_is_damaged_is_refused() -> None:
     bench.coordinator.unreadable(recovery, "storage damaged: log of shard 1, 1 to 2")
     bench.take_sent()
     assert bench.said_to(NEW)[-1] == Refused(reason="storage damaged: log of shard 1, 1 to 2")
+
+
+def test_slices_of_many_shards_are_written_one_at_a_time() -> None:
+    """All shards take their checkpoint in the same moment: each group has one slice, and the log
+    that has come by then."""
+    bench = Bench()
+    epochs = [bench.start_shard(shard).epoch for shard in range(SHARDS)]
+    for shard, epoch in enumerate(epochs):
+        part = checkpoint_slice(epoch, 0)
+        part.shard = shard
+        bench.hear(b"shard-%d" % shard, part)
+    for shard in range(SHARDS):
+        bench.hear(b"shard-0", blob(0, epochs[0], shard + 1, shard + 1))
+        group = bench.coordinator.take_group()
+        assert group is not None
+        slices = [write for write in group.writes if isinstance(write, CheckpointSlice)]
+        assert [part.shard for part in slices] == [shard]
+        assert len(group.writes) == 2
+        bench.storage.write(group.writes)
+        bench.coordinator.committed(group)
+    assert bench.coordinator.take_group() is None
