@@ -16,7 +16,7 @@ from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flashq.errors import CronNotFound, FlashQError, InvalidRequest, ShuttingDown
+from flashq.errors import FlashQError, InvalidRequest, ShuttingDown
 from flashq.gateway import http_requests
 from flashq.gateway.asking import Ask
 from flashq.gateway.bridge import Bridge
@@ -32,7 +32,7 @@ from flashq.gateway.http_replies import (
 )
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.command import Command
-from flashq.protocol.jobs import GetJob, GetResult, Push
+from flashq.protocol.jobs import Push
 from flashq.protocol.objects import FullJobView
 from flashq.protocol.registry import BY_WORD
 
@@ -40,8 +40,11 @@ WAIT_MS: Final = 4000
 """How long a pull waits that does not say so: clients of this protocol give up after 5 s."""
 WAIT_MS_MAX: Final = 60_000
 """How long any request may wait; who wants to wait longer asks again."""
+NOT_FOUND: Final = 404
 COUNT_MAX: Final = http_requests.BATCH_JOBS_MAX
 
+_GET_JOB: Final = BY_WORD["GETJOB"]
+_GET_RESULT: Final = BY_WORD["GETRESULT"]
 _COMPLETED: Final = b'"completed"'
 _VIEW_FIELDS: Final = frozenset(FullJobView.__struct_fields__)
 
@@ -81,7 +84,8 @@ class Commands:
             "PULLB": self._pull,
             "GETJOB": self._get_job,
             "GETJOBBYCUSTOMID": self._get_job,
-            "CRONDELETE": self._delete_cron,
+            "CRONDELETE": self._delete,
+            "WEBHOOKDELETE": self._delete,
         }.get(command.word, self._plain)
 
         async def answer(request: Request) -> Response:
@@ -167,30 +171,33 @@ class Commands:
 
     async def push(self, ask: Ask) -> Response:
         """Push a job, and show it as the server has it."""
-        reply = members_of(await self.ask(ask))
-        job_id = reply["id"]
+        job_id = decode(await self.ask(ask), _Numbered, json=True).id
+        question = http_requests.ask_about_job(_GET_JOB, job_id)
         try:
-            found = members_of(await self.ask(_about(GetJob(id=int(bytes(job_id))))))["job"]
+            data = bytes(decode(await self.ask(question), _Shown, json=True).job)
         except FlashQError:  # it was pushed all the same
-            found = NULL
-        data = bytes(found)
+            data = b"null"
         if data == b"null":  # it has ended already, and nothing of it was to be kept
-            data = _as_pushed(int(bytes(job_id)), ask)
-        return respond(envelope(data, {"id": job_id}))
+            data = _as_pushed(job_id, ask)
+        return respond(envelope(data, {"id": b"%d" % job_id}))
 
     async def _get_job(self, command: Command, request: Request) -> Response:
         members = members_of(await self.ask(await self._read(command, request)))
         result: bytes | Raw = NULL
         if bytes(members["state"]) == _COMPLETED and bytes(members["job"]) != b"null":
             job_id = decode(bytes(members["job"]), _Numbered, json=True).id
-            reply = members_of(await self.ask(_about(GetResult(id=job_id))))
+            question = http_requests.ask_about_job(_GET_RESULT, job_id)
+            reply = members_of(await self.ask(question))
             result = reply.get("result", NULL)
         return respond(envelope(job_with_result(members, result)))
 
-    async def _delete_cron(self, command: Command, request: Request) -> Response:
+    async def _delete(self, command: Command, request: Request) -> Response:
+        """Say whether there was something to remove: that there was not is no error here."""
         try:
             await self.ask(await self._read(command, request))
-        except CronNotFound:
+        except FlashQError as error:
+            if error.http_status != NOT_FOUND:
+                raise
             return respond(envelope(b"false"))
         return respond(envelope(b"true"))
 
@@ -199,9 +206,8 @@ class _Numbered(msgspec.Struct):
     id: int
 
 
-def _about(request: GetJob | GetResult) -> Ask:
-    command = BY_WORD[str(request.__struct_config__.tag)]
-    return http_requests.ask_with_parameters(command, {"id": str(request.id)}, {})
+class _Shown(msgspec.Struct):
+    job: Raw
 
 
 def _as_pushed(job_id: int, ask: Ask) -> bytes:

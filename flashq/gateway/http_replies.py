@@ -110,6 +110,8 @@ SHAPES: Final[dict[str, Shape]] = {
     "METRICS": _one("metrics", "metrics"),
     "LISTQUEUES": _one("queues", "queues"),
     "CRONDELETE": Shape(lambda _members: b"true", (), {"type": "boolean"}),
+    "WEBHOOKDEAD": _one("deliveries", "total"),
+    "WEBHOOKDELETE": Shape(lambda _members: b"true", (), {"type": "boolean"}),
 }
 """Where the data is not simply the reply's only member, or all of them, or null for none."""
 

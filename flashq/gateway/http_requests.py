@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from flashq.errors import (
     BadMessage,
@@ -23,11 +23,12 @@ from flashq.errors import (
     MessageTooLarge,
     ParameterInvalid,
 )
-from flashq.gateway.asking import Ask, explain, read_ask
+from flashq.gateway.asking import Ask, JsonOutline, explain, read_ask
 from flashq.gateway.leniency import repaired
 from flashq.ids import JOB_ID_MAX
 from flashq.protocol.codec import encode_json
 from flashq.protocol.command import Command
+from flashq.protocol.registry import BY_WORD
 
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 """The largest body; a payload of 1 MiB fits also when every other byte of it is escaped."""
@@ -37,23 +38,33 @@ BATCH_JOBS_MAX: Final = 1000
 
 NUMBERING: Final = frozenset({"session", "n", "done_below"})
 """Fields that are the gateway's own: it numbers what it asks."""
-BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG"})
+BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
 """Commands whose body may be left out; what is no JSON is then ignored."""
 
 _WHITESPACE: Final = b" \t\r\n"
 
 
-@cache
 def path_fields(command: Command) -> dict[str, str]:
     """Return the request's field for each name in the command's path."""
+    return _path_fields(command.word)
+
+
+@cache
+def _path_fields(word: str) -> dict[str, str]:
+    command = BY_WORD[word]  # a record takes long to hash
     assert command.http is not None
     names = [part[1:-1] for part in command.http[1].split("/") if part.startswith("{")]
     return {name: command.id_field if name == "id" else name for name in names}
 
 
-@cache
 def open_fields(command: Command) -> tuple[str, ...]:
     """Return the request's fields that are neither in the path nor the gateway's own."""
+    return _open_fields(command.word)
+
+
+@cache
+def _open_fields(word: str) -> tuple[str, ...]:
+    command = BY_WORD[word]
     closed = {*path_fields(command).values(), *NUMBERING}
     if "id" in closed and "job_id" in command.request.__struct_fields__:
         closed.add("job_id")  # another name of the same
@@ -78,11 +89,17 @@ async def read_body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > DISCARDED_BYTES_MAX:
         raise MessageTooLarge
-    async for part in request.stream():
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         size += len(part)
         if size <= BODY_BYTES_MAX:
             parts.append(part)
         elif size > DISCARDED_BYTES_MAX:
+            raise MessageTooLarge
+        if not message.get("more_body", False):
             break
     if size > BODY_BYTES_MAX:
         raise MessageTooLarge
@@ -182,6 +199,12 @@ def ask_with_parameters(
         return read_ask(encode_json(request), json=True)
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise ParameterInvalid(detail=str(error)) from None
+
+
+def ask_about_job(command: Command, job_id: int) -> Ask:
+    """Return a request that names a job and nothing else."""
+    body = b'{"cmd":"%b","id":%d}' % (command.word.encode(), job_id)
+    return Ask(command, body, JsonOutline(cmd=command.word, id=job_id), json=True)
 
 
 def whole_number(query: Mapping[str, str], name: str, default: int, maximum: int) -> int:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from flashq.gateway.http_overview import Point
 from flashq.gateway.workers import Registration, WorkerInfo
-from flashq.protocol.command import Command, Role
+from flashq.protocol.command import Command
 from flashq.protocol.registry import COMMANDS
 
 
@@ -178,7 +178,14 @@ PARAMETER_NOTES: Final = {
 _FIRST: Final = ("PUSH", "PULLB", "ACK", "FAIL", "PUSHB", "ACKB")
 """Commands whose routes are looked at before all others, because most requests are theirs."""
 
-_TAGS: Final = {"crons": "crons", "queues": "queues", "server": "server"}
+_TAGS: Final = {
+    "crons": "crons",
+    "queues": "queues",
+    "server": "server",
+    "webhooks": "webhooks",
+}
+_OPERATORS: Final = frozenset({"webhooks"})
+"""Tags of commands that make the server talk to somebody else."""
 
 
 def command_routes() -> list[Route]:
@@ -200,12 +207,12 @@ def _order(route: Route) -> tuple[int, list[int]]:
 
 
 def _command_route(command: Command, method: str, path: str) -> Route:
-    module = command.request.__module__.rpartition(".")[2]
+    tag = _TAGS.get(command.request.__module__.rpartition(".")[2], "jobs")
     return Route(
         method=method,
         path=path,
         summary=command.summary,
-        rights=Rights.TOKEN if command.role is not Role.ANYONE else Rights.ANYBODY,
+        rights=Rights.OPERATOR if tag in _OPERATORS else Rights.TOKEN,
         command=command,
-        tag=_TAGS.get(module, "jobs"),
+        tag=tag,
     )

@@ -55,6 +55,7 @@ _TAGS: Final = {
     "jobs": "Adding, taking, ending and looking at jobs.",
     "queues": "Whole queues, and their dead letters.",
     "crons": "Jobs added by a schedule.",
+    "webhooks": "Addresses that are told of what happens. For operators.",
     "events": "What happens, as it happens. Over WebSocket too: /ws, /ws/{queue}, /ws/dashboard.",
     "server": "Figures.",
     "workers": "Who works.",
