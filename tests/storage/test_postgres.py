@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -184,3 +186,13 @@ def test_views_tell_sizes_lags_and_ages(storage: Storage, postgres_dsn: str) -> 
     ]
     pages = "SELECT shard, page, bytes FROM flashq.current_pages"
     assert run(postgres_dsn, pages) == [(1, 3, 5)]
+
+
+def test_the_queries_in_the_documents_run(storage: Storage, postgres_dsn: str) -> None:
+    """All of docs/STORAGE.md, as it stands there."""
+    storage.write([blob(1, 1, 10), checkpoint(1, 10, pages=[(3, b"12345")])])
+    text = (Path(__file__).parents[2] / "docs" / "STORAGE.md").read_text()
+    queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    assert len(queries) == 3
+    for query in queries:
+        assert len(run(postgres_dsn, query)) == SHARDS
