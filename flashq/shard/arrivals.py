@@ -71,7 +71,6 @@ def _is_plain(options: Options | None) -> bool:
         and options.custom_id is None
         and not options.ttl
         and not options.lifo
-        and options.level != "memory"
     )
 
 
@@ -89,6 +88,8 @@ def _file_plain(state: ShardState, record: r.Pushed, jobs: list[Job]) -> None:
         page.jobs[offset : offset + len(chunk)] = chunk
         page.live += len(chunk)
         done += len(chunk)
+    if record.options is not None and record.options.level == "memory":
+        state.volatile_jobs += count
     state.index.count += count
     queue.counts[WAITING] += count
     state.counts[WAITING] += count

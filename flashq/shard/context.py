@@ -15,7 +15,13 @@ from flashq.protocol import records as r
 from flashq.protocol.internal import AnyPeerMessage, ChildEnded, DependencyAnswer
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import AnyRecord
-from flashq.shard.lifecycle import COMPLETED, FAILED, Job, options_of
+from flashq.shard.lifecycle import (
+    COMPLETED,
+    FAILED,
+    Job,
+    is_plain,
+    options_of,
+)
 from flashq.shard.retry import is_final, retry_delay_ms
 from flashq.shard.state import Queue, ShardState
 
@@ -178,6 +184,6 @@ class Context:
             return []
         records: list[AnyRecord] = [r.Removed([job.id for job in jobs], reason)]
         for job in jobs:
-            if job.extra is not None or job.options is not None:
+            if job.extra is not None or not is_plain(job):
                 records += self.ending(job, reason, removed=True)
         return records

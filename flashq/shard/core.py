@@ -157,9 +157,11 @@ class Core:
 def _may_be_volatile(state: ShardState, records: list[AnyRecord]) -> bool:
     if state.volatile_jobs:
         return True
-    first = records[0] if records else None
-    return (isinstance(first, r.Pushed) and first.options is not None) or (
-        len(records) > 1 and any(isinstance(record, r.Pushed) for record in records)
+    return any(
+        isinstance(record, r.Pushed)
+        and record.options is not None
+        and record.options.level == "memory"
+        for record in records
     )
 
 
@@ -192,8 +194,8 @@ def _for_the_log(state: ShardState, records: list[AnyRecord]) -> list[AnyRecord]
 def _keep_some(state: ShardState, record: Any, kept: list[AnyRecord]) -> None:
     places = [
         place
-        for place, job_id in enumerate(record.ids)
-        if (job := state.index.get(job_id)) is None or not is_volatile(job)
+        for place, job in enumerate(state.index.get_many(record.ids))
+        if job is None or not is_volatile(job)
     ]
     if len(places) == len(record.ids):
         kept.append(record)

@@ -28,6 +28,7 @@ from flashq.shard.lifecycle import (
     Damage,
     Delivery,
     Job,
+    is_plain,
     options_of,
 )
 from flashq.shard.state import (
@@ -124,7 +125,7 @@ def _acked(state: ShardState, record: r.Acked) -> None:
     jobs = state.take_many(record.ids)
     state.totals.latency_ms_sum += now * len(jobs) - sum([job.created_at for job in jobs])
     state.totals.completed += len(jobs)
-    plain = [job for job in jobs if job.options is None and job.lease is not None]
+    plain = [job for job in jobs if is_plain(job) and job.lease is not None]
     if len(plain) == len(jobs):
         _complete_plain(state, jobs)
         if results:
@@ -288,7 +289,7 @@ def _data_set(state: ShardState, record: r.DataSet) -> None:
 def _removed(state: ShardState, record: r.Removed) -> None:
     plain: list[Job] = []
     for job in state.take_many(record.ids):
-        if job.state == COMPLETED and job.options is None and job.extra is None:
+        if job.state == COMPLETED and job.extra is None and is_plain(job):
             plain.append(job)
             continue
         outcome = _OUTCOMES.get(job.state, OUTCOME_REMOVED)

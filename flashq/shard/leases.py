@@ -19,7 +19,12 @@ from flashq.protocol.records import AnyRecord
 from flashq.protocol.sessions import Heartbeat, HeartbeatReply
 from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers.leasing import is_lost_delivery
-from flashq.shard.lifecycle import Delivery, Job, options_of
+from flashq.shard.lifecycle import (
+    Delivery,
+    Job,
+    is_plain,
+    options_of,
+)
 
 MISSED_MAX: Final = 2
 """A lease that so many heartbeats in a row do not name goes back to its queue."""
@@ -132,6 +137,11 @@ class Leases:
             live.is_silent = True
             self._check_at(live, live.heard_ms + limits.answers_ms)
             return
+        self._forget(live)
+
+    def _forget(self, live: LiveSession) -> None:
+        """Forget a session and its answers: from now on it is expired."""
+        core = self._core
         live.open = 0
         del self.sessions[live.id]
         if self._is_known(live.id):
@@ -171,10 +181,11 @@ class Leases:
         ]
 
     def goodbye(self, session_id: bytes) -> None:
-        """A session ends on purpose: nothing of it counts as lost."""
+        """A session ends on purpose: nothing of it is lost, and nobody will repeat anything."""
         live = self.sessions.get(session_id)
         if live is not None:
             self._let_go(live, lost=False)
+            self._forget(live)
 
     # --- heartbeats
 
@@ -255,7 +266,7 @@ class Leases:
         first: int | None = None
         for job in jobs:
             lease = job.lease
-            if lease is None or (lease.session and job.options is None):
+            if lease is None or (lease.session and is_plain(job)):
                 continue  # nothing but the session's silence ends this hold
             watch = watch or _Watch(lease, core.clock_ms)
             at = self._deadline(job, watch)

@@ -173,6 +173,14 @@ def state_name(job: Job | None) -> str:
 
 
 NO_OPTIONS: Final = Options()
+JSON_ONLY: Final = Options(json=True)
+"""What a push in JSON without options says. `ShardState.intern` gives this very object, so that
+`is_plain` need not compare."""
+
+
+def is_plain(job: Job) -> bool:
+    """Tell whether the job's push said nothing special about it."""
+    return job.options is None or job.options is JSON_ONLY
 
 
 def options_of(job: Job) -> Options:

@@ -23,6 +23,7 @@ from flashq.shard.lifecycle import (
     DELAYED,
     FAILED,
     GONE,
+    JSON_ONLY,
     STATES,
     WAITING,
     Damage,
@@ -271,6 +272,8 @@ class ShardState:
         """Return one object for equal options, so that jobs share it."""
         if options is None or options.unique_key is not None or options.custom_id is not None:
             return options
+        if options == JSON_ONLY:
+            return JSON_ONLY
         if len(self._options) > 10_000:
             self._options.clear()
         return self._options.setdefault(options, options)

@@ -278,6 +278,7 @@ class Model(Queues):
     def do_goodbye(self, corr: int, session: bytes, **_: Any) -> Fields:
         if session in self.sessions:
             self.let_go(session, lost=False)
+            self.forget_session(session)
         return {}
 
     # looking

@@ -187,9 +187,11 @@ class Life:
             session.silent = True
             self.let_go(name, lost=True)
         if silence >= ANSWERS:
-            del self.sessions[name]
-            if session.is_known:
-                self.expired_sessions.append(name)
+            self.forget_session(name)
+
+    def forget_session(self, name: bytes) -> None:
+        if self.sessions.pop(name).is_known:
+            self.expired_sessions.append(name)
 
     def held(self, name: bytes) -> list[Job]:
         jobs = [job for job in self.of(None, "active") if job.session == name]

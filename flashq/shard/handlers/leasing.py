@@ -34,7 +34,13 @@ from flashq.protocol.leases import (
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Progress
 from flashq.protocol.records import AnyRecord
 from flashq.shard.context import Context, Decision
-from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, Job
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    DELAYED,
+    WAITING,
+    Job,
+    is_plain,
+)
 from flashq.shard.outbox import Origin
 from flashq.shard.retention import keep_newest_of_queue
 
@@ -103,7 +109,7 @@ def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     result = _result(context, command.result, origin)
     records = adopting(job, command.token, command.session)
     records.append(r.Acked([job.id], [] if result is None else [result]))
-    if job.extra is not None or job.options is not None:
+    if job.extra is not None or not is_plain(job):
         records += context.ending(job, None)
         records += keep_newest_of_queue(context, [job])
     return Decision(Reply(), records, context.is_durable(job))
@@ -123,7 +129,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
     if not any(result is not None for result in results):
         results = []
     records.append(r.Acked([job.id for job in held], results))
-    special = [job for job in held if job.extra is not None or job.options is not None]
+    special = [job for job in held if job.extra is not None or not is_plain(job)]
     for job in special:
         records += context.ending(job, None)
     if special:

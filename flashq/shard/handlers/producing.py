@@ -47,7 +47,11 @@ from flashq.protocol.names import check_queue_name
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context, Decision
 from flashq.shard.dependencies import ask_dependencies, is_ready_now, settle_known
-from flashq.shard.lifecycle import NO_OPTIONS, Job
+from flashq.shard.lifecycle import (
+    JSON_ONLY,
+    NO_OPTIONS,
+    Job,
+)
 from flashq.shard.outbox import Origin
 from flashq.shard.pages import encode_page, image_of
 from flashq.shard.state import DEFAULT_SETTINGS, Queue
@@ -58,6 +62,8 @@ TEXT_BYTES_MAX: Final = 1024
 """The longest unique key, custom id, debounce id or tag."""
 TAGS_MAX: Final = 64
 
+_MEMORY: Final = Options(level="memory")
+_MEMORY_JSON: Final = Options(level="memory", json=True)
 _CHILD_FORBIDS: Final = ("unique_key", "job_id", "debounce_id", "depends_on")
 
 
@@ -376,10 +382,11 @@ def _plain_options(
     context: Context, queue: Queue | None, data: Raw, *, json: bool
 ) -> Options | None:
     """Return the options that a plain push gets from its queue, its encoding and the server."""
-    special = queue is not None and queue.settings is not DEFAULT_SETTINGS
-    if special or context.level == "memory":
+    if queue is not None and queue.settings is not DEFAULT_SETTINGS:
         return options_of_push(context, queue, NewJob(data=data), json=json)
-    return Options(json=True) if json else None
+    if context.level == "memory":
+        return _MEMORY_JSON if json else _MEMORY
+    return JSON_ONLY if json else None
 
 
 def push_plain_batch(context: Context, command: PlainPushBatch, origin: Origin) -> Decision:
