@@ -28,7 +28,9 @@ from tests.torture.workload import QUEUES, Payload
 
 PULL_MAX: Final = 30
 PARKED_MS: Final = 1000
-CONCURRENCY: Final = 40
+CONCURRENCY: Final = 10
+PAUSE_S_MAX: Final = 0.3
+"""Jobs have to wait now and then, so that shards die with some in their queues."""
 RETRY_S: Final = 0.1
 TIMEOUT_MS: Final = 60_000
 
@@ -78,6 +80,7 @@ class BareWorker:
                 continue
             if jobs:
                 await self._work(jobs)
+                await self._linger(self._random.uniform(0, PAUSE_S_MAX))
 
     async def _work(self, jobs: list[Job]) -> None:
         """End those at once that take no time, and the others after theirs."""

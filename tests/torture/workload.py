@@ -20,7 +20,7 @@ QUEUES: Final = tuple(f"torture-{number}" for number in range(8))
 WEIGHTS: Final = {
     "single": 22,
     "batch": 16,
-    "delayed": 9,
+    "delayed": 15,
     "retried": 10,
     "dying": 4,
     "unique": 10,
@@ -36,6 +36,7 @@ GATEWAY_KINDS: Final = ("single", "batch", "delayed", "retried", "unique", "cust
 KEYS: Final = 6
 CUSTOM_IDS: Final = 8
 RECENT: Final = 200
+DELAY_MS_MAX: Final = 4000
 BATCH_MAX: Final = 40
 CHILDREN_MAX: Final = 5
 HELD_ONE_IN: Final = 25
@@ -117,7 +118,7 @@ class Chooser:
                 options["priority"] = random.choice((0, 0, 0, 1, 5))
                 options["lifo"] = self._one_in(8)
             case "delayed":
-                options["delay"] = random.randint(50, 1500)
+                options["delay"] = random.randint(50, DELAY_MS_MAX)
             case "retried":
                 fails = random.randint(1, 2)
                 options |= {"max_attempts": 5, "backoff": 40}
