@@ -139,8 +139,14 @@ class Methods(QueueMethods):
             ParentNotFound: no flow parent has this id.
         """
         found = self._call(jobs.GetChildren(parent_id=id_of(parent)), ChildrenFound)
+        children = found.children
+        # The parent's shard knows the bodies of its own jobs only.
+        missing = sorted(set(found.children_ids) - {child.id for child in children})
+        if missing:
+            children += self._call(jobs.GetJobsBatch(ids=missing), JobsFound).jobs
+            children.sort(key=lambda child: found.children_ids.index(child.id))
         return Children(
-            children=found.children,
+            children=children,
             children_ids=found.children_ids,
             completed=found.completed,
             total=found.total,
