@@ -170,6 +170,16 @@ class TokenInvalid(FlashQError):
     grpc_status = "UNAUTHENTICATED"
 
 
+class TooManyAttempts(FlashQError):
+    """Wrong tokens came from this address; a repeat is answered once some time has passed."""
+
+    code = "too_many_attempts"
+    template = "Too many attempts with a wrong token; try again in {seconds} s"
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
 class NotAllowed(FlashQError):
     code = "not_allowed"
     template = "Not allowed: {detail}"

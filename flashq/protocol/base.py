@@ -28,7 +28,13 @@ OnDependencyFailure = Literal["fail", "ignore", "wait"]
 
 
 class Request(Struct, kw_only=True, omit_defaults=True, tag_field="cmd"):
-    """A command's body. Unknown fields are ignored."""
+    """A command's body. Unknown fields are ignored.
+
+    `within` counts for jobs that are named by id: a job whose queue fits none of these patterns (as
+    of file names) is not found. Doors say it for tokens that are for some queues only.
+    """
+
+    within: list[str] | None = None
 
 
 class Mutation(Request, kw_only=True, omit_defaults=True):

@@ -19,11 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from flashq.errors import FlashQError, InvalidRequest, SessionExpired
+from flashq.errors import FlashQError, InvalidRequest, JobNotFound, SessionExpired
 from flashq.protocol import jobs, leases, queues, server
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply as OkReply
 from flashq.protocol.codec import encode_msgpack, error_reply
+from flashq.protocol.command import Scope
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Answer, AnyRecord
@@ -40,6 +41,7 @@ from flashq.shard.lifecycle import DELAYED, WAITING
 from flashq.shard.outbox import Origin, Outbox
 from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
+from flashq.tokens import fits
 
 Handler = Callable[[Context, Any, Origin], Decision]
 
@@ -101,12 +103,29 @@ _MUTATING: Final = frozenset(
 ) | {jobs.PlainPush, jobs.PlainPushBatch}
 """What may be protected by a session, and makes it known. A goodbye must not make one known."""
 
+_NAMING_JOBS: Final = frozenset(
+    kind for kind, command in BY_REQUEST.items() if command.scope in (Scope.JOB, Scope.JOBS)
+)
+
 
 def _answer(command: Any, reply: Any) -> Answer | None:
     """Return what repeats of a request are answered from; None for one that is not protected."""
     if type(command) not in _MUTATING or command.session is None or command.n is None:
         return None
     return Answer(command.session, command.n, command.done_below or 0, encode_msgpack(reply))
+
+
+def _job_named_by(command: Any) -> int:
+    """Return the id of the job that a request is about, by any of the names for it.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    for name in ("id", "parent_id", "job_id"):
+        job_id = getattr(command, name, None)
+        if isinstance(job_id, int):
+            return job_id
+    raise InvalidRequest(detail="missing field `id`")
 
 
 class Engine:
@@ -325,6 +344,8 @@ class Engine:
                 return
             if self.refusal is not None:
                 raise self.refusal
+        if kind in _NAMING_JOBS and command.within is not None:
+            self._check_within(command)
         handler = HANDLERS.get(kind)
         if handler is None:
             self._dispatch_own(command, origin)
@@ -347,6 +368,22 @@ class Engine:
             self._after(kind, command, decision.records, origin)
         if reply is not None:
             self._core.reply(origin, reply)
+
+    def _check_within(self, command: Any) -> None:
+        """Refuse jobs whose queue the asker may have nothing to do with, in words that do not tell
+        whether they exist.
+
+        Raises:
+            JobNotFound: there is one, or the request is about one job of which nothing is known.
+        """
+        ids = getattr(command, "ids", None)
+        named = [_job_named_by(command)] if ids is None else ids
+        for job_id in named:
+            job = self.state.index.get(job_id)
+            if (job is None and ids is None) or (
+                job is not None and not fits(job.queue, command.within)
+            ):
+                raise JobNotFound(id=job_id)
 
     def _after(self, kind: type, command: Any, records: list[AnyRecord], origin: Origin) -> None:
         """Keep what is volatile in step with what was just decided."""
