@@ -71,6 +71,15 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
             "above it a change is answered `busy`.",
         ),
     ] = 256 * MIB
+    storage_wait_ms: Annotated[
+        int,
+        Meta(
+            ge=1000,
+            le=600_000,
+            description="How long changes wait for storage before further ones are answered "
+            "`storage unavailable`.",
+        ),
+    ] = 30_000
     waiters_max: Annotated[
         int,
         Meta(

@@ -343,7 +343,9 @@ class Engine:
             if command.session is not None and self._is_repeat(command, origin):
                 return
             if self.refusal is not None:
-                raise self.refusal
+                # It tells nothing of the state, so it need not wait until that is safe.
+                self._core.reply_now(origin, error_reply(self.refusal))
+                return
         if kind in _NAMING_JOBS and command.within is not None:
             self._check_within(command)
         handler = HANDLERS.get(kind)

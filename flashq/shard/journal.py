@@ -8,10 +8,16 @@ it has.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 from zlib import crc32
 
+from flashq.errors import Busy, FlashQError, StorageUnavailable
 from flashq.protocol.internal import Append
+from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Entry, encode_entries
+
+JOURNAL_REFUSALS: Final = (Busy, StorageUnavailable)
+"""Why a journal takes on no changes."""
 
 
 class Journal:
@@ -69,6 +75,16 @@ class Journal:
     def oldest_ms(self) -> int | None:
         """Return when the oldest unconfirmed blob was written, None when there is none."""
         return self._unsafe[0][1] if self._unsafe else None
+
+    def refusal(self, limits: EngineLimits, mono_ms: int) -> FlashQError | None:
+        """Return why no change can be taken on before storage has confirmed more."""
+        if self.unsafe_bytes > limits.unsafe_bytes_max:
+            return Busy(detail=f"{limits.unsafe_bytes_max} bytes wait for storage")
+        oldest_ms = self.oldest_ms()
+        if oldest_ms is not None and mono_ms - oldest_ms > limits.storage_wait_ms:
+            waited_ms = mono_ms - oldest_ms
+            return StorageUnavailable(detail=f"changes have waited for it for {waited_ms} ms")
+        return None
 
     def restart_count(self) -> None:
         """Count `bytes_written` from here: a checkpoint has begun."""

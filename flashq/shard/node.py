@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from flashq.errors import Busy, FlashQError, InvalidRequest, ShuttingDown, Starting
+from flashq.errors import FlashQError, InvalidRequest, ShuttingDown, Starting
 from flashq.ids import shard_of_queue
 from flashq.protocol import codec
 from flashq.protocol.framing import (
@@ -67,7 +67,7 @@ from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
 from flashq.shard.hooks import Hooks
 from flashq.shard.identity import Identity, Phase
-from flashq.shard.journal import Journal
+from flashq.shard.journal import JOURNAL_REFUSALS, Journal
 from flashq.shard.mailing import Mailing
 from flashq.shard.outbox import Origin, Reply
 from flashq.shard.outgoing import Outgoing
@@ -555,10 +555,10 @@ class Node:
     def _watch_bounds(self) -> None:
         """Refuse changes while too much is not safe yet; ask for job ids in time."""
         engine, limits = self.engine, self._identity.limits
-        full = self._journal.unsafe_bytes > limits.unsafe_bytes_max
-        if full and engine.refusal is None:
-            engine.refusal = Busy(detail=f"{limits.unsafe_bytes_max} bytes wait for storage")
-        elif not full and isinstance(engine.refusal, Busy):
+        refusal = self._journal.refusal(limits, self._mono_ms)
+        if refusal is not None and engine.refusal is None:
+            engine.refusal = refusal
+        elif refusal is None and isinstance(engine.refusal, JOURNAL_REFUSALS):
             engine.accept()
         left = self._reserved - self._state.next_sequence
         if self._reserving_ms is None and left < limits.sequence_block // 2:

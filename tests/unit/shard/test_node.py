@@ -7,7 +7,14 @@ from typing import Any
 from flashq.ids import shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
-from flashq.protocol.internal import Granted, Internal, Recovered, ReservedUpTo, encode_internal
+from flashq.protocol.internal import (
+    Granted,
+    Internal,
+    Recovered,
+    ReservedUpTo,
+    Safe,
+    encode_internal,
+)
 from flashq.protocol.limits import EngineLimits
 from flashq.shard.identity import Identity
 from flashq.shard.node import Node
@@ -16,7 +23,7 @@ WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
 
 
-def serving() -> Node:
+def serving(level: str = "async") -> Node:
     """Return a node that has nothing and serves."""
     node = Node(
         Identity(
@@ -24,7 +31,7 @@ def serving() -> Node:
             shard_count=2,
             config_hash="",
             limits=EngineLimits(),
-            level="async",
+            level=level,
             version="",
             checkpoint_log_bytes=1 << 20,
             message_bytes_max=1 << 20,
@@ -79,3 +86,26 @@ def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go()
     told = answers(node)
     assert [shard["shard"] for shard in told[3]["shards"]] == [0]
     assert [job["data"] for job in told[2]["jobs"]] == [1]
+
+
+def test_changes_wait_for_storage_and_then_are_refused() -> None:
+    """
+    1. Storage confirms nothing. A push waits for its answer, for as long as it takes.
+    2. After 30 s further pushes are refused at once, and can be repeated: nothing happened.
+    3. Storage confirms: the first push is answered, and another one is taken on.
+    """
+    node = serving(level="durable")
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
+    assert answers(node) == {}
+    node.observe(WALL_MS, MONO_MS + EngineLimits().storage_wait_ms + 1)
+    node.tick()
+    assert answers(node) == {}
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
+    refused = answers(node)[2]
+    assert (refused["code"], refused["retryable"]) == ("storage_unavailable", True)
+    tell(node, Safe(epoch=1, seq=1))
+    assert answers(node)[1]["ok"]
+    ask(node, 3, cmd="PUSH", queue=QUEUE, data=3)
+    node.flush()
+    tell(node, Safe(epoch=1, seq=2))
+    assert answers(node)[3]["ok"]
