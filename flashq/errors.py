@@ -86,6 +86,13 @@ class BatchTooLarge(FlashQError):
     http_status = 413
 
 
+class ReplyTooLarge(FlashQError):
+    code = "reply_too_large"
+    template = "Reply too large (max {limit} bytes of payload): ask for fewer jobs"
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
 class FieldTooLarge(FlashQError):
     code = "field_too_large"
     template = "Field {field} too large ({size}, max {limit})"
@@ -299,6 +306,27 @@ class CronNotFound(FlashQError):
 
 class CronInvalid(FlashQError):
     code = "cron_invalid"
+
+
+class WebhookNotFound(FlashQError):
+    code = "webhook_not_found"
+    template = "Webhook not found"
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class WebhookInvalid(FlashQError):
+    code = "webhook_invalid"
+    http_status = 422
+
+
+class WebhookLeaseLost(FlashQError):
+    """Whoever reports a delivery does not hold the webhook any more."""
+
+    code = "webhook_lease_lost"
+    template = "lease lost: the webhook is no longer yours"
+    http_status = 409
+    grpc_status = "ABORTED"
 
 
 # --- the server's condition

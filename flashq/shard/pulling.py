@@ -30,24 +30,12 @@ from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
 from flashq.shard.state import Queue
-from flashq.shard.views import job_view, result_payload, result_view
+from flashq.shard.views import fitting, job_view, result_payload, result_view
 
 PULL_TIMEOUT_MS: Final = 60_000
 WAIT_TIMEOUT_MS: Final = 30_000
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 """A longer wait is cut to a day."""
-
-
-REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A reply hands out no more payload than this, but for a single job."""
-
-
-def _cut(jobs: list[Job]) -> list[Job]:
-    """Return the first jobs, as many as one reply can carry."""
-    size = sum([len(job.data) for job in jobs])
-    while size > REPLY_BYTES_MAX and len(jobs) > 1:
-        size -= len(jobs.pop().data)
-    return jobs
 
 
 class _Refill(Struct):
@@ -186,7 +174,7 @@ class Pulling:
         if count <= 0:
             return []
         jobs = queue.ready.peek(count)
-        return jobs if len(jobs) == 1 else _cut(jobs)
+        return jobs if len(jobs) == 1 else fitting(jobs)
 
     def _await_token(self, name: str) -> None:
         """Have a queue with waiters served when its rate gives the next token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from msgspec import Raw
 
@@ -19,6 +19,20 @@ from flashq.protocol.objects import (
 )
 from flashq.shard.lifecycle import ACTIVE, FAILED, STATE_NAMES, Extra, Job
 from flashq.shard.outbox import Origin
+
+REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A reply carries no more payload than this, but for a single job."""
+
+
+def fitting(jobs: list[Job]) -> list[Job]:
+    """Return the first jobs, as many as one reply can carry."""
+    size = sum([len(job.data) for job in jobs])
+    if size <= REPLY_BYTES_MAX:
+        return jobs
+    fits = list(jobs)
+    while size > REPLY_BYTES_MAX and len(fits) > 1:
+        size -= len(fits.pop().data)
+    return fits
 
 
 def payload(data: bytes, *, is_json: bool, json: bool) -> Raw:

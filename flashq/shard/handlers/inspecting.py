@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from flashq.errors import BatchTooLarge, FieldTooLarge, InvalidRequest
+from flashq.errors import BatchTooLarge, FieldTooLarge, InvalidRequest, ReplyTooLarge
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply
 from flashq.protocol.jobs import (
@@ -30,7 +30,14 @@ from flashq.protocol.jobs import (
 from flashq.shard.context import Context, Decision
 from flashq.shard.lifecycle import COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
 from flashq.shard.outbox import Origin
-from flashq.shard.views import job_view, log_entries, result_view, state_view
+from flashq.shard.views import (
+    REPLY_BYTES_MAX,
+    fitting,
+    job_view,
+    log_entries,
+    result_view,
+    state_view,
+)
 
 LIST_LIMIT: Final = 100
 LIST_LIMIT_MAX: Final = 10_000
@@ -75,18 +82,26 @@ def get_job_by_custom_id(context: Context, command: GetJobByCustomId, origin: Or
 
 
 def get_jobs_batch(context: Context, command: GetJobsBatch, origin: Origin) -> Decision:
-    """Give many jobs, in the order asked for; unknown ones are left out."""
+    """Give many jobs, in the order asked for; unknown ones are left out.
+
+    Raises:
+        BatchTooLarge, ReplyTooLarge: fewer have to be asked for.
+    """
     limit = context.limits.batch_jobs_max
     if len(command.ids) > limit:
         raise BatchTooLarge(count=len(command.ids), limit=limit)
-    jobs = [context.state.job(job_id) for job_id in command.ids]
-    views = [state_view(job, origin) for job in jobs if job is not None]
-    return Decision(JobsReply(ok=True, jobs=views))
+    known = [context.state.job(job_id) for job_id in command.ids]
+    jobs = [job for job in known if job is not None]
+    if len(fitting(jobs)) < len(jobs):
+        raise ReplyTooLarge(limit=REPLY_BYTES_MAX)
+    return Decision(JobsReply(ok=True, jobs=[state_view(job, origin) for job in jobs]))
 
 
 def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
-    """List jobs, newest ids first. A state that does not exist filters nothing, as older clients
-    expect; `stalled` exists, but no job is ever in it.
+    """List jobs, newest ids first; a page ends early when its payloads fill a reply.
+
+    A state that does not exist filters nothing, as older clients expect; `stalled` exists, but no
+    job is ever in it.
 
     Raises:
         FieldTooLarge: the page is beyond the bound.
@@ -99,16 +114,17 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
         return Decision(JobsReply(ok=True, jobs=[], total=0))
     state = STATES_BY_NAME.get(name)
     offset = command.offset or 0
-    views = []
+    found: list[Job] = []
     if limit:
         for job in _matching(context, command.queue, state):
             if offset:
                 offset -= 1
                 continue
-            views.append(state_view(job, origin))
-            if len(views) >= limit:
+            found.append(job)
+            if len(found) >= limit:
                 break
     total = _total(context, command.queue, state)
+    views = [state_view(job, origin) for job in fitting(found)]
     return Decision(JobsReply(ok=True, jobs=views, total=total))
 
 

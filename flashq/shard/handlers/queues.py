@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -30,7 +31,7 @@ from flashq.shard.lifecycle import (
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.state import DEFAULT_SETTINGS, Queue
-from flashq.shard.views import job_view
+from flashq.shard.views import fitting, job_view
 
 DLQ_COUNT: Final = 100
 DLQ_COUNT_MAX: Final = 10_000
@@ -273,7 +274,7 @@ def get_dlq(context: Context, command: q.GetDlq, origin: Origin) -> Decision:
     """List the dead letters, oldest failure first."""
     queue = context.state.queues.get(command.queue)
     wanted = DLQ_COUNT if command.count is None else min(command.count, DLQ_COUNT_MAX)
-    jobs = [] if queue is None else list(queue.dlq.values())[:wanted]
+    jobs = [] if queue is None else fitting(list(islice(queue.dlq.values(), wanted)))
     return Decision(q.DlqReply(jobs=[job_view(job, origin) for job in jobs]))
 
 

@@ -54,6 +54,17 @@ REPLIES: dict[str, dict[str, Any]] = {
              "repeat_every": None, "priority": 0, "next_run": 5, "executions": 0, "limit": None}
         ]
     },
+    "WEBHOOK": {"id": "wh_1"},
+    "WEBHOOKLIST": {"webhooks": []},
+    "WEBHOOKDEAD": {
+        "deliveries": [
+            {"webhook": "wh_1", "delivery": 5, "event": "failed", "queue": "q", "job_id": 4,
+             "timestamp": 1, "error": None, "attempts": 9, "reason": "why", "died_at": 2}
+        ],
+        "total": 1,
+    },
+    "WEBHOOKRETRY": {"count": 2},
+    "WEBHOOKPULL": {"lease": None},
     "STATS": {"queued": 1, "processing": 0, "delayed": 0, "dlq": 0},
     "METRICS": {
         "metrics": {
@@ -69,7 +80,6 @@ CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any
     # method, word, arguments, keywords, what stands on the wire, what comes back
     ("push_flow", "FLOW", ("q", 1, [{"queue": "r", "data": 2}]), {"ttl": 5},
      {"queue": "q", "data": 1, "children": [{"queue": "r", "data": 2}], "ttl": 5}, None),
-    ("get_children", "GETCHILDREN", (4,), {}, {"parent_id": 4}, None),
     ("fail", "FAIL", (4, "why"), {"token": 9}, {"id": 4, "error": "why", "token": 9}, None),
     ("heartbeat", "HEARTBEAT", (4,), {}, {"id": 4}, None),
     ("progress", "PROGRESS", (4, 50, "half"), {},
@@ -104,6 +114,16 @@ CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any], dict[str, Any], Any
      {"name": "c", "queue": "q", "data": {"x": 1}, "schedule": "* * * * *", "tz": "Europe/Rome"},
      None),
     ("delete_cron", "CRONDELETE", ("c",), {}, {"name": "c"}, None),
+    ("add_webhook", "WEBHOOK", ("http://x/", ("failed",)), {"secret": "s", "webhook": "wh_1"},
+     {"url": "http://x/", "events": ["failed"], "secret": "s", "webhook": "wh_1"}, "wh_1"),
+    ("delete_webhook", "WEBHOOKDELETE", ("wh_1",), {}, {"webhook": "wh_1"}, None),
+    ("list_webhooks", "WEBHOOKLIST", (), {}, {}, []),
+    ("webhook_dead", "WEBHOOKDEAD", ("wh_1",), {"limit": 5}, {"webhook": "wh_1", "limit": 5}, None),
+    ("retry_webhook", "WEBHOOKRETRY", ("wh_1", 5), {}, {"webhook": "wh_1", "delivery": 5}, 2),
+    ("pull_deliveries", "WEBHOOKPULL", (b"0123456789abcdef", 1), {"held": [3], "timeout": 5},
+     {"holder": b"0123456789abcdef", "call": 1, "held": [3], "timeout": 5}, None),
+    ("deliveries_done", "WEBHOOKDONE", (3,), {"failed": 4, "reason": "why"},
+     {"token": 3, "failed": 4, "reason": "why"}, None),
 ]  # fmt: skip
 
 

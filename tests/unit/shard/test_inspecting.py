@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flashq.shard import views
 from tests.unit.shard.harness import Shard
 
 
@@ -89,6 +90,26 @@ class TestLists:
 
     def test_the_bound_on_many(self) -> None:
         assert Shard(batch_jobs_max=1).refuse("GETJOBSBATCH", ids=[1, 2])[0] == "batch_too_large"
+
+
+class TestLargeReplies:
+    def test_a_page_ends_early_and_the_next_one_goes_on(
+        self, shard: Shard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Thousands of large payloads in one reply stopped everybody else for seconds."""
+        monkeypatch.setattr(views, "REPLY_BYTES_MAX", 250)
+        ids = [shard.push(data="x" * 98) for _ in range(3)]
+        page = shard.ask("GETJOBS", queue="q")
+        assert ([job["id"] for job in page["jobs"]], page["total"]) == (ids[:0:-1], 3)
+        page = shard.ask("GETJOBS", queue="q", offset=2)
+        assert [job["id"] for job in page["jobs"]] == ids[:1]
+
+    def test_many_by_id_are_refused(self, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was asked for by name cannot be left out without a word."""
+        monkeypatch.setattr(views, "REPLY_BYTES_MAX", 250)
+        ids = [shard.push(data="x" * 98) for _ in range(3)]
+        assert shard.refuse("GETJOBSBATCH", ids=ids)[0] == "reply_too_large"
+        assert len(shard.ask("GETJOBSBATCH", ids=ids[:2])["jobs"]) == 2
 
 
 class TestCustomIds:
