@@ -112,7 +112,8 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="Address to listen on; one that others can reach needs `insecure`.",
+            description="Address to listen on; one that others can reach needs tokens, or "
+            "`insecure`.",
         ),
     ] = "127.0.0.1"
     zmq_port: Annotated[
@@ -145,9 +146,17 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
     auth_tokens: Annotated[
         str,
         Meta(
-            description="Tokens, with commas between them, one of which a client of the gateway "
-            "has to show.",
+            description="Tokens, with commas between them, that may do everything. Once there are "
+            "tokens, here or in `tokens_file`, every client has to show one.",
             extra={"default": "none: everybody may ask"},
+        ),
+    ] = ""
+    tokens_file: Annotated[
+        str,
+        Meta(
+            description="TOML file with the hashes of tokens, their roles and queues; `flashq token` "
+            "makes its entries. Read again on SIGHUP.",
+            extra={"default": "none"},
         ),
     ] = ""
     gateway_connections_max: Annotated[
@@ -206,6 +215,68 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         ),
     ] = 64 * MIB
 
+    webhooks_max: Annotated[
+        int, Meta(ge=0, le=100_000, description="Most webhooks.", extra={"unit": "webhooks"})
+    ] = 1000
+    webhook_queue_deliveries_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Most that a webhook is still to be told; the oldest of more are dead.",
+        ),
+    ] = 10_000
+    webhook_queue_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=MIB,
+            le=64 * GIB,
+            description="Size of what a webhook is still to be told, and of its dead deliveries.",
+        ),
+    ] = 64 * MIB
+    webhook_dead_deliveries_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Dead deliveries kept of a webhook; the oldest go first, and are counted.",
+        ),
+    ] = 1000
+    webhook_attempts_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="How often a webhook is told something before the delivery is dead.",
+        ),
+    ] = 10
+    webhook_backoff_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Time to a webhook's second attempt; twice as long after each further one.",
+        ),
+    ] = 1000
+    webhook_lease_ms: Annotated[
+        int,
+        Meta(
+            ge=1000,
+            le=600_000,
+            description="Time after which the webhooks of a silent gateway go to another one.",
+        ),
+    ] = 15_000
+    webhook_timeout_ms: Annotated[
+        int, Meta(ge=1, le=600_000, description="Time that a webhook has to answer.")
+    ] = 10_000
+    webhook_private_targets: Annotated[
+        bool,
+        Meta(
+            description="Let webhooks lead to loopback, private and link-local addresses. Whoever "
+            "may add one can then send requests into the server's own network."
+        ),
+    ] = False
+
     def engine_limits(self) -> EngineLimits:
         """Return what a pure engine may know of the settings."""
         return EngineLimits(
@@ -213,8 +284,13 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         )
 
     def tokens(self) -> tuple[str, ...]:
-        """Return the tokens of which a client has to show one; none when everybody may ask."""
+        """Return the tokens that stand in the settings themselves."""
         return tuple(token for token in self.auth_tokens.split(",") if token)
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether every client has to show a token."""
+        return bool(self.tokens_file or self.tokens())
 
     def run(self) -> RunDir:
         """Return the names in the run directory."""
@@ -463,10 +539,11 @@ def _check_relations(settings: Settings) -> None:
             f"storage is {toml_value(_without_secret(storage))}, but must be "
             f"{MEMORY}, sqlite:///path or postgresql://…"
         )
-    if settings.host not in LOOPBACK_HOSTS and not settings.insecure:
+    is_safe = settings.insecure or settings.is_guarded
+    if settings.host not in LOOPBACK_HOSTS and not is_safe:
         raise ConfigError(
             f"host is {toml_value(settings.host)}, which others can reach, and nothing asks them "
-            "for a token; say --insecure if that is meant"
+            "for a token; set tokens, or say --insecure if that is meant"
         )
     settings.run().check(settings.shards)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from msgspec import NODEFAULT, Meta, Raw, Struct, structs
 
-from flashq.protocol import base, crons, jobs, leases, queues, server, sessions
+from flashq.protocol import base, crons, jobs, leases, queues, server, sessions, webhooks
 from flashq.protocol.command import Command
 from flashq.protocol.registry import COMMANDS
 
@@ -23,6 +23,7 @@ NOUNS: Final = (
     (leases, "Work: jobs that are handed out"),
     (queues, "Queues and dead letters"),
     (crons, "Crons"),
+    (webhooks, "Webhooks"),
     (server, "Server"),
     (sessions, "Connection"),
 )
@@ -41,6 +42,7 @@ _MS: Final = frozenset(
         "heartbeat_interval",
         "session_timeout",
         "avg_latency_ms",
+        "lease_ms",
     )
 )
 _UNIX_MS: Final = frozenset(
@@ -50,6 +52,7 @@ _UNIX_MS: Final = frozenset(
         "started_at",
         "last_heartbeat",
         "completed_at",
+        "died_at",
         "next_run",
         "at",
         "timestamp",

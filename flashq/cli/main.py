@@ -31,6 +31,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "queue": ("flashq.cli.queues", "Look at queues, stop them, limit them, empty them."),
     "dlq": ("flashq.cli.dead_letters", "Look at dead letters, retry or remove them."),
     "cron": ("flashq.cli.crons", "Pushes that the server makes by a schedule."),
+    "webhook": ("flashq.cli.webhooks", "Addresses that are told of what happens to jobs."),
     "stats": ("flashq.cli.server", "Count all jobs by state, and show each shard's condition."),
     "metrics": ("flashq.cli.server", "Show the totals since the server's start."),
     "events": ("flashq.cli.server", "Print what happens to jobs, as it happens."),

@@ -1,16 +1,18 @@
-"""The client's methods about queues, dead letters, crons and the server, in their blocking form.
+"""The client's methods about whole queues, dead letters, crons, webhooks and the server: blocking.
 
 Owns what `methods.py` owns for jobs, and is turned into `async_queue_methods.py` likewise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flashq.client.arguments import id_of
 from flashq.client.caller import Caller
+from flashq.client.calls import WAIT_MARGIN_MS
 from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
-from flashq.protocol import crons, queues, server, sessions
+from flashq.protocol import crons, queues, server, sessions, webhooks
 from flashq.protocol.base import CountReply, Durability, Reply
 from flashq.protocol.objects import QueueInfo
 
@@ -180,6 +182,131 @@ class QueueMethods(Caller):
     def list_crons(self) -> list[Cron]:
         """Return all crons."""
         return self._call(crons.ListCrons(), CronsFound).crons
+
+    # --- webhooks
+
+    def add_webhook(
+        self,
+        url: str,
+        events: Sequence[str],
+        *,
+        queue: str | None = None,
+        secret: str | None = None,
+        webhook: str | None = None,
+    ) -> str:
+        """Add a webhook: an address that the server tells, by HTTP, what happens to jobs.
+
+        Args:
+            url: http or https.
+            events: what it is told of, as in `completed`; `*` for everything.
+            queue: only of this queue.
+            secret: signs each request.
+            webhook: the id of one to replace, which keeps its secret where none is given.
+
+        Returns:
+            Its id.
+
+        Raises:
+            WebhookInvalid: the address or an event is none.
+            WebhookNotFound: there is none to replace.
+        """
+        request = webhooks.SetWebhook(
+            url=url, events=list(events), queue=queue, secret=secret, webhook=webhook
+        )
+        return self._call(request, webhooks.WebhookReply).id
+
+    def delete_webhook(self, webhook: str) -> None:
+        """Remove a webhook, and everything that it was still to be told.
+
+        Raises:
+            WebhookNotFound: there is none of that id.
+        """
+        self._call(webhooks.DeleteWebhook(webhook=webhook), Reply)
+
+    def list_webhooks(self) -> list[webhooks.WebhookView]:
+        """Return all webhooks, without their secrets."""
+        return self._call(webhooks.ListWebhooks(), webhooks.WebhooksReply).webhooks
+
+    def webhook_dead(
+        self, webhook: str | None = None, *, limit: int | None = None
+    ) -> list[webhooks.DeadDelivery]:
+        """Return what a webhook, or any, could not be told, oldest first.
+
+        Args:
+            webhook: its id.
+            limit: at most so many (100 by default).
+
+        Raises:
+            WebhookNotFound: there is none of that id.
+        """
+        request = webhooks.GetDeadDeliveries(webhook=webhook, limit=limit)
+        return self._call(request, webhooks.DeadDeliveriesReply).deliveries
+
+    def retry_webhook(self, webhook: str | None = None, delivery: int | None = None) -> int:
+        """Have a webhook, or all, told again what could not be told, and return how much that is.
+
+        Args:
+            webhook: its id.
+            delivery: only this one.
+
+        Raises:
+            WebhookNotFound: there is none of that id.
+        """
+        request = webhooks.RetryDeadDeliveries(webhook=webhook, delivery=delivery)
+        return self._call(request, CountReply).count
+
+    def pull_deliveries(
+        self,
+        holder: bytes,
+        call: int,
+        *,
+        held: Sequence[int] = (),
+        timeout: int = 0,
+        renew_only: bool = False,
+    ) -> webhooks.WebhookLease | None:
+        """Lease a webhook to deliver to, as gateways do; for a deliverer of your own.
+
+        Args:
+            holder: 16 random bytes that say who asks.
+            call: rises with each call.
+            held: tokens of the leases it works on; its others are void.
+            timeout: ms to wait for one.
+            renew_only: take nothing new.
+
+        Returns:
+            The lease; None when nothing came in time.
+        """
+        request = webhooks.PullDeliveries(
+            holder=holder, call=call, held=list(held), timeout=timeout, renew_only=renew_only
+        )
+        within = timeout + WAIT_MARGIN_MS
+        return self._call(request, webhooks.PullDeliveriesReply, within=within).lease
+
+    def deliveries_done(
+        self,
+        token: int,
+        delivered: int = 0,
+        *,
+        failed: int = 0,
+        reason: str | None = None,
+        more: bool = False,
+    ) -> None:
+        """Report on a lease of a webhook.
+
+        Args:
+            token: of the lease.
+            delivered: it was told everything up to this.
+            failed: telling this did not succeed.
+            reason: why not.
+            more: the lease goes on.
+
+        Raises:
+            WebhookLeaseLost: it has ended.
+        """
+        request = webhooks.DeliveriesDone(
+            token=token, delivered=delivered, failed=failed, reason=reason, more=more
+        )
+        self._call(request, Reply)
 
     # --- server
 

@@ -1,8 +1,8 @@
-"""The coordinator's decisions: it grants epochs, keeps the shards' logs and fires crons.
+"""The coordinator's decisions: it grants epochs, keeps the logs of shards, and fires crons.
 
 Pure: frames and both clocks come in as arguments. What has to be written comes out as a group; what
 depends on it is sent only once `committed` is called for the group. It owns the order of things
-within a turn and the routers; shards, crons and mailboxes have modules of their own.
+within a turn and the routers; shards, crons, webhooks and mailboxes have modules of their own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Final
 from msgspec import Struct, msgpack
 
 from flashq.coordinator.crons import CronTable
+from flashq.coordinator.hooks import Hooks
 from flashq.coordinator.mailboxes import Mailboxes
 from flashq.coordinator.outbox import Group, Outbox, Parcel
 from flashq.coordinator.repeats import Repeats
 from flashq.coordinator.shards import Recovery, ShardLinks
+from flashq.coordinator.wanting import Wanting
+from flashq.coordinator.webhooks import WebhookLimits
 from flashq.errors import BadMessage, FlashQError, InvalidRequest
 from flashq.ids import shard_of_queue
 from flashq.protocol.base import Reply
@@ -39,6 +42,8 @@ from flashq.protocol.internal import (
     CheckpointSlice,
     Epochs,
     Fetch,
+    Happened,
+    Heeded,
     Mail,
     MailAck,
     Obliterated,
@@ -70,6 +75,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     shard_count: int
     limits: EngineLimits
     config_hash: str
+    webhooks: WebhookLimits = WebhookLimits()
 
 
 class Coordinator:
@@ -94,6 +100,9 @@ class Coordinator:
         self._crons.load(opened.parts)
         self._repeats = Repeats(self._outbox)
         self._repeats.load(opened.parts)
+        self._wanting = Wanting(settings.shard_count, self._links, self._outbox, now_ms)
+        self._hooks = Hooks(settings, self._outbox, self._repeats, self._wanting, now_ms)
+        self._hooks.load(opened.parts)
         #: when each router was last heard, on the monotonic clock
         self._routers: dict[bytes, int] = {}
         #: when crons are tried again that could not fire, on the wall clock; None when all could
@@ -130,7 +139,7 @@ class Coordinator:
                 if header.flags & INTERNAL:
                     self._handle_internal(identity, body, now_ms, mono_ms)
                 else:
-                    self._handle_request(identity, header, body, now_ms)
+                    self._handle_request(identity, header, body, now_ms, mono_ms)
         except BadMessage:
             self.dropped["unreadable message"] += 1
         self._tell_routers()
@@ -147,6 +156,10 @@ class Coordinator:
                 self._links.fetch(identity, fetch)
             case ShardHello() as hello:
                 self._links.greet(identity, hello, now_ms)
+                if self._links.is_at(hello.shard, identity):
+                    self._wanting.greet(hello.shard, fresh=not hello.epoch)
+            case Heeded() as heeded if self._links.is_at(heeded.shard, identity):
+                self._wanting.heed(heeded)
             case ShardReady() as ready:
                 shard = self._links.set_ready(identity, ready)
                 if shard is not None:
@@ -154,7 +167,7 @@ class Coordinator:
             case RouterHello() as hello:
                 self._greet_router(identity, hello, mono_ms)
             case Mail() as mail if 0 <= mail.sender < self._shard_count:
-                self._take_mail(identity, mail)
+                self._take_mail(identity, mail, now_ms)
             case MailAck() as ack if 0 <= ack.receiver < self._shard_count:
                 self._mailboxes.acknowledge(ack.receiver, ack)
             case _:
@@ -183,11 +196,14 @@ class Coordinator:
 
     # --- mail of shards
 
-    def _take_mail(self, identity: bytes, mail: Mail) -> None:
+    def _take_mail(self, identity: bytes, mail: Mail, now_ms: int) -> None:
         if self._mailboxes.take(mail.sender, mail):
             match mail.body:
                 case Obliterated(queue=queue):
                     self._crons.delete_of_queue(queue)
+                case Happened() as happened:
+                    if not self._hooks.take(happened, now_ms):
+                        self._wanting.correct(mail.sender)
                 case _:
                     self.dropped["unexpected mail"] += 1
         ack = self._mailboxes.taken(mail.sender)
@@ -195,13 +211,22 @@ class Coordinator:
 
     # --- requests of clients, by way of a router
 
-    def _handle_request(self, identity: bytes, header: Header, body: bytes, now_ms: int) -> None:
+    def _handle_request(
+        self, identity: bytes, header: Header, body: bytes, now_ms: int, mono_ms: int
+    ) -> None:
         json = bool(header.flags & JSON)
-        reply: Struct
+        answer = partial(self._answer, identity, header)
         try:
-            reply = self._carry_out(decode_request(body, json=json), now_ms, json=json)
+            request = decode_request(body, json=json)
+            if self._hooks.handle(request, answer, now_ms, mono_ms, json=json):
+                return
+            answer(self._carry_out(request, now_ms, json=json))
         except FlashQError as error:
-            reply = error_reply(error)
+            answer(error_reply(error))
+
+    def _answer(self, identity: bytes, header: Header, reply: Struct) -> None:
+        """Answer a request, once everything that was written until now is safe."""
+        json = bool(header.flags & JSON)
         flags = REPLY | (JSON if json else 0)
         frame = pack_header(flags, ROUTE_COORDINATOR, header.corr, header.tail)
         self._outbox.then(
@@ -236,6 +261,8 @@ class Coordinator:
     def tick(self, now_ms: int, mono_ms: int) -> None:
         """Do what is due: fire crons, send mail again, forget silent routers."""
         self._links.tick(mono_ms)
+        self._wanting.tick(mono_ms)
+        self._hooks.tick(mono_ms)
         if self._postponed_to_ms is None or now_ms >= self._postponed_to_ms:
             self._fire_crons(now_ms, mono_ms)
         for shard in range(self._shard_count):
@@ -291,7 +318,12 @@ class Coordinator:
             # A shard that is away gets its mail when it says that it is ready.
             if resend_at_ms is not None and self._links.address_of(shard) is not None:
                 waits.append(resend_at_ms - mono_ms)
-        ahead = (self._probe_at_ms, self._links.tell_at_ms)
+        ahead = (
+            self._probe_at_ms,
+            self._links.tell_at_ms,
+            self._wanting.next_at_ms(),
+            self._hooks.next_at_ms(),
+        )
         waits += [at_ms - mono_ms for at_ms in ahead if at_ms is not None]
         return max(0, min(waits))
 

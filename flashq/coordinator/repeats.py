@@ -22,8 +22,9 @@ SESSIONS_MAX: Final = 1000
 NUMBERS_MAX: Final = 1000
 
 _PARTS: Final = "session."
-Ends = dict[int, tuple[str, str] | None]
-"""By request number: code and text of a refusal, None for a success."""
+Ends = dict[int, tuple[str, str] | int | None]
+"""By request number: code and text of a refusal; for a success the number that its answer tells, or
+None."""
 
 _decode_ends: Final = msgpack.Decoder(Ends).decode
 
@@ -57,24 +58,35 @@ class Repeats:
         if session is None or n is None:
             return False
         ends = self._sessions.get(session, {})
-        refusal = ends.get(n)
-        if refusal is not None:
-            raise error_from(*refusal)
+        end = ends.get(n)
+        if isinstance(end, tuple):
+            raise error_from(*end)
         return n in ends
 
-    def note(self, request: Mutation, refusal: FlashQError | None = None) -> None:
+    def number_of(self, request: Mutation) -> int:
+        """Return the number that the answer to a request told that was carried out before."""
+        assert request.session is not None
+        assert request.n is not None
+        number = self._sessions[request.session][request.n]
+        assert isinstance(number, int), "no number was noted for this request"
+        return number
+
+    def note(
+        self, request: Mutation, refusal: FlashQError | None = None, *, number: int | None = None
+    ) -> None:
         """Write how the request ended, if it is protected.
 
         Args:
             refusal: why it was not carried out; None when it was.
+            number: what its answer tells, for `number_of`.
         """
         session, n = request.session, request.n
         if session is None or n is None:
             return
         ends = self._sessions.pop(session, {})
-        ends[n] = None if refusal is None else (refusal.code, refusal.text)
-        kept = sorted(number for number in ends if number >= (request.done_below or 0))
-        self._sessions[session] = {number: ends[number] for number in kept[-NUMBERS_MAX:]}
+        ends[n] = number if refusal is None else (refusal.code, refusal.text)
+        kept = sorted(known for known in ends if known >= (request.done_below or 0))
+        self._sessions[session] = {known: ends[known] for known in kept[-NUMBERS_MAX:]}
         self._write(session)
         if len(self._sessions) > SESSIONS_MAX:
             forgotten, _ = self._sessions.popitem(last=False)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.protocol import crons, jobs, leases, queues, server, sessions
+from flashq.protocol import crons, jobs, leases, queues, server, sessions, webhooks
 from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.command import Command, Role, Scope
 
@@ -482,6 +482,73 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "list_crons",
         "Lists all crons.",
         ("GET", "/crons"),
+    ),
+    # webhooks
+    _command(
+        webhooks.SetWebhook,
+        webhooks.WebhookReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "add_webhook",
+        "Adds or replaces a webhook: an address that is told of what happens to jobs.",
+        ("POST", "/webhooks"),
+    ),
+    _command(
+        webhooks.DeleteWebhook,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "delete_webhook",
+        "Removes a webhook.",
+        ("DELETE", "/webhooks/{webhook}"),
+    ),
+    _command(
+        webhooks.ListWebhooks,
+        webhooks.WebhooksReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "list_webhooks",
+        "Lists all webhooks, without their secrets.",
+        ("GET", "/webhooks"),
+        mutates=False,
+    ),
+    _command(
+        webhooks.GetDeadDeliveries,
+        webhooks.DeadDeliveriesReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "webhook_dead",
+        "Lists what webhooks could not be told.",
+        ("GET", "/webhooks/dead"),
+        mutates=False,
+    ),
+    _command(
+        webhooks.RetryDeadDeliveries,
+        CountReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "retry_webhook",
+        "Has webhooks told again what they could not be told.",
+        ("POST", "/webhooks/dead/retry"),
+    ),
+    _command(
+        webhooks.PullDeliveries,
+        webhooks.PullDeliveriesReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "pull_deliveries",
+        "Leases a webhook that has to be told something, and waits for one.",
+        mutates=False,
+        waits=True,
+    ),
+    _command(
+        webhooks.DeliveriesDone,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "deliveries_done",
+        "Reports what a leased webhook was told.",
+        mutates=False,
     ),
     # server
     _read(

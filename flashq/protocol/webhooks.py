@@ -105,13 +105,13 @@ class RetryDeadDeliveries(Mutation, kw_only=True, omit_defaults=True, tag="WEBHO
 class PullDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKPULL"):
     """Asks for a webhook to deliver to, and waits `timeout` ms for one.
 
-    `holder` is who asks, 16 random bytes, and `n` rises with each of its calls. `held`
+    `holder` is who asks, 16 random bytes, and `call` rises with each of its calls. `held`
     names the leases that it works on: they are renewed, and others of it are void. With
     `renew_only` nothing new is given.
     """
 
     holder: SessionId
-    n: Unsigned
+    call: Unsigned
     held: list[Unsigned] = []
     timeout: Unsigned = 0
     renew_only: bool = False

@@ -138,6 +138,17 @@ FIELDS: Final[dict[str, Fields]] = {
     ),
     "CRONDELETE": Fields({"name": TEXT}, {}),
     "CRONLIST": Fields({}, {}),
+    "WEBHOOK": Fields(
+        {"url": TEXT, "events": TEXTS}, {"queue": TEXT, "secret": TEXT, "webhook": TEXT}
+    ),
+    "WEBHOOKDELETE": Fields({"webhook": TEXT}, {}),
+    "WEBHOOKLIST": Fields({}, {}),
+    "WEBHOOKDEAD": Fields({}, {"webhook": TEXT, "limit": UNSIGNED}),
+    "WEBHOOKRETRY": Fields({}, {"webhook": TEXT, "delivery": UNSIGNED}),
+    "WEBHOOKDONE": Fields(
+        {"token": UNSIGNED},
+        {"delivered": UNSIGNED, "failed": UNSIGNED, "reason": TEXT, "more": FLAG},
+    ),
     "SUBSCRIBE": Fields({"queue": TEXT, "events": TEXTS}, {}),
     "UNSUBSCRIBE": ONE_QUEUE,
     "AUTH": Fields({"token": TEXT}, {}),

@@ -168,6 +168,15 @@ def about_the_server(client: Blocking, name: str) -> None:
     client.delete_cron(name)
     with pytest.raises(errors.CronNotFound):
         client.delete_cron(name)
+    webhook = client.add_webhook("https://example.com/", ["failed"], queue=name, secret="s")
+    (listed,) = [one for one in client.list_webhooks() if one.id == webhook]
+    assert (listed.signed, listed.secret) == (True, None)
+    assert client.webhook_dead(webhook) == []
+    assert client.retry_webhook(webhook) == 0
+    assert client.pull_deliveries(os.urandom(16), 1) is None
+    with pytest.raises(errors.WebhookLeaseLost):
+        client.deliveries_done(1)
+    client.delete_webhook(webhook)
     assert len(client.stats().shards) == 4
     assert client.metrics().metrics.total_pushed >= 0
     events = client.subscribe(name, ["pushed"])

@@ -74,7 +74,38 @@ COUNTS: Final = {
     "waitingparent": 0,
 }
 
+WEBHOOK: Final[dict[str, Any]] = {
+    "id": "wh_1",
+    "url": "https://example.com/",
+    "events": ["completed", "failed"],
+    "queue": None,
+    "secret": None,
+    "created_at": NOW_MS,
+    "signed": True,
+    "pending": 3,
+    "dead": 1,
+    "evicted": 0,
+    "dropped": 0,
+    "last_error": "answered with status 500",
+}
+DEAD_DELIVERY: Final[dict[str, Any]] = {
+    "webhook": "wh_1",
+    "delivery": 12,
+    "event": "failed",
+    "queue": "mail",
+    "job_id": 7,
+    "timestamp": NOW_MS,
+    "error": "no route",
+    "attempts": 10,
+    "reason": "answered with status 500",
+    "died_at": NOW_MS,
+}
+
 REPLIES: Final[dict[str, dict[str, Any]]] = {
+    "WEBHOOK": {"id": "wh_1"},
+    "WEBHOOKLIST": {"webhooks": [WEBHOOK]},
+    "WEBHOOKDEAD": {"deliveries": [DEAD_DELIVERY], "total": 1},
+    "WEBHOOKRETRY": {"count": 1},
     "GETJOB": {"job": JOB, "state": "failed"},
     "GETJOBBYCUSTOMID": {"job": JOB, "state": "failed"},
     "GETJOBS": {"jobs": [{**JOB, "state": "failed"}], "total": 30},
