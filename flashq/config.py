@@ -154,8 +154,8 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
     tokens_file: Annotated[
         str,
         Meta(
-            description="TOML file with the hashes of tokens, their roles and queues; `flashq token` "
-            "makes its entries. Read again on SIGHUP.",
+            description="TOML file with the hashes of tokens, their roles and queues; `flashq "
+            "token` makes its entries. Read again on SIGHUP.",
             extra={"default": "none"},
         ),
     ] = ""

@@ -132,6 +132,9 @@ class Lifecycle:
         #: true from the first signal to stop on; never false again
         self._stopping = False
         self._stopping_reported = False
+        #: SIGHUP does not stop: it asks to read again what may change while the program runs
+        self._rereads = False
+        self._reread_due = False
 
     @property
     def wake_fd(self) -> int:
@@ -159,12 +162,24 @@ class Lifecycle:
         """The signals that mean to stop, for a loop that handles signals itself: see `stop`."""
         if self._supervised:
             return (signal.SIGTERM,)
+        if self._rereads:
+            return (signal.SIGTERM, signal.SIGINT)
         return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     @property
     def is_supervised(self) -> bool:
         """Whether the process above this one is the supervisor of the whole server."""
         return self._supervised
+
+    def reread_on_hangup(self) -> None:
+        """From now on SIGHUP does not stop the program: `take_reread` tells that it has come."""
+        self._rereads = True
+        signal.signal(signal.SIGHUP, self._on_hangup)
+
+    def take_reread(self) -> bool:
+        """Tell whether SIGHUP has come since the last call."""
+        due, self._reread_due = self._reread_due, False
+        return due
 
     def stop(self) -> None:
         """Note that one of the `stop_signals` has come."""
@@ -189,6 +204,9 @@ class Lifecycle:
     def failed(self, sentence: str) -> None:
         """Report in one sentence why the program cannot run; it ends after that."""
         self._report.failed(sentence)
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self._reread_due = True
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stop()

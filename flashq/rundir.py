@@ -55,6 +55,11 @@ class RunDir:
         """Path of the lock that says who is `program` here, as in `shard-3`."""
         return self.path / f"{program}.lock"
 
+    @property
+    def own_token(self) -> Path:
+        """Path of the token that the server's own programs show each other."""
+        return self.path / "own.token"
+
     def check(self, shards: int) -> None:
         """Refuse a directory whose longest socket path the kernel would not take.
 

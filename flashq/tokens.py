@@ -1,14 +1,14 @@
 """Who may ask for what: tokens, their roles, and how often somebody may try a wrong one.
 
-Every door asks this module and no other. It owns the reading of a tokens file's text, the rule what
-a role may do, queue patterns, and the limit on failed attempts. It is pure: the time and the text of
-the file are arguments, and what it refuses it raises. A token is kept as its digest only, and never
-stands in a text, a `repr` or an error.
+Every door asks this module and no other. It owns the reading of a tokens file's text, the rule
+what a role may do, queue patterns, and the limit on failed attempts. It is pure: the time and the
+text of the file are arguments, and what it refuses it raises. A token is kept as its digest only,
+and never stands in a text, a `repr` or an error.
 
-Tokens are hashed by SHA-256, without salt and without stretching. That is for tokens that nobody can
-guess, like those that `flashq token` makes of 32 random bytes: to find one by its digest is as hard
-as to find it without. Stretching (scrypt) makes *guessable* secrets dearer to guess, and would cost
-every HTTP request tens of ms, which would be a gift to whoever wants to keep the server busy.
+Tokens are hashed by SHA-256, without salt and without stretching. That is for tokens that nobody
+can guess, like those that `flashq token` makes of 32 random bytes: to find one by its digest is as
+hard as to find it without. Stretching (scrypt) makes *guessable* secrets dearer to guess, and would
+cost every HTTP request tens of ms, which would be a gift to whoever wants to keep the server busy.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ class Grant(Struct, frozen=True):
             json: its encoding.
 
         Returns:
-            Patterns, one of which the queues of the jobs that it names by id have to fit. Only their
-            shard knows their queues: the request has to say it as `within`. None for no condition.
+            Patterns, one of which the queues of the jobs that it names by id have to fit. Only
+            their shard knows their queues: the request has to say it as `within`. Empty for no
+            condition.
 
         Raises:
             NotAllowed: it is not allowed.
@@ -205,13 +206,15 @@ class Keyring:
     """
 
     def __init__(self, plain: Iterable[str] = (), entries: Iterable[TokenEntry] = ()) -> None:
-        self._grants: Final = [(digest_of(token), EVERYTHING) for token in plain]
-        self._grants += [
-            (
-                bytes.fromhex(entry.hash.removeprefix(_HASH_PREFIX)),
-                Grant(Role(entry.role), entry.queues, entry.name),
-            )
-            for entry in entries
+        self._grants: Final[list[tuple[bytes, Grant]]] = [
+            *((digest_of(token), EVERYTHING) for token in plain),
+            *(
+                (
+                    bytes.fromhex(entry.hash.removeprefix(_HASH_PREFIX)),
+                    Grant(Role(entry.role), entry.queues, entry.name),
+                )
+                for entry in entries
+            ),
         ]
 
     def __len__(self) -> int:

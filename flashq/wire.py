@@ -7,7 +7,8 @@ program's loop moves every message twice, so it is worth going beneath.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import zmq
@@ -15,6 +16,9 @@ from zmq.backend import Socket as _Socket
 
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+
+_LOCAL: Final = "localhost:"
+"""How libzmq begins what it says of a Unix socket's peer; hosts it names by their numbers."""
 
 _send = _Socket.send
 _recv = _Socket.recv
@@ -35,6 +39,31 @@ def send(socket: zmq.Socket[bytes], to: bytes, frames: Sequence[bytes]) -> None:
     for frame in frames[:-1]:
         _send(socket, frame, _MORE)
     _send(socket, frames[-1], _DONTWAIT)
+
+
+def receive_with_address(
+    socket: zmq.Socket[bytes],
+) -> tuple[list[bytes], Callable[[], str | None]] | None:
+    """Take the next message of a client, or None when there is none.
+
+    Returns:
+        The frames, and what gives the host that they come from: None for a program of this host
+        that came by a Unix socket, which has no address but the ids of its user and process.
+    """
+    try:
+        first = frame = _recv(socket, _DONTWAIT, False)
+    except zmq.Again:
+        return None
+    frames = [frame.bytes]
+    while frame.more:
+        frame = _recv(socket, _DONTWAIT, False)
+        frames.append(frame.bytes)
+    return frames, partial(_address_of, first)
+
+
+def _address_of(frame: zmq.Frame) -> str | None:
+    address = str(frame.get("Peer-Address"))
+    return None if address.startswith(_LOCAL) else address
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:

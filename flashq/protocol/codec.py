@@ -105,6 +105,17 @@ def _decode_alias(body: bytes, *, json: bool) -> Any:
     return decode_request(encode(fields, json=json), json=json)
 
 
+def with_field(body: bytes, name: str, value: Any, *, json: bool = False) -> bytes:
+    """Return a body with a field set, whatever it said there itself.
+
+    Raises:
+        BadMessage: it is no map of that encoding with texts as keys.
+    """
+    fields = decode(body, dict[str, Raw], json=json)
+    fields[name] = Raw(encode(value, json=json))
+    return encode(fields, json=json)
+
+
 EXPLANATION_CHARS_MAX: Final = 300
 
 

@@ -95,3 +95,17 @@ def pairs(frames: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
         raise BadMessage(detail=f"{len(frames)} frames, expected pairs of header and body")
     step = iter(frames)
     return zip(step, step, strict=True)
+
+
+# --- what a shard publishes beside its events
+
+
+def pack_heard(shard: int) -> tuple[bytes, bytes]:
+    """Return what a shard publishes when it has learned that somebody listens: whoever gets it gets
+    every event after it. No queue has an empty name."""
+    return b"", shard.to_bytes(2, "big")
+
+
+def unpack_heard(frames: Sequence[bytes]) -> int | None:
+    """Return the shard that says so; None for an event."""
+    return int.from_bytes(frames[1], "big") if not frames[0] else None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from flashq.errors import Busy
+from flashq.tokens import Shown
 
 SUBSCRIPTIONS_MAX: Final = 1000
 """Queues that one client can listen to."""
@@ -32,12 +33,12 @@ class Client:
     """What is known of one client."""
 
     __slots__ = (
-        "authenticated",
         "identity",
         "json",
         "last_seen_ms",
         "missed",
         "session",
+        "shown",
         "subscriptions",
     )
 
@@ -48,7 +49,8 @@ class Client:
         self.session: bytes | None = None
         #: it said its hello in JSON, and reads notices in it
         self.json = False
-        self.authenticated = False
+        #: the token that it has shown, on a server that asks for one
+        self.shown: Shown | None = None
         #: by queue
         self.subscriptions: dict[str, Subscription] = {}
         #: by shard: the first event that could not be sent to it since the last one that could

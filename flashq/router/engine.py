@@ -12,7 +12,7 @@ A tail that the router adds begins with one byte that says what for, then the pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -27,8 +27,8 @@ from flashq.errors import (
     ShuttingDown,
 )
 from flashq.ids import shard_of_job, shard_of_queue
+from flashq.protocol.base import Reply
 from flashq.protocol.codec import (
-    Outline,
     decode_outline,
     decode_request,
     encode,
@@ -51,18 +51,28 @@ from flashq.protocol.framing import (
     VERSION,
     pack_header,
     unpack_header,
+    unpack_heard,
 )
 from flashq.protocol.internal import Epochs, Refused, RouterHello, decode_internal, encode_internal
-from flashq.protocol.registry import BY_WORD, WORD_ALIASES
 from flashq.protocol.sessions import (
     ClosingNotice,
     Goodbye,
     ShardNotice,
+    Subscribe,
 )
-from flashq.router.gathers import Division, ask_all, divide_by_id, join
+from flashq.router.gathers import Division, Gather, ask_all, divide_by_id, join
+from flashq.router.hearing import Hearing
 from flashq.router.outbox import ACCOUNT_BYTES, PAIR_OVERHEAD_BYTES, Lane, split
+from flashq.router.routing import (
+    COORDINATOR_ROUTING_ID,
+    bounded_body,
+    command_of,
+    job_of,
+    shard_routing_id,
+)
 from flashq.router.sessions import Asker, Sessions
 from flashq.router.settings import RouterSettings
+from flashq.tokens import Grant, Guard, Keyring
 
 COORDINATOR_HELLO_MS: Final = 2000
 ERA_MS: Final = 60_000
@@ -70,6 +80,8 @@ GATHERS_MAX: Final = 10_000
 
 TO_CLIENT: Final = 0
 TO_GATHER: Final = 1
+_NOWHERE: Final[Callable[[], str | None]] = type(None)
+"""Gives the address of a client whose attempts are not counted: None."""
 _UNREADABLE: Final = bytes(HEADER_BYTES)
 """Stands for a header that cannot be read."""
 _CLIENT: Final = bytes([TO_CLIENT])
@@ -87,25 +99,21 @@ class Parcel(NamedTuple):
     frames: list[bytes]
 
 
-class _Gather:
-    """A request that several shards answer."""
-
-    __slots__ = ("asker", "deadline_ms", "division", "replies", "waiting")
-
-    def __init__(self, asker: Asker, division: Division, deadline_ms: int) -> None:
-        self.asker: Final = asker
-        self.division: Final = division
-        self.deadline_ms: Final = deadline_ms
-        #: shards that have not answered yet, with the epoch under which each was asked
-        self.waiting: dict[int, int] = {}
-        self.replies: dict[int, bytes] = {}
-
-
 class Router:
-    """See the module. Times are of the monotonic clock, in ms."""
+    """See the module. Times are of the monotonic clock, in ms.
 
-    def __init__(self, settings: RouterSettings, now_ms: int) -> None:
+    Args:
+        settings: what it has to know.
+        now_ms: the time.
+        guard: who may come in; everybody without it.
+    """
+
+    def __init__(self, settings: RouterSettings, now_ms: int, guard: Guard | None = None) -> None:
         self._settings = settings
+        self._guard = guard or Guard()
+        self._is_guarded = not self._guard.is_open
+        #: gives the address of whoever is being listened to
+        self._address_of: Callable[[], str | None] = _NOWHERE
         #: to shard `i` at `i`, to the coordinator at the end
         self._lanes = [Lane(shard_routing_id(shard)) for shard in range(settings.shard_count)]
         self._lanes.append(Lane(COORDINATOR_ROUTING_ID))
@@ -114,10 +122,11 @@ class Router:
         self._direct = self._direct_lanes()
         #: by identity: headers and bodies for the client, since the last flush
         self._boxes: dict[bytes, list[bytes]] = {}
-        self._sessions = Sessions(settings, self._send_notice)
+        self._sessions = Sessions(settings, self._guard, self._send_notice)
         #: by number; in the order of their deadlines
-        self._gathers: dict[int, _Gather] = {}
+        self._gathers: dict[int, Gather] = {}
         self._gathers_made = 0
+        self._hearing = Hearing(settings.shard_count, settings.gather_timeout_ms)
         self._hello_at_ms = now_ms
         self._era_at_ms = now_ms + ERA_MS
         self._draining = False
@@ -160,12 +169,11 @@ class Router:
 
     def next_deadline_ms(self) -> int:
         """Return when `tick` has something to do next."""
-        deadlines = [self._hello_at_ms, self._era_at_ms]
+        others = (self._hearing.next_deadline_ms(), self._sessions.next_deadline_ms())
+        deadlines = [self._hello_at_ms, self._era_at_ms, *(at for at in others if at is not None)]
         for gather in self._gathers.values():
             deadlines.append(gather.deadline_ms)
             break
-        if (session_ms := self._sessions.next_deadline_ms()) is not None:
-            deadlines.append(session_ms)
         return min(deadlines)
 
     def take_client_parcels(self) -> list[Parcel]:
@@ -184,21 +192,30 @@ class Router:
 
     # --- from clients
 
-    def handle_client(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> None:
+    def handle_client(
+        self,
+        identity: bytes,
+        frames: Sequence[bytes],
+        now_ms: int,
+        address_of: Callable[[], str | None] = _NOWHERE,
+    ) -> None:
         """Take a client's message.
 
         Args:
             identity: the client's return address.
             frames: pairs of header and body, or garbage.
+            address_of: gives the host that it comes from, whose failed attempts are counted; None
+                where they are not.
         """
+        self._address_of = address_of
         if (
-            len(frames) & 1
-            or not frames
-            or self._draining
-            or self.overfull
-            or self._settings.tokens
+            len(frames) & 1 or not frames or self._draining or self.overfull or self._is_guarded
         ) and not self._may_enter(identity, frames, now_ms):
             return
+        self._take_pairs(identity, frames, now_ms)
+
+    def _take_pairs(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> None:
+        """Pass on what names its way, and find the way of the rest."""
         direct = self._direct
         bytes_max = self._settings.peer_bytes_max
         body_max = self._settings.message_bytes_max
@@ -226,14 +243,33 @@ class Router:
         elif identity in self.overfull:
             error = Busy(detail="read the replies that wait for you first")
         else:
-            if not self._settings.tokens or self._sessions.is_authenticated(identity, now_ms):
-                return True
-            for header, body in zip(frames[::2], frames[1::2], strict=True):
-                self._handle_stranger(identity, header, body, now_ms)
-            return False
+            return not self._is_guarded or self._is_free(identity, frames, now_ms)
         for header in frames[::2]:
             self._refuse(identity, header, error)
         return False
+
+    def _is_free(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
+        """Tell whether a client's token allows everything; else look at each pair for itself."""
+        grant = self._sessions.grant_of(identity, now_ms)
+        if grant is not None and grant.is_everything:
+            return True
+        for header, body in _pairs(frames):
+            if grant is None:
+                self._handle_stranger(identity, header, body, now_ms)
+            else:
+                self._handle_bounded(identity, header, body, grant, now_ms)
+        return False
+
+    def _handle_bounded(
+        self, identity: bytes, header: bytes, body: bytes, grant: Grant, now_ms: int
+    ) -> None:
+        """Take a pair of a client whose token does not allow everything."""
+        try:
+            body = bounded_body(grant, header, body, self._settings.message_bytes_max)
+        except FlashQError as error:
+            self._refuse(identity, header, error)
+        else:
+            self._take_pairs(identity, (header, body), now_ms)
 
     def _handle_stranger(self, identity: bytes, header: bytes, body: bytes, now_ms: int) -> None:
         """Take a pair of a client that has not shown a token: AUTH is all it may say."""
@@ -277,10 +313,7 @@ class Router:
     def _handle_request(self, asker: Asker, body: bytes, now_ms: int) -> None:
         """Find out who carries a request out, and give it to them."""
         outline = decode_outline(body, json=asker.json)
-        word = WORD_ALIASES.get(outline.cmd, outline.cmd)
-        command = BY_WORD.get(word)
-        if command is None:
-            raise InvalidRequest(detail=f"unknown command '{outline.cmd[:64]}'")
+        command = command_of(outline)
         shards = self._settings.shard_count
         match command.scope:
             case Scope.ROUTER:
@@ -288,7 +321,7 @@ class Router:
             case Scope.COORDINATOR:
                 self._pass_on(asker, ROUTE_COORDINATOR, body)
             case Scope.JOB:
-                self._pass_on(asker, shard_of_job(_job_of(outline, command.id_field), shards), body)
+                self._pass_on(asker, shard_of_job(job_of(outline, command.id_field), shards), body)
             case Scope.JOBS:
                 ids_max = self._settings.limits.batch_jobs_max
                 division = divide_by_id(outline, body, shards, ids_max, json=asker.json)
@@ -301,7 +334,7 @@ class Router:
             case Scope.QUEUE | Scope.QUEUE_OR_ALL if outline.queue is not None:
                 self._pass_on(asker, shard_of_queue(outline.queue, shards), body)
             case _:
-                self._scatter(asker, self._for_all(word, asker, body), now_ms)
+                self._scatter(asker, self._for_all(command.word, asker, body), now_ms)
 
     def _pass_on(self, asker: Asker, route: int, body: bytes) -> None:
         lane = self._coordinator if route == ROUTE_COORDINATOR else self._lanes[route]
@@ -317,8 +350,14 @@ class Router:
         if isinstance(request, Goodbye):
             self._sessions.forget(asker.identity)
             self._scatter(asker, self._for_all("GOODBYE", asker, body), now_ms)
+            return
+        address = self._address_of() if self._is_guarded else None
+        reply = self._sessions.handle(request, asker, now_ms, self.epochs, address)
+        if isinstance(request, Subscribe):
+            self._hearing.ask(asker, now_ms)
+            self._answer_subscribers(now_ms)
         else:
-            self._reply(asker, self._sessions.handle(request, asker, now_ms, self.epochs))
+            self._reply(asker, reply)
 
     def _for_all(self, word: str, asker: Asker, body: bytes) -> Division:
         return ask_all(
@@ -342,7 +381,7 @@ class Router:
                 raise self._too_much(lane, division.bodies[shard])
         self._gathers_made += 1
         number = self._gathers_made.to_bytes(8, "big")
-        gather = _Gather(asker, division, now_ms + self._settings.gather_timeout_ms)
+        gather = Gather(asker, division, now_ms + self._settings.gather_timeout_ms)
         for shard, body in division.bodies.items():
             lane = self._lanes[shard]
             gather.waiting[shard] = lane.epoch
@@ -438,13 +477,33 @@ class Router:
         self._notify_all(ShardNotice(shard=shard, epoch=epoch))
 
     def handle_event(self, frames: Sequence[bytes]) -> None:
-        """Take an event as a shard published it: queue and body."""
+        """Take an event as a shard published it, queue and body; or that a shard has learned that
+        its events are wanted here."""
         try:
             if len(frames) != 2:
                 raise BadMessage(detail=f"event of {len(frames)} frames")
+            shard = unpack_heard(frames)
+            if shard is not None:
+                self._hearing.heard(shard)
+                return
             self._sessions.handle_event(frames[1])
         except BadMessage:
             self.dropped["unreadable event"] += 1
+
+    def events_unfollowed(self) -> None:
+        """The shards' events do not come here any more, until they are asked for again."""
+        self._hearing.stop()
+
+    def _answer_subscribers(self, now_ms: int) -> None:
+        for asker in self._hearing.take_told(now_ms):
+            self._reply(asker, Reply())
+
+    # --- tokens
+
+    def replace_tokens(self, keyring: Keyring) -> None:
+        """Go on with other tokens."""
+        self._guard.replace(keyring)
+        self._sessions.recheck()
 
     # --- to clients
 
@@ -495,6 +554,7 @@ class Router:
             if self._gathers[number].deadline_ms > now_ms:
                 break
             self._finish(number)
+        self._answer_subscribers(now_ms)
         if now_ms >= self._hello_at_ms:
             self._hello_at_ms = now_ms + COORDINATOR_HELLO_MS
             hello = encode_internal(RouterHello(config_hash=self._settings.config_hash))
@@ -525,34 +585,8 @@ class Router:
         return self.bytes_under_way == 0 or now_ms - self._last_reply_ms >= quiet_ms
 
 
-# --- routing ids
-
-
-COORDINATOR_ROUTING_ID: Final = b"C"
-
-
-def shard_routing_id(shard: int) -> bytes:
-    """Return the routing id under which the router's socket knows a shard."""
-    return b"S" + shard.to_bytes(2, "big")
-
-
-def shard_of_routing_id(routing_id: bytes) -> int:
-    """Return the shard's number of such a routing id."""
-    return int.from_bytes(routing_id[1:], "big")
-
-
 def _reply_header(asker: Asker) -> bytes:
     return pack_header(REPLY | (asker.flags & JSON), ROUTE_ROUTER, asker.corr)
-
-
-def _job_of(outline: Outline, field: str) -> int:
-    """Return the id of the job that a request is about."""
-    job_id = outline.parent_id if field == "parent_id" else outline.id
-    if job_id is None and isinstance(outline.job_id, int):
-        job_id = outline.job_id
-    if job_id is None:
-        raise InvalidRequest(detail=f"missing field `{field}`")
-    return job_id
 
 
 def _pairs(frames: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -28,6 +28,7 @@ from flashq.protocol.leases import AckBatch, AckBatchReply, Release
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
 from flashq.protocol.queues import QueuesReply
 from flashq.protocol.server import MetricsReply, StatsReply
+from flashq.router.sessions import Asker
 
 T = TypeVar("T")
 
@@ -49,6 +50,20 @@ class Division(NamedTuple):
 
     bodies: Bodies
     merge: Callable[[Bodies, list[int]], Any]
+
+
+class Gather:
+    """A request that several shards answer."""
+
+    __slots__ = ("asker", "deadline_ms", "division", "replies", "waiting")
+
+    def __init__(self, asker: Asker, division: Division, deadline_ms: int) -> None:
+        self.asker: Final = asker
+        self.division: Final = division
+        self.deadline_ms: Final = deadline_ms
+        #: shards that have not answered yet, with the epoch under which each was asked
+        self.waiting: dict[int, int] = {}
+        self.replies: dict[int, bytes] = {}
 
 
 def ask_all(

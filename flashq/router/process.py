@@ -20,16 +20,13 @@ from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
 from flashq.router.backlog import Backlog, Sent
-from flashq.router.engine import (
-    COORDINATOR_ROUTING_ID,
-    Router,
-    shard_of_routing_id,
-    shard_routing_id,
-)
+from flashq.router.engine import Router
+from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.rundir import RunDir
+from flashq.tokenfile import TokenSource
 from flashq.version import __version__
-from flashq.wire import receive, send
+from flashq.wire import receive, receive_with_address, send
 
 PROGRAM: Final = "flashq-router"
 
@@ -65,10 +62,13 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     context = zmq.Context()
     try:
         clock = SystemClock()
-        router = Router(_router_settings(settings), clock.mono_ms())
+        tokens = TokenSource(settings, PROGRAM, with_own=True)
+        router = Router(_router_settings(settings), clock.mono_ms(), tokens.guard)
         sockets = Sockets(context, settings, run_dir, router)
+        if tokens.can_change:
+            lifecycle.reread_on_hangup()
         lifecycle.ready(*sockets.endpoints)
-        _serve(router, sockets, lifecycle, clock, settings.drain_timeout_ms)
+        _serve(router, sockets, lifecycle, clock, tokens, settings.drain_timeout_ms)
     finally:
         context.destroy(linger=LINGER_MS)
         lock.release()
@@ -92,7 +92,12 @@ def _router_settings(settings: Settings) -> RouterSettings:
 
 
 def _serve(
-    router: Router, sockets: Sockets, lifecycle: Lifecycle, clock: Clock, drain_timeout_ms: int
+    router: Router,
+    sockets: Sockets,
+    lifecycle: Lifecycle,
+    clock: Clock,
+    tokens: TokenSource,
+    drain_timeout_ms: int,
 ) -> None:
     """The loop: wait, drain a bounded batch of each socket, tick, send."""
     drain_ends_ms: int | None = None
@@ -108,13 +113,15 @@ def _serve(
         now_ms = clock.mono_ms()
         if lifecycle.wake_fd in ready:
             lifecycle.clear_wake()
+            if lifecycle.take_reread() and (keyring := tokens.reread()) is not None:
+                router.replace_tokens(keyring)
         sockets.receive(router, ready, now_ms)
         if lifecycle.stopping and drain_ends_ms is None:
             drain_ends_ms = now_ms + drain_timeout_ms
             router.drain(now_ms)
         router.tick(now_ms)
         sockets.send(router, now_ms)
-        sockets.follow_events(wanted=router.wants_events)
+        sockets.follow_events(router)
         if router.refused is not None:
             return
         if drain_ends_ms is not None and (
@@ -140,6 +147,7 @@ class Sockets:
         self._context = context
         self._run_dir = run_dir
         self._shards = settings.shards
+        self._is_guarded = settings.is_guarded
         self._front = _front_socket(context, settings)
         self._backlog = Backlog(
             settings.peer_bytes_max, self._send_to_client, router.undeliverable, router.overfull
@@ -162,11 +170,22 @@ class Sockets:
     def receive(self, router: Router, ready: dict[object, int], now_ms: int) -> None:
         """Give the engine what has come, a bounded batch of each socket."""
         if self._front in ready:
-            _take(self._front, lambda frames: router.handle_client(frames[0], frames[1:], now_ms))
+            self._take_from_clients(router, now_ms)
         if self._back in ready:
             _take(self._back, lambda frames: _from_peer(router, frames, now_ms))
         if self._events is not None and self._events in ready:
             _take(self._events, router.handle_event)
+
+    def _take_from_clients(self, router: Router, now_ms: int) -> None:
+        if not self._is_guarded:
+            _take(self._front, lambda frames: router.handle_client(frames[0], frames[1:], now_ms))
+            return
+        for _ in range(TURN_MESSAGES_MAX):
+            taken = receive_with_address(self._front)
+            if taken is None:
+                return
+            frames, address_of = taken
+            router.handle_client(frames[0], frames[1:], now_ms, address_of)
 
     def send(self, router: Router, now_ms: int) -> None:
         """Send what stands in the engine's boxes: to clients first, since what they cannot get
@@ -193,9 +212,10 @@ class Sockets:
         """When `send` has to be called again, whatever happens; None for never."""
         return self._backlog.retry_at_ms
 
-    def follow_events(self, *, wanted: bool) -> None:
+    def follow_events(self, router: Router) -> None:
         """Subscribe to the shards' events, or stop; the engine needs all of a shard's events to
         see holes in them, so it gets them whatever the queue."""
+        wanted = router.wants_events
         if wanted and self._events is None:
             self._events = self._context.socket(zmq.SUB)
             self._events.set_hwm(EVENTS_UNHEARD_MAX)
@@ -208,6 +228,7 @@ class Sockets:
             self._poller.unregister(self._events)
             self._events.close(linger=0)
             self._events = None
+            router.events_unfollowed()
 
 
 def _take(socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:

@@ -9,13 +9,12 @@ hello under the same identity ends it. Identities are no secrets, but nobody is 
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from flashq.errors import AuthenticationRequired, InvalidRequest, TokenInvalid
+from flashq.errors import AuthenticationRequired, InvalidRequest, NotAllowed
 from flashq.protocol.base import Reply
 from flashq.protocol.framing import JSON
 from flashq.protocol.objects import EVENTS
@@ -31,6 +30,7 @@ from flashq.protocol.sessions import (
 from flashq.router.clients import Client, ClientTable, Subscription
 from flashq.router.events import ALL, EventFan
 from flashq.router.settings import RouterSettings
+from flashq.tokens import Grant, Guard
 
 SILENT_SESSIONS: Final = 3
 """A client is forgotten after so many session time-outs of silence."""
@@ -54,11 +54,15 @@ class Sessions:
 
     Args:
         settings: the router's.
+        guard: who may come in.
         send_notice: puts a notice into a client's box: identity, corr, body, and `json`.
     """
 
-    def __init__(self, settings: RouterSettings, send_notice: Callable[..., None]) -> None:
+    def __init__(
+        self, settings: RouterSettings, guard: Guard, send_notice: Callable[..., None]
+    ) -> None:
         self._settings = settings
+        self._guard = guard
         limits = settings.limits
         silence_ms_max = SILENT_SESSIONS * limits.session_timeout_ms
         self._send_notice = send_notice
@@ -74,16 +78,42 @@ class Sessions:
         """Return the clients that have said hello, who get notices."""
         return (client for client in self._clients if client.session is not None)
 
-    def is_authenticated(self, identity: bytes, now_ms: int) -> bool:
-        """Tell whether the client has shown a token, and note that it lives."""
+    def grant_of(self, identity: bytes, now_ms: int) -> Grant | None:
+        """Return what the token allows that the client has shown, and note that it lives. None for
+        a client that has shown none, or one that is no token any more."""
         client = self._clients.see(identity, now_ms)
-        return client is not None and client.authenticated
+        if client is None or client.shown is None:
+            return None
+        return client.shown.grant(self._guard)
 
-    def handle(self, request: Struct, asker: Asker, now_ms: int, epochs: list[int]) -> Reply:
+    def recheck(self) -> None:
+        """The tokens are others: forget who has shown one that is none any more, and the wishes for
+        queues that it is no longer for."""
+        for client in self._clients:
+            grant = None if client.shown is None else client.shown.grant(self._guard)
+            if grant is None:
+                self.forget(client.identity)
+                continue
+            for queue in list(client.subscriptions):
+                try:
+                    grant.check_queue(queue)
+                except NotAllowed:
+                    self._clients.unsubscribe(client, queue)
+        self._stop_if_unheard()
+
+    def handle(
+        self,
+        request: Struct,
+        asker: Asker,
+        now_ms: int,
+        epochs: list[int],
+        address: str | None = None,
+    ) -> Reply:
         """Carry out a request.
 
         Args:
             epochs: each shard's.
+            address: where it comes from, for AUTH.
 
         Raises:
             FlashQError: it is refused.
@@ -97,7 +127,7 @@ class Sessions:
                 boot = self._settings.boot
                 return HeartbeatReply(ok=True, boot=boot, epochs=epochs, known=known)
             case Auth():
-                self._authenticate(request, asker, now_ms)
+                self._authenticate(request, asker, now_ms, address)
             case Subscribe():
                 self._subscribe(request, asker, now_ms)
             case Unsubscribe():
@@ -109,23 +139,18 @@ class Sessions:
                 raise AssertionError(f"{type(request).__name__} is not the router's own")
         return Reply()
 
-    def _authenticate(self, request: Auth, asker: Asker, now_ms: int) -> None:
-        tokens = self._settings.tokens
-        if not tokens:
+    def _authenticate(self, request: Auth, asker: Asker, now_ms: int, address: str | None) -> None:
+        if self._guard.is_open:
             return
-        shown = request.token.encode()
-        # All are compared, so that the time taken does not tell which one nearly fits.
-        fits = [hmac.compare_digest(shown, token.encode()) for token in tokens]
-        if not any(fits):
-            raise TokenInvalid
-        self._clients.admit(asker.identity, now_ms).authenticated = True
+        shown = self._guard.show(request.token, address, now_ms)
+        self._clients.admit(asker.identity, now_ms).shown = shown
 
     def _greet(self, request: Hello, asker: Asker, now_ms: int, epochs: list[int]) -> HelloReply:
         client = self._clients.get(asker.identity)
         if client is not None and client.session not in (None, request.session):
             # Another client has come under this identity: nothing of the first one is its own.
             self.forget(asker.identity)
-            if self._settings.tokens:
+            if not self._guard.is_open:
                 raise AuthenticationRequired
         client = self._clients.admit(asker.identity, now_ms)
         client.session = request.session

@@ -10,8 +10,7 @@ from flashq.protocol.limits import EngineLimits
 class RouterSettings(Struct, frozen=True, kw_only=True):
     """What a router has to know. Durations in ms.
 
-    `boot` differs between any two starts; `tokens` are those of which a client has to show one,
-    none when everybody may come in.
+    `boot` differs between any two starts.
     """
 
     version: str
@@ -22,4 +21,3 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     peer_bytes_max: int
     gather_timeout_ms: int
     config_hash: str
-    tokens: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ from flashq.protocol.framing import (
     ROUTE_COORDINATOR,
     Header,
     pack_header,
+    pack_heard,
     pairs,
     unpack_header,
 )
@@ -513,8 +514,11 @@ class Node:
     # --- out
 
     def listen(self, wanted: bool) -> None:
-        """Say whether anybody listens to this shard's events."""
+        """Say whether anybody listens to this shard's events. Who does is told so, behind which no
+        event is missed."""
         self._is_heard = wanted
+        if wanted:
+            self.out.events.append(pack_heard(self._identity.shard))
         if self._engine is not None:
             self._engine.listen(wanted)
 

@@ -132,6 +132,8 @@ class Sockets:
         self._front.bind(run_dir.shard(index))
         self._events = context.socket(zmq.XPUB)
         self._events.set_hwm(UNHEARD_EVENTS_MAX)
+        # Each listener is told that it is heard, not only the first one.
+        self._events.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._events.bind(run_dir.events(index))
         self._coordinator = context.socket(zmq.DEALER)
         self._coordinator.set_hwm(0)
@@ -179,7 +181,7 @@ class Sockets:
             handle(frames)
 
     def _subscription(self, node: Node, frames: list[bytes]) -> None:
-        """A topic has its first listener, or has lost its last one."""
+        """A listener has come, or is gone."""
         self._topics += 1 if frames[0][:1] == b"\x01" else -1
         node.listen(self._topics > 0)
 

@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Final
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.writer import Committed, Read
 from flashq.router.backlog import Backlog, Sent
-from flashq.router.engine import (
-    COORDINATOR_ROUTING_ID,
-    Router,
-    shard_of_routing_id,
-    shard_routing_id,
-)
+from flashq.router.engine import Router
+from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
 from flashq.shard.process import GAP_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX

@@ -16,12 +16,15 @@ from flashq.protocol.framing import (
     ROUTE_ANY,
     ROUTE_COORDINATOR,
     pack_header,
+    pack_heard,
     unpack_header,
 )
 from flashq.protocol.internal import Epochs, encode_internal
 from flashq.protocol.limits import EngineLimits
-from flashq.router.engine import COORDINATOR_ROUTING_ID, Router, shard_of_routing_id
+from flashq.router.engine import Router
+from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id
 from flashq.router.settings import RouterSettings
+from flashq.tokens import Guard, Keyring, TokenEntry
 
 SHARDS = 4
 CLIENT = b"client-1"
@@ -49,7 +52,14 @@ class Pair(NamedTuple):
 class Bench:
     """What stands around the engine in a test."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[str] = (),
+        entries: Sequence[TokenEntry] = (),
+        is_heard: bool = True,
+        **settings: Any,
+    ) -> None:
         self.now_ms = 1000
         defaults = RouterSettings(
             version="1.2.3",
@@ -62,13 +72,17 @@ class Bench:
             config_hash="agreed",
         )
         self.settings = replace(defaults, **settings)
-        self.router = Router(self.settings, self.now_ms)
+        keyring = Keyring(tokens, entries) if tokens or entries else None
+        self.router = Router(self.settings, self.now_ms, Guard(keyring))
+        if is_heard:
+            for shard in range(SHARDS):
+                self.router.handle_event(pack_heard(shard))
 
     # --- in
 
-    def send(self, *frames: bytes, identity: bytes = CLIENT) -> None:
+    def send(self, *frames: bytes, identity: bytes = CLIENT, address: str | None = None) -> None:
         """Give the router a client's message."""
-        self.router.handle_client(identity, frames, self.now_ms)
+        self.router.handle_client(identity, frames, self.now_ms, lambda: address)
 
     def ask(
         self,
@@ -77,11 +91,12 @@ class Bench:
         corr: int = 7,
         flags: int = 0,
         identity: bytes = CLIENT,
+        address: str | None = None,
         **request: Any,
     ) -> None:
         """Send a client's request."""
         body = encode(request, json=bool(flags & JSON))
-        self.send(pack_header(flags, route, corr), body, identity=identity)
+        self.send(pack_header(flags, route, corr), body, identity=identity, address=address)
 
     def answer(self, asked: Pair, body: Any = None, *, flags: int = 0) -> None:
         """Answer a pair as its shard or the coordinator would; `body` is a dict or bytes."""

@@ -33,7 +33,7 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.registry import COMMANDS
 from flashq.router import engine
-from flashq.router.engine import COORDINATOR_ROUTING_ID
+from flashq.router.routing import COORDINATOR_ROUTING_ID
 from flashq.router.outbox import PAIR_OVERHEAD_BYTES
 from tests.unit.router.bench import (
     CLIENT,

@@ -1,0 +1,103 @@
+"""Where a program's tokens come from: the settings, the tokens file, and the server's own token.
+
+Owns the reading of those files. What tokens mean is `flashq.tokens`' business. The server's own
+programs show each other a token of their own, which the first of them that starts writes into the
+run directory, for the server's user only: so a gateway needs no token out of anybody's file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from flashq.config import Settings
+from flashq.errors import ConfigError
+from flashq.observability.logging import log_of
+from flashq.tokens import Guard, Keyring, TokenEntry, read_entries
+
+FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+TOKEN_RANDOM_BYTES: Final = 32
+
+
+def new_token() -> str:
+    """Return a token that nobody can guess."""
+    return secrets.token_urlsafe(TOKEN_RANDOM_BYTES)
+
+
+class TokenSource:
+    """The tokens of one program.
+
+    Args:
+        settings: say where they are.
+        program: its name, for the log.
+        with_own: the server's own token counts too: its own programs come in here.
+
+    Raises:
+        ConfigError: the tokens file cannot be read.
+    """
+
+    def __init__(self, settings: Settings, program: str, *, with_own: bool = False) -> None:
+        self._settings: Final = settings
+        self._log: Final = log_of(program)
+        self._with_own: Final = with_own
+        #: what every connection of this program is checked by; open where there are no tokens
+        self.guard: Final = Guard(self._read() if settings.is_guarded else None)
+
+    @property
+    def can_change(self) -> bool:
+        """Whether there is a file to read again."""
+        return bool(self._settings.tokens_file)
+
+    def reread(self) -> Keyring | None:
+        """Read the file again; None, and a line in the log, when what it says does not fit."""
+        try:
+            keyring = self._read()
+        except ConfigError as error:
+            self._log.error("the tokens stay as they were", reason=error.text)
+            return None
+        self._log.info("tokens read again", tokens=len(keyring))
+        return keyring
+
+    def _read(self) -> Keyring:
+        plain = list(self._settings.tokens())
+        if self._with_own:
+            plain.append(own_token(self._settings.run().own_token))
+        path = self._settings.tokens_file
+        return Keyring(plain, _entries_of(path) if path else ())
+
+
+def _entries_of(path: str) -> tuple[TokenEntry, ...]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"the tokens file {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the tokens file {path} is not UTF-8") from None
+    if len(text) > FILE_BYTES_MAX:
+        raise ConfigError(f"the tokens file {path} has more than {FILE_BYTES_MAX} characters")
+    return read_entries(text, path)
+
+
+def own_token(path: Path) -> str:
+    """Return the token in a file that only its owner can read, made if there is none.
+
+    Whoever comes first makes it, whole: it is written beside its place, and linked there.
+    """
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        pass
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(new_token())
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        pass  # another program was faster
+    finally:
+        os.unlink(beside)
+    return path.read_text()
