@@ -277,7 +277,11 @@ class QueueMethods(Caller):
             The lease; None when nothing came in time.
         """
         request = webhooks.PullDeliveries(
-            holder=holder, call=call, held=list(held), timeout=timeout, renew_only=renew_only
+            holder=holder,
+            call=call,
+            held=list(held),
+            timeout=timeout,
+            renew_only=renew_only or None,
         )
         within = timeout + WAIT_MARGIN_MS
         return self._call(request, webhooks.PullDeliveriesReply, within=within).lease
@@ -304,7 +308,11 @@ class QueueMethods(Caller):
             WebhookLeaseLost: it has ended.
         """
         request = webhooks.DeliveriesDone(
-            token=token, delivered=delivered, failed=failed, reason=reason, more=more
+            token=token,
+            delivered=delivered or None,
+            failed=failed or None,
+            reason=reason,
+            more=more or None,
         )
         self._call(request, Reply)
 

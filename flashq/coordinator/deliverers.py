@@ -148,7 +148,7 @@ class Deliverers:
             self._dismiss(holder)
             holder.call, holder.token = request.call, 0
             self._void(request)
-        for token in request.held:
+        for token in request.held or ():
             lease = self._leases.get(token)
             if lease is not None and lease.holder == request.holder:
                 self._ends_ms[token] = mono_ms + self._lease_ms
@@ -157,8 +157,8 @@ class Deliverers:
             answer(w.PullDeliveriesReply(lease=self._view(same, json=json)))
             return
         holder.answer, holder.json = answer, json
-        holder.until_ms = mono_ms + min(request.timeout, TIMEOUT_MS_MAX)
-        holder.renew_only = request.renew_only
+        holder.until_ms = mono_ms + min(request.timeout or 0, TIMEOUT_MS_MAX)
+        holder.renew_only = bool(request.renew_only)
         if holder.wants:
             self._serve(request.holder, holder, mono_ms)
 
@@ -167,7 +167,7 @@ class Deliverers:
         unknown = [
             lease.webhook
             for lease in self._leases.values()
-            if lease.holder == request.holder and lease.token not in request.held
+            if lease.holder == request.holder and lease.token not in (request.held or ())
         ]
         for webhook in unknown:
             self.end(webhook)
@@ -188,7 +188,7 @@ class Deliverers:
         endpoint = None if lease is None else self._table.get(lease.webhook)
         if lease is None or endpoint is None:
             raise WebhookLeaseLost
-        self._table.delivered(endpoint, min(request.delivered, lease.upto))
+        self._table.delivered(endpoint, min(request.delivered or 0, lease.upto))
         if request.failed:
             reason = request.reason or "no reason given"
             self._table.failed(endpoint, request.failed, reason, now_ms, mono_ms)

@@ -112,9 +112,9 @@ class PullDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKPULL
 
     holder: SessionId
     call: Unsigned
-    held: list[Unsigned] = []
-    timeout: Unsigned = 0
-    renew_only: bool = False
+    held: list[Unsigned] | None = None
+    timeout: Unsigned | None = None
+    renew_only: bool | None = None
 
 
 class Delivery(Struct, kw_only=True, omit_defaults=True):
@@ -150,7 +150,7 @@ class DeliveriesDone(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDONE
     succeed, because of `reason`. With `more` the lease goes on; a failure ends it."""
 
     token: Unsigned
-    delivered: Unsigned = 0
-    failed: Unsigned = 0
+    delivered: Unsigned | None = None
+    failed: Unsigned | None = None
     reason: str | None = None
-    more: bool = False
+    more: bool | None = None
