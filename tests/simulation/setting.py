@@ -58,7 +58,7 @@ class Setting:
             completed_jobs_max=choice((5, 50, 1000)),
             results_max=choice((5, 50)),
             dlq_jobs_max=choice((3, 1000)),
-            waiters_max=choice((4, 1000, 1000)),
+            waiters_max=choice((9, 1000, 1000)),
             unsafe_bytes_max=choice((2000, MIB, MIB)),
             outcomes_max=choice((20, 100_000)),
             shard_jobs_max=choice((200, 100_000)),
