@@ -38,7 +38,7 @@ from flashq.errors import (
 )
 from flashq.gateway import openapi, prometheus
 from flashq.gateway.bridge import Bridge
-from flashq.gateway.http_access import Access
+from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_administration import Administration, Place
 from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
 from flashq.gateway.http_events import EventLogs
@@ -49,6 +49,7 @@ from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
 from flashq.gateway.sse import sse_response
 from flashq.gateway.websocket import Sockets
 from flashq.gateway.workers import Workers
+from flashq.tokens import Guard, Keyring
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75
@@ -57,12 +58,16 @@ LEFT_STATUS: Final = 499
 """Of the response that nobody reads, because the client is gone."""
 
 
+WebEndpoint = Callable[[Request], Awaitable[Response]]
+
+
 class HttpDoor:
     """The door.
 
     Args:
         bridge: the way to the server.
-        settings: for tokens, bounds, and what is told of them.
+        settings: for bounds, and for what is told of them.
+        guard: who may ask; without one, the tokens of the settings decide.
         stop_server: makes the whole server end; None where this gateway cannot.
     """
 
@@ -71,13 +76,14 @@ class HttpDoor:
         bridge: Bridge,
         settings: Settings,
         *,
+        guard: Guard | None = None,
         stop_server: Callable[[], None] | None = None,
     ) -> None:
         clock = SystemClock()
         self._bridge: Final = bridge
         self._settings: Final = settings
         self._mono_s: Final = asyncio.get_running_loop().time
-        self._access: Final = Access(settings.tokens())
+        self._access: Final = Access(guard or _guard_of(settings), clock.mono_ms)
         self._wall_ms: Final = clock.wall_ms
         self._commands: Final = Commands(bridge)
         self._overview: Final = Overview(bridge, clock.wall_ms, self._mono_s)
@@ -173,14 +179,21 @@ class HttpDoor:
     def _routes(self) -> list[BaseRoute]:
         """Return all routes, those of commands first."""
         own = self._handlers()
+        public: dict[str, WebEndpoint] = {
+            "health": self._health.health,
+            "live": self._health.live,
+            "ready": self._health.ready,
+        }
         routes: list[BaseRoute] = []
         for route in (*command_routes(), *OWN_ROUTES):
-            if route.command is not None:
-                endpoint, name = self._commands.endpoint(route.command), route.command.word
+            if route.rights is Rights.ANYBODY:
+                web = _answering(public[route.handler])
+            elif route.command is not None:
+                endpoint = self._commands.endpoint(route.command)
+                web = self._guarded(route.command.word, route, endpoint)
             else:
-                endpoint, name = own[route.handler], route.handler
-            guarded = self._guarded(name, route, endpoint)
-            routes.append(WebRoute(route.pattern, guarded, methods=[route.method]))
+                web = self._guarded(route.handler, route, own[route.handler])
+            routes.append(WebRoute(route.pattern, web, methods=[route.method]))
         for path, page in (
             ("/", self._pages.dashboard),
             ("/dashboard", self._pages.dashboard),
@@ -197,33 +210,20 @@ class HttpDoor:
         return routes
 
     def _handlers(self) -> dict[str, Endpoint]:
-        """Return what answers the routes that are no commands, by name."""
-        names = {route.handler for route in OWN_ROUTES}
-        own: dict[str, Endpoint] = {
-            "health": self._health.health,
-            "live": self._health.live,
-            "ready": self._health.ready,
-            "prometheus": self._prometheus,
-            "sse": self._sse,
-        }
-        own |= {name: getattr(self._administration, name) for name in names - own.keys()}
-        return own
+        """Return what answers the routes that are no commands and not for everybody, by name."""
+        names = {route.handler for route in OWN_ROUTES if route.rights is not Rights.ANYBODY}
+        own: dict[str, Endpoint] = {"prometheus": self._prometheus, "sse": self._sse}
+        return own | {name: getattr(self._administration, name) for name in names - own.keys()}
 
-    def _guarded(self, name: str, route: Route, endpoint: Endpoint) -> Endpoint:
+    def _guarded(self, name: str, route: Route, endpoint: Endpoint) -> WebEndpoint:
         """Return an endpoint that checks who asks, and says what is wrong in the envelope."""
-        check = {
-            Rights.ANYBODY: _anybody,
-            Rights.TOKEN: self._access.check,
-            Rights.OPERATOR: self._access.check_operator,
-        }[route.rights]
         observe, mono_s = self._durations.observe, self._mono_s
 
         async def guarded(request: Request) -> Response:
             began = mono_s()
             outcome = "ok"
             try:
-                check(request)
-                response = await endpoint(request)
+                response = await endpoint(request, self._admit(route, request))
             except ClientDisconnect:
                 return Response(status_code=LEFT_STATUS)
             except FlashQError as error:
@@ -234,10 +234,25 @@ class HttpDoor:
 
         return guarded
 
-    async def _sse(self, request: Request) -> Response:
-        return sse_response(self._logs, request)
+    def _admit(self, route: Route, request: Request) -> Visitor:
+        """Let somebody in who may use a route. What a command's body says is checked later.
 
-    async def _prometheus(self, _request: Request) -> Response:
+        Raises:
+            FlashQError: he may not.
+        """
+        visitor = self._access.admit(request)
+        if route.rights is Rights.OPERATOR:
+            self._access.check_operator(request)
+        if not visitor.grant.is_everything:
+            visitor.grant.check_role(route.role)
+            if route.command is None and route.spans_queues:
+                visitor.grant.check_queue(request.path_params.get("queue"))
+        return visitor
+
+    async def _sse(self, request: Request, visitor: Visitor) -> Response:
+        return sse_response(self._logs, request, visitor)
+
+    async def _prometheus(self, _request: Request, _visitor: Visitor) -> Response:
         view = await self._overview.look(is_fresh=True)
         figures = prometheus.GatewayFigures(
             workers=len(self._workers.alive(self._wall_ms())),
@@ -265,11 +280,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _anybody(_asker: object) -> None:
-    """Let everybody in."""
+def _guard_of(settings: Settings) -> Guard:
+    tokens = settings.tokens()
+    return Guard(Keyring(tokens)) if tokens else Guard()
 
 
-def _answering(page: Callable[[Request], Awaitable[Response]]) -> Endpoint:
+def _answering(page: WebEndpoint) -> WebEndpoint:
     async def answer(request: Request) -> Response:
         try:
             return await page(request)

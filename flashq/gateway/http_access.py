@@ -1,67 +1,110 @@
 """Who may ask over HTTP.
 
-Owns the reading of tokens and the rule for what only the server's own operators may do. The rights
-of each token are not this module's: a token of the settings may do everything.
+Owns the reading of tokens from requests, and the rule who is an operator while there are no tokens.
+What a token allows is `flashq.tokens`' business.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from flashq.errors import AuthenticationRequired, NotAllowed, TokenInvalid
+from flashq.errors import NotAllowed
+from flashq.gateway.asking import Ask
+from flashq.protocol.command import Role
+from flashq.tokens import Grant, Guard, Shown
 
 _BEARER: Final = "bearer "
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Access:
-    """The door's keeper.
+class Visitor:
+    """Somebody who was let in, and what he may do.
 
     Args:
-        tokens: one of which has to be shown; none when everybody may ask.
+        guard: who let him in.
+        shown: what he has shown.
+        grant: what that allows.
     """
 
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._tokens: Final = [token.encode() for token in tokens]
+    __slots__ = ("_guard", "_shown", "grant")
+
+    def __init__(self, guard: Guard, shown: Shown, grant: Grant) -> None:
+        self._guard: Final = guard
+        self._shown: Final = shown
+        self.grant: Final = grant
+
+    @property
+    def is_welcome(self) -> bool:
+        """Whether what he has shown still opens the door: tokens may be replaced any time."""
+        return self._shown.grant(self._guard) is not None
+
+    def check(self, ask: Ask) -> None:
+        """Refuse a command that he may not have carried out; see `Grant.check`.
+
+        Raises:
+            NotAllowed: he may not.
+        """
+        if self.grant.is_everything:
+            return
+        within = self.grant.check(ask.command, ask.outline.queue, ask.body, json=True)
+        if within:
+            ask.add(within=within)
+
+    def check_listening(self, queue: str) -> None:
+        """Refuse somebody who may not follow a queue's events (`*` for all).
+
+        Raises:
+            NotAllowed: he may not.
+        """
+        self.grant.check_role(Role.READ)
+        self.grant.check_queue(queue)
+
+
+class Access:
+    """The way in.
+
+    Args:
+        guard: knows the tokens.
+        now_ms: the monotonic clock.
+    """
+
+    def __init__(self, guard: Guard, now_ms: Callable[[], int]) -> None:
+        self._guard: Final = guard
+        self._now_ms: Final = now_ms
 
     @property
     def tokens_count(self) -> int:
         """How many tokens there are."""
-        return len(self._tokens)
+        return self._guard.tokens_count
 
-    def check(self, asker: HTTPConnection) -> None:
-        """Refuse somebody who has to show a token, and shows none that fits.
+    def admit(self, asker: HTTPConnection) -> Visitor:
+        """Let somebody in.
 
         Raises:
-            AuthenticationRequired, TokenInvalid: in this order of checks.
+            AuthenticationRequired, TokenInvalid, TooManyAttempts: see `Guard.show`.
         """
-        if not self._tokens:
-            return
-        shown = shown_token(asker)
-        if shown is None:
-            raise AuthenticationRequired
-        # All are compared, so that the time taken does not tell which one nearly fits.
-        fits = [hmac.compare_digest(shown, token) for token in self._tokens]
-        if not any(fits):
-            raise TokenInvalid
+        token = None if self._guard.is_open else shown_token(asker)
+        address = "" if asker.client is None else asker.client.host
+        shown = self._guard.show(token, address, self._now_ms())
+        grant = shown.grant(self._guard)
+        assert grant is not None, "a token was accepted and then was none"
+        return Visitor(self._guard, shown, grant)
 
     def check_operator(self, asker: HTTPConnection) -> None:
-        """Refuse somebody who may not stop or empty the server.
+        """Refuse somebody who may not stop or empty the server, while there are no tokens.
 
-        Without tokens only this host's own programs may: not another host, and not a web page of
-        another site in a browser on this one (which sends its origin, or comes by another name).
+        Then only this host's own programs may: not another host, and not a web page of another
+        site in a browser on this one (which sends its origin, or comes by another name).
 
         Raises:
-            AuthenticationRequired, TokenInvalid, NotAllowed: in this order of checks.
+            NotAllowed: he may not.
         """
-        self.check(asker)
-        if self._tokens:
+        if not self._guard.is_open:
             return
         if not is_local(asker):
             raise NotAllowed(detail="without tokens this is for the server's own host only")
@@ -72,12 +115,13 @@ class Access:
 
 
 def shown_token(asker: HTTPConnection) -> bytes | None:
-    """Return the token that comes with a request: as Bearer, else as `?token=`."""
+    """Return the token that comes with a request: as Bearer, else as `?token=`; an empty one is
+    none."""
     header = asker.headers.get("authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
         return header[len(_BEARER) :].strip().encode("latin-1")
     token = asker.query_params.get("token")
-    return None if token is None else token.encode("utf-8", "surrogatepass")
+    return token.encode("utf-8", "surrogatepass") if token else None
 
 
 def is_local(asker: HTTPConnection) -> bool:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from flashq.errors import CronNotFound, FlashQError, InvalidRequest, NotSupported, ParameterInvalid
 from flashq.gateway import http_requests
+from flashq.gateway.http_access import Visitor
 from flashq.gateway.http_commands import Commands, respond
 from flashq.gateway.http_machine import Machine
 from flashq.gateway.http_overview import Overview
@@ -103,7 +104,7 @@ class Administration:
 
     # --- settings
 
-    async def settings(self, _request: Request) -> Response:
+    async def settings(self, _request: Request, _visitor: Visitor) -> Response:
         """Say how the server is set up."""
         place = self._place()
         is_postgres = place.storage.startswith("postgres")
@@ -121,16 +122,16 @@ class Administration:
             }
         )
 
-    async def change_settings(self, request: Request) -> Response:
+    async def change_settings(self, request: Request, _visitor: Visitor) -> Response:
         """Refuse, and say what to do instead."""
         name = request.url.path.rpartition("/")[2]
         raise NotSupported(_FIXED[name])
 
-    async def run_cleanup(self, _request: Request) -> Response:
+    async def run_cleanup(self, _request: Request, _visitor: Visitor) -> Response:
         """Say that it goes on all the time: the shards clean up as they work."""
         return _data("Cleanup triggered")
 
-    async def machine(self, _request: Request) -> Response:
+    async def machine(self, _request: Request, _visitor: Visitor) -> Response:
         """Say what the machine says."""
         figures = self._machine.figures()
         figures["tcp_connections"] = self.connections()
@@ -142,18 +143,18 @@ class Administration:
 
     # --- the server as a whole
 
-    async def shut_down(self, _request: Request) -> Response:
+    async def shut_down(self, _request: Request, _visitor: Visitor) -> Response:
         """Make the whole server end, once this is answered."""
         if self._stop_server is None:
             raise NotSupported("This gateway runs by itself. Stop the server where it was started.")
         asyncio.get_running_loop().call_later(STOP_DELAY_S, self._stop_server)
         return _data("Server shutting down...")
 
-    async def restart(self, _request: Request) -> Response:
+    async def restart(self, _request: Request, _visitor: Visitor) -> Response:
         """Refuse: whoever started the server restarts it."""
         raise NotSupported("The server is restarted where it was started: stop it, and start it.")
 
-    async def reset(self, _request: Request) -> Response:
+    async def reset(self, _request: Request, _visitor: Visitor) -> Response:
         """Remove every queue and every cron."""
         for queue in await self._overview.queue_names():
             await self._count("OBLITERATE", queue)
@@ -163,19 +164,19 @@ class Administration:
                 await self._commands.ask(ask)
         return _data("Server memory cleared")
 
-    async def clear_queues(self, _request: Request) -> Response:
+    async def clear_queues(self, _request: Request, _visitor: Visitor) -> Response:
         """Remove waiting and delayed jobs of all queues."""
         return await self._sum("DRAIN")
 
-    async def clear_dead_letters(self, _request: Request) -> Response:
+    async def clear_dead_letters(self, _request: Request, _visitor: Visitor) -> Response:
         """Remove the dead letters of all queues."""
         return await self._sum("PURGEDLQ")
 
-    async def clear_completed(self, _request: Request) -> Response:
+    async def clear_completed(self, _request: Request, _visitor: Visitor) -> Response:
         """Remove the completed jobs of all queues."""
         return await self._sum("CLEAN", grace=0, state="completed", limit=CLEANED_MAX)
 
-    async def reset_metrics(self, _request: Request) -> Response:
+    async def reset_metrics(self, _request: Request, _visitor: Visitor) -> Response:
         """Refuse: totals that jump back break every rate that is made of them."""
         raise NotSupported("Totals are counted for as long as the data directory lives.")
 
@@ -192,11 +193,11 @@ class Administration:
 
     # --- history and workers
 
-    async def history(self, _request: Request) -> Response:
+    async def history(self, _request: Request, _visitor: Visitor) -> Response:
         """Give the figures of the last minutes."""
         return _data(list(self._overview.history))
 
-    async def workers(self, _request: Request) -> Response:
+    async def workers(self, _request: Request, _visitor: Visitor) -> Response:
         """List the workers that registered here, and count the sessions of all others.
 
         The server tells how many sessions there are, not whose.
@@ -209,7 +210,7 @@ class Administration:
         sessions = max((shard.sessions for shard in stats.shards), default=0)
         return respond(envelope(alive, {"sessions": encode_json(sessions)}))
 
-    async def heartbeat(self, request: Request) -> Response:
+    async def heartbeat(self, request: Request, _visitor: Visitor) -> Response:
         """Note that a worker is there."""
         http_requests.check_content_type(request)
         body = await http_requests.read_body(request)
@@ -221,7 +222,7 @@ class Administration:
         self._workers.heard(request.path_params["worker"], told, self._wall_ms())
         return _data(None)
 
-    async def push_incoming(self, request: Request) -> Response:
+    async def push_incoming(self, request: Request, visitor: Visitor) -> Response:
         """Push what somebody else's webhook sends, as it is."""
         http_requests.check_content_type(request)
         body = await http_requests.read_body(request)
@@ -229,11 +230,12 @@ class Administration:
         ask = http_requests.ask_with_body(
             BY_WORD["PUSH"], request.path_params, b'{"data":%b}' % body
         )
+        visitor.check(ask)
         return await self._commands.push(ask)
 
     # --- the cluster that this is not
 
-    async def nodes(self, _request: Request) -> Response:
+    async def nodes(self, _request: Request, _visitor: Visitor) -> Response:
         """List the one node that there is."""
         return _data(
             [
@@ -248,15 +250,15 @@ class Administration:
             ]
         )
 
-    async def no_nodes(self, _request: Request) -> Response:
+    async def no_nodes(self, _request: Request, _visitor: Visitor) -> Response:
         """List no nodes of a cluster."""
         return _data([])
 
-    async def no_node(self, _request: Request) -> Response:
+    async def no_node(self, _request: Request, _visitor: Visitor) -> Response:
         """Give no node of a cluster."""
         return _data(None)
 
-    async def cluster_metrics(self, _request: Request) -> Response:
+    async def cluster_metrics(self, _request: Request, _visitor: Visitor) -> Response:
         """Count nothing."""
         return _data(
             {
@@ -271,11 +273,11 @@ class Administration:
             }
         )
 
-    async def strategy(self, _request: Request) -> Response:
+    async def strategy(self, _request: Request, _visitor: Visitor) -> Response:
         """Name the way in which a single node balances."""
         return _data({"strategy": "LeastConnections"})
 
-    async def set_strategy(self, request: Request) -> Response:
+    async def set_strategy(self, request: Request, _visitor: Visitor) -> Response:
         """Refuse: there is nothing to balance."""
         http_requests.check_content_type(request)
         body = await http_requests.read_body(request)

@@ -20,6 +20,7 @@ from flashq.errors import FlashQError, InvalidRequest, ShuttingDown
 from flashq.gateway import http_requests
 from flashq.gateway.asking import Ask
 from flashq.gateway.bridge import Bridge
+from flashq.gateway.http_access import Visitor
 from flashq.gateway.http_replies import (
     NULL,
     envelope,
@@ -48,7 +49,8 @@ _GET_RESULT: Final = BY_WORD["GETRESULT"]
 _COMPLETED: Final = b'"completed"'
 _VIEW_FIELDS: Final = frozenset(FullJobView.__struct_fields__)
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request, Visitor], Awaitable[Response]]
+"""Answers a request of somebody who was let in."""
 
 
 def respond(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -88,8 +90,8 @@ class Commands:
             "WEBHOOKDELETE": self._delete,
         }.get(command.word, self._plain)
 
-        async def answer(request: Request) -> Response:
-            return await special(command, request)
+        async def answer(request: Request, visitor: Visitor) -> Response:
+            return await special(command, request, visitor)
 
         return answer
 
@@ -111,24 +113,14 @@ class Commands:
                 return await self.ask(better)
         raise error
 
-    async def _read(self, command: Command, request: Request) -> Ask:
-        """Read the request that is to be carried out."""
-        if not http_requests.takes_body(command):
-            return http_requests.ask_with_parameters(
-                command, request.path_params, request.query_params
-            )
-        body = await http_requests.read_body(request)
-        if command.word in http_requests.BODY_OPTIONAL and not (
-            body and http_requests.is_json(request)
-        ):
-            return http_requests.ask_with_parameters(
-                command, request.path_params, request.query_params
-            )
-        http_requests.check_content_type(request)
-        return http_requests.ask_with_body(command, request.path_params, body)
+    async def _read(self, command: Command, request: Request, visitor: Visitor) -> Ask:
+        """Read the request that is to be carried out, and refuse one that is not allowed."""
+        ask = await _read(command, request)
+        visitor.check(ask)
+        return ask
 
-    async def _plain(self, command: Command, request: Request) -> Response:
-        ask = await self._read(command, request)
+    async def _plain(self, command: Command, request: Request, visitor: Visitor) -> Response:
+        ask = await self._read(command, request, visitor)
         if command.waits:
             return await self._waiting(request, command, ask)
         return respond(enveloped(shape_of(command), await self.ask(ask)))
@@ -155,7 +147,7 @@ class Commands:
 
     # --- more than that
 
-    async def _pull(self, command: Command, request: Request) -> Response:
+    async def _pull(self, command: Command, request: Request, visitor: Visitor) -> Response:
         query = request.query_params
         count = http_requests.whole_number(query, "count", 1, COUNT_MAX)
         timeout = http_requests.whole_number(query, "timeout", WAIT_MS, WAIT_MS_MAX)
@@ -164,10 +156,11 @@ class Commands:
         ask = http_requests.ask_with_parameters(
             command, request.path_params, {}, count=count, timeout=timeout
         )
+        visitor.check(ask)
         return await self._waiting(request, command, ask)
 
-    async def _push(self, command: Command, request: Request) -> Response:
-        return await self.push(await self._read(command, request))
+    async def _push(self, command: Command, request: Request, visitor: Visitor) -> Response:
+        return await self.push(await self._read(command, request, visitor))
 
     async def push(self, ask: Ask) -> Response:
         """Push a job, and show it as the server has it."""
@@ -181,8 +174,8 @@ class Commands:
             data = _as_pushed(job_id, ask)
         return respond(envelope(data, {"id": b"%d" % job_id}))
 
-    async def _get_job(self, command: Command, request: Request) -> Response:
-        members = members_of(await self.ask(await self._read(command, request)))
+    async def _get_job(self, command: Command, request: Request, visitor: Visitor) -> Response:
+        members = members_of(await self.ask(await self._read(command, request, visitor)))
         result: bytes | Raw = NULL
         if bytes(members["state"]) == _COMPLETED and bytes(members["job"]) != b"null":
             job_id = decode(bytes(members["job"]), _Numbered, json=True).id
@@ -191,15 +184,26 @@ class Commands:
             result = reply.get("result", NULL)
         return respond(envelope(job_with_result(members, result)))
 
-    async def _delete(self, command: Command, request: Request) -> Response:
+    async def _delete(self, command: Command, request: Request, visitor: Visitor) -> Response:
         """Say whether there was something to remove: that there was not is no error here."""
         try:
-            await self.ask(await self._read(command, request))
+            await self.ask(await self._read(command, request, visitor))
         except FlashQError as error:
             if error.http_status != NOT_FOUND:
                 raise
             return respond(envelope(b"false"))
         return respond(envelope(b"true"))
+
+
+async def _read(command: Command, request: Request) -> Ask:
+    """Read the request for a command."""
+    if http_requests.takes_body(command):
+        body = await http_requests.read_body(request)
+        is_json = http_requests.is_json(request)
+        if command.word not in http_requests.BODY_OPTIONAL or (body and is_json):
+            http_requests.check_content_type(request)
+            return http_requests.ask_with_body(command, request.path_params, body)
+    return http_requests.ask_with_parameters(command, request.path_params, request.query_params)
 
 
 class _Numbered(msgspec.Struct):

@@ -109,9 +109,9 @@ SHAPES: Final[dict[str, Shape]] = {
     "STATS": _all("queued", "processing", "delayed", "dlq"),
     "METRICS": _one("metrics", "metrics"),
     "LISTQUEUES": _one("queues", "queues"),
-    "CRONDELETE": Shape(lambda _members: b"true", (), {"type": "boolean"}),
+    "CRONDELETE": Shape(_nothing, (), {"type": "boolean"}),
+    "WEBHOOKDELETE": Shape(_nothing, (), {"type": "boolean"}),
     "WEBHOOKDEAD": _one("deliveries", "total"),
-    "WEBHOOKDELETE": Shape(lambda _members: b"true", (), {"type": "boolean"}),
 }
 """Where the data is not simply the reply's only member, or all of them, or null for none."""
 

@@ -36,8 +36,8 @@ DISCARDED_BYTES_MAX: Final = 8 * BODY_BYTES_MAX
 """How much of a body that is too large is still read, so that its sender gets to read why."""
 BATCH_JOBS_MAX: Final = 1000
 
-NUMBERING: Final = frozenset({"session", "n", "done_below"})
-"""Fields that are the gateway's own: it numbers what it asks."""
+OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within"})
+"""Fields that are the gateway's own: it numbers what it asks, and says what a token is for."""
 BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
 """Commands whose body may be left out; what is no JSON is then ignored."""
 
@@ -65,7 +65,7 @@ def open_fields(command: Command) -> tuple[str, ...]:
 @cache
 def _open_fields(word: str) -> tuple[str, ...]:
     command = BY_WORD[word]
-    closed = {*path_fields(command).values(), *NUMBERING}
+    closed = {*path_fields(command).values(), *OWN_FIELDS}
     if "id" in closed and "job_id" in command.request.__struct_fields__:
         closed.add("job_id")  # another name of the same
     return tuple(name for name in command.request.__struct_fields__ if name not in closed)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from flashq.gateway.http_overview import Point
 from flashq.gateway.workers import Registration, WorkerInfo
-from flashq.protocol.command import Command
+from flashq.protocol.command import Command, Role
 from flashq.protocol.registry import COMMANDS
 
 
@@ -34,6 +34,8 @@ class Route(Struct, frozen=True, kw_only=True):
         method, path: as in `GET` and `/jobs/{id}`.
         summary: one sentence.
         rights: who may use it.
+        role: the least that a token must allow, where there are tokens.
+        spans_queues: whether it tells of or touches all queues, unless its path names one.
         command: what it carries out; None for a route of the gateway's own.
         handler: the name under which the door knows what answers, if it is no command.
         body: type or JSON schema of the body; None for none.
@@ -47,6 +49,8 @@ class Route(Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     rights: Rights = Rights.TOKEN
+    role: Role = Role.READ
+    spans_queues: bool = True
     command: Command | None = None
     handler: str = ""
     body: Any = None
@@ -81,6 +85,7 @@ def _server(path: str, handler: str, summary: str, data: Any) -> Route:
         path=f"/server/{path}",
         summary=summary,
         rights=Rights.OPERATOR,
+        role=Role.ADMIN,
         handler=handler,
         data=data,
         tag="operators",
@@ -93,6 +98,7 @@ def _setting(name: str, properties: dict[str, Any]) -> Route:
         path=f"/settings/{name}",
         summary="Refused: settings are read at start; the answer says what to do instead.",
         rights=Rights.OPERATOR,
+        role=Role.ADMIN,
         handler="change_settings",
         body={"type": "object", "properties": properties},
         data=_NULL,
@@ -105,7 +111,7 @@ def _get(path: str, handler: str, summary: str, data: Any, **more: Any) -> Route
 
 
 _ANYBODY: Final[dict[str, Any]] = {"rights": Rights.ANYBODY, "tag": "health"}
-_CLUSTER: Final[dict[str, Any]] = {"tag": "cluster"}
+_CLUSTER: Final[dict[str, Any]] = {"tag": "cluster", "spans_queues": False}
 
 OWN_ROUTES: Final[tuple[Route, ...]] = (
     _get("/health", "health", "Asks every part of the server; names who is silent.", _OBJECT,
@@ -125,9 +131,10 @@ OWN_ROUTES: Final[tuple[Route, ...]] = (
          tag="workers"),
     Route(method="POST", path="/workers/{worker}/heartbeat", handler="heartbeat", body=Registration,
           summary="Says that a worker is there; it is listed for 30 s.", data=_NULL,
-          tag="workers"),
+          role=Role.WORKER, spans_queues=False, tag="workers"),
     Route(method="POST", path="/webhooks/incoming/{queue}", handler="push_incoming", body={},
-          summary="Adds a job whose payload is the body.", data=_JOB, tag="jobs"),
+          summary="Adds a job whose payload is the body.", data=_JOB, role=Role.PRODUCER,
+          tag="jobs"),
     _get("/settings", "settings", "Tells how the server is set up.", _OBJECT, tag="operators"),
     _setting("auth", {"tokens": _TEXT}),
     _setting("queue-defaults", {}),
@@ -136,7 +143,7 @@ OWN_ROUTES: Final[tuple[Route, ...]] = (
     _setting("test-db", {"url": _TEXT}),
     Route(method="POST", path="/settings/cleanup/run", handler="run_cleanup", data=_TEXT,
           summary="Does nothing: retention is applied as jobs end.", rights=Rights.OPERATOR,
-          tag="operators"),
+          role=Role.ADMIN, tag="operators"),
     _server("shutdown", "shut_down", "Ends the whole server.", _TEXT),
     _server("restart", "restart", "Refused: whoever started the server restarts it.", _TEXT),
     _server("reset", "reset", "Removes every queue and every cron.", _TEXT),
@@ -213,6 +220,7 @@ def _command_route(command: Command, method: str, path: str) -> Route:
         path=path,
         summary=command.summary,
         rights=Rights.OPERATOR if tag in _OPERATORS else Rights.TOKEN,
+        role=command.role,
         command=command,
         tag=tag,
     )

@@ -35,7 +35,9 @@ do not edit.
 Every answer is JSON: `{"ok": true, "data": ...}`, or with a status of 4xx or 5xx \
 `{"ok": false, "error": text, "code": word, "retryable": bool}`. `retryable` promises that nothing \
 happened. Times are Unix milliseconds, durations are milliseconds, ids are whole numbers up to \
-2^53 - 1. Unknown members are ignored, and null stands for an optional member that is not there."""
+2^53 - 1. Unknown members are ignored, and null stands for an optional member that is not there.
+
+`x-role` of an operation is the least that a token has to allow, where the server has tokens."""
 
 _ERROR: Final = {
     "type": "object",
@@ -196,6 +198,8 @@ def _operation(route: Route, schemas: _Schemas, names: set[str]) -> dict[str, An
     }
     if route.rights is Rights.ANYBODY:
         operation["security"] = [{}]
+    else:
+        operation["x-role"] = route.role.value
     if route.command is not None and (text := _doc(route.command.request)):
         operation["description"] = text
     parameters = [_path_parameter(name) for name in re.findall(r"\{(\w+)\}", route.path)]

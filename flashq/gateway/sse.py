@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from flashq.gateway.events import ALL, Dropped, Missed
+from flashq.gateway.http_access import Visitor
 from flashq.gateway.http_events import EventLogs, Reader, Told, missed_body
 
 KEEP_ALIVE_S: Final = 15.0
@@ -24,25 +25,27 @@ _KEEP_ALIVE: Final = b": keep-alive\n\n"
 _HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def sse_response(logs: EventLogs, request: Request) -> Response:
+def sse_response(logs: EventLogs, request: Request, visitor: Visitor) -> Response:
     """Return the stream of a queue's events, or of all when the path names none.
 
     Raises:
+        NotAllowed: the visitor may not follow them.
         Busy: too many queues are followed.
     """
     queue = request.path_params.get("queue", ALL)
+    visitor.check_listening(queue)
     last_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
     reader = logs.read(queue, last_id)
-    return _EventStream(logs, reader)
+    return _EventStream(logs, reader, visitor)
 
 
 class _EventStream(StreamingResponse):
     """A stream that gives its place in the log back also when it never came to begin."""
 
-    def __init__(self, logs: EventLogs, reader: Reader) -> None:
+    def __init__(self, logs: EventLogs, reader: Reader, visitor: Visitor) -> None:
         self._reader: Final = reader
         super().__init__(
-            _stream(logs, reader), media_type="text/event-stream", headers=dict(_HEADERS)
+            _stream(logs, reader, visitor), media_type="text/event-stream", headers=dict(_HEADERS)
         )
 
     async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
@@ -53,11 +56,11 @@ class _EventStream(StreamingResponse):
             self._reader.close()
 
 
-async def _stream(logs: EventLogs, reader: Reader) -> AsyncIterator[bytes]:
+async def _stream(logs: EventLogs, reader: Reader, visitor: Visitor) -> AsyncIterator[bytes]:
     yield b"retry: %d\n: the events of flashq\n\n" % RETRY_MS
     while True:
         taken = await reader.take(KEEP_ALIVE_S)
-        if taken is None:
+        if taken is None or not visitor.is_welcome:
             return
         if isinstance(taken, Missed | Dropped):
             kind = b"missed" if isinstance(taken, Missed) else b"dropped"

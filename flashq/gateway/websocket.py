@@ -13,9 +13,9 @@ from typing import Final
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from flashq.errors import Busy, FlashQError
+from flashq.errors import Busy, FlashQError, NotAllowed, TooManyAttempts
 from flashq.gateway.events import ALL, Dropped, Missed, notice_line
-from flashq.gateway.http_access import Access
+from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_events import EventLogs, Reader
 from flashq.gateway.http_overview import Overview, dashboard_frame
 from flashq.gateway.workers import Workers
@@ -23,10 +23,12 @@ from flashq.gateway.workers import Workers
 SEND_S: Final = 10.0
 """How long a frame may take to get into the connection of a client that does not read."""
 DASHBOARD_INTERVAL_S: Final = 1.0
+LOOK_S: Final = 60.0
+"""How often it is looked at whether a quiet listener's token still counts."""
 
 GOING_AWAY: Final = 1001
 TOO_SLOW: Final = 1008
-TRY_LATER: Final = 1013
+NOT_WELCOME: Final = 1008
 
 REFUSED_TEXT: Final = "Invalid or missing token"
 
@@ -57,33 +59,42 @@ class Sockets:
 
     async def events(self, socket: WebSocket) -> None:
         """Send a queue's events, or all when the path names none."""
-        if not await self._admit(socket):
+        queue = socket.path_params.get("queue", ALL)
+        visitor = await self._admit(socket, queue)
+        if visitor is None:
             return
         try:
-            reader = self._logs.read(socket.path_params.get("queue", ALL))
+            reader = self._logs.read(queue)
         except Busy as error:
             await socket.send_denial_response(PlainTextResponse(error.text, 503))
             return
         try:
             await socket.accept()
-            await self._until_gone(socket, self._send_events(socket, reader))
+            await self._until_gone(socket, self._send_events(socket, reader, visitor))
         finally:
             reader.close()
 
     async def dashboard(self, socket: WebSocket) -> None:
         """Send the server's figures at once, and then every second."""
-        if not await self._admit(socket):
+        visitor = await self._admit(socket, ALL)
+        if visitor is None:
             return
         await socket.accept()
-        await self._until_gone(socket, self._send_figures(socket))
+        await self._until_gone(socket, self._send_figures(socket, visitor))
 
-    async def _admit(self, socket: WebSocket) -> bool:
+    async def _admit(self, socket: WebSocket, queue: str) -> Visitor | None:
+        """Let somebody in who may follow a queue; refuse everybody else, and return None."""
         try:
-            self._access.check(socket)
+            visitor = self._access.admit(socket)
+            visitor.check_listening(queue)
+        except (NotAllowed, TooManyAttempts) as error:
+            refusal = PlainTextResponse(error.text, error.http_status)
         except FlashQError:
-            await socket.send_denial_response(PlainTextResponse(REFUSED_TEXT, 401))
-            return False
-        return True
+            refusal = PlainTextResponse(REFUSED_TEXT, 401)
+        else:
+            return visitor
+        await socket.send_denial_response(refusal)
+        return None
 
     async def _until_gone(self, socket: WebSocket, sending: object) -> None:
         """Send until the client is gone, or there is no more."""
@@ -100,9 +111,12 @@ class Sockets:
             with suppress(asyncio.CancelledError, WebSocketDisconnect, TimeoutError):
                 await asyncio.gather(sender, receiver)
 
-    async def _send_events(self, socket: WebSocket, reader: Reader) -> None:
+    async def _send_events(self, socket: WebSocket, reader: Reader, visitor: Visitor) -> None:
         while True:
-            taken = await reader.take()
+            taken = await reader.take(LOOK_S)
+            if not visitor.is_welcome:
+                await socket.close(NOT_WELCOME)
+                return
             if taken is None:
                 await socket.close(GOING_AWAY)
                 return
@@ -115,8 +129,11 @@ class Sockets:
             for told in taken:
                 await _send(socket, told.body)
 
-    async def _send_figures(self, socket: WebSocket) -> None:
+    async def _send_figures(self, socket: WebSocket, visitor: Visitor) -> None:
         while not self._closing.is_set():
+            if not visitor.is_welcome:
+                await socket.close(NOT_WELCOME)
+                return
             with suppress(FlashQError):  # nothing is said for as long as nothing is known
                 view = await self._overview.look()
                 workers = self._workers.alive(view.timestamp)
