@@ -265,10 +265,9 @@ class Coordinator:
         self._hooks.tick(mono_ms)
         if self._postponed_to_ms is None or now_ms >= self._postponed_to_ms:
             self._fire_crons(now_ms, mono_ms)
-        for shard in range(self._shard_count):
-            resend_at_ms = self._mailboxes.resend_at_ms(shard)
+        for shard, resend_at_ms in self._mailboxes.resends():
             address = self._links.address_of(shard)
-            if resend_at_ms is not None and resend_at_ms <= mono_ms and address is not None:
+            if resend_at_ms <= mono_ms and address is not None:
                 self._mailboxes.send(shard, address, mono_ms)
         silent = [
             identity
@@ -313,10 +312,9 @@ class Coordinator:
         next_run_ms = self._crons.next_run_ms()
         if next_run_ms is not None:
             waits.append(max(next_run_ms, self._postponed_to_ms or 0) - now_ms)
-        for shard in range(self._shard_count):
-            resend_at_ms = self._mailboxes.resend_at_ms(shard)
+        for shard, resend_at_ms in self._mailboxes.resends():
             # A shard that is away gets its mail when it says that it is ready.
-            if resend_at_ms is not None and self._links.address_of(shard) is not None:
+            if self._links.address_of(shard) is not None:
                 waits.append(resend_at_ms - mono_ms)
         ahead = (
             self._probe_at_ms,

@@ -75,6 +75,8 @@ class Mailboxes:
         self._incarnation = incarnation
         self._outbox = outbox
         self._boxes = [_Mailbox() for _ in range(shard_count)]
+        #: the shards that have messages pending
+        self._waiting: set[int] = set()
 
     def load(self, parts: Mapping[str, bytes]) -> None:
         """Take up what was stored.
@@ -94,6 +96,7 @@ class Mailboxes:
                 if not isinstance(mail, Mail) or mail.number > self._boxes[shard].safe:
                     raise StorageDamaged(detail=f"coordinator's part {name}")
                 self._boxes[shard].pending[mail.number] = mail
+                self._waiting.add(shard)
         for box in self._boxes:
             box.pending = OrderedDict(sorted(box.pending.items()))
 
@@ -115,6 +118,7 @@ class Mailboxes:
         )
         box.counters = box.counters._replace(posted=number)
         box.pending[number] = mail
+        self._waiting.add(shard)
         self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", encode_internal(mail)))
         self._write_counters(shard)
         return number
@@ -141,10 +145,9 @@ class Mailboxes:
                 self._outbox.send(to, replace(mail, confirmed=confirmed))
                 left -= 1
 
-    def resend_at_ms(self, shard: int) -> int | None:
-        """Return when what is pending for a shard is due again; None when nothing is."""
-        box = self._boxes[shard]
-        return box.resend_at_ms if box.pending else None
+    def resends(self) -> list[tuple[int, int]]:
+        """Return the shards that have messages pending, and when these are due again."""
+        return [(shard, self._boxes[shard].resend_at_ms) for shard in sorted(self._waiting)]
 
     def acknowledge(self, shard: int, ack: MailAck) -> None:
         """The shard has everything up to a number."""
@@ -154,6 +157,8 @@ class Mailboxes:
         while box.pending and (number := next(iter(box.pending))) <= ack.number:
             del box.pending[number]
             self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", b""))
+        if not box.pending:
+            self._waiting.discard(shard)
 
     # --- from shards
 
