@@ -124,7 +124,7 @@ class Bench:
     def start_shard(self, shard: int, identity: bytes | None = None) -> Granted:
         """Let a fresh shard say hello, recover nothing, and be ready."""
         identity = identity or b"shard-%d" % shard
-        [granted] = self.say(identity, ShardHello(shard=shard, config_hash=HASH))
+        granted, *_ = self.say(identity, ShardHello(shard=shard, config_hash=HASH))
         self.say(identity, ShardReady(shard=shard, epoch=granted.epoch))
         assert isinstance(granted, Granted)
         return granted

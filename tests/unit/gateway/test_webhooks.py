@@ -1,0 +1,118 @@
+"""What a webhook is sent, to the byte, and which addresses may be sent anything."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from flashq.gateway.webhooks import (
+    DELIVERY,
+    SIGNATURE,
+    SIGNATURE_V2,
+    TIMESTAMP,
+    body_of,
+    headers_of,
+    is_public,
+    target_of,
+)
+from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.webhooks import Delivery, WebhookLease
+
+NOW_S = 1_800_000_000
+
+
+def delivery(data: Any = None, **fields: Any) -> Delivery:
+    """Something to tell."""
+    given: dict[str, Any] = {
+        "delivery": 9,
+        "event": "completed",
+        "queue": "mail",
+        "job_id": 4,
+        "timestamp": 5,
+    }
+    if data is not None:
+        given["data"] = Raw(encode_msgpack(data))
+    return Delivery(**(given | fields))
+
+
+def lease(secret: str | None) -> WebhookLease:
+    """A webhook that is leased."""
+    return WebhookLease(
+        token=1, webhook="wh_7", url="http://x/", secret=secret, lease_ms=1, deliveries=[]
+    )
+
+
+def test_the_body_is_compact_with_its_keys_in_order() -> None:
+    """Receivers sign what they read; some compare bytes that they have put together themselves."""
+    assert (
+        body_of(delivery({"to": "é", "b": b"\0"}))
+        == (
+            '{"data":{"to":"é","b":"AA=="},"error":null,"event":"completed","job_id":4,'
+            '"queue":"mail","timestamp":5}'
+        ).encode()
+    )
+    assert body_of(delivery(error="why", event="failed")) == (
+        b'{"data":null,"error":"why","event":"failed","job_id":4,"queue":"mail","timestamp":5}'
+    )
+
+
+def test_what_json_cannot_say_is_told_without_its_data() -> None:
+    """That it happened still counts."""
+    assert body_of(delivery({(1, 2): "a key of two"})).startswith(b'{"data":null,')
+
+
+def test_a_signature_is_that_of_the_older_server_and_another_one_covers_the_time() -> None:
+    """Lower-case hexadecimal without a prefix; the second one makes a replay noticeable."""
+    body = body_of(delivery())
+    headers = dict(headers_of(lease("sécret"), delivery(), body, NOW_S))
+    key = "sécret".encode()
+    assert headers == {
+        "Content-Type": "application/json",
+        DELIVERY: "wh_7-9",
+        TIMESTAMP: str(NOW_S),
+        SIGNATURE: hmac.new(key, body, hashlib.sha256).hexdigest(),
+        SIGNATURE_V2: hmac.new(key, b"%d." % NOW_S + body, hashlib.sha256).hexdigest(),
+    }
+
+
+def test_without_a_secret_nothing_is_signed() -> None:
+    """As before."""
+    names = [name for name, _ in headers_of(lease(None), delivery(), b"{}", NOW_S)]
+    assert names == ["Content-Type", DELIVERY, TIMESTAMP]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0",
+        "100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1",
+        "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+        "2002:a00:1::",
+    ],
+)  # fmt: skip
+def test_an_address_of_the_servers_own_surroundings_is_not_public(address: str) -> None:
+    """Also in the clothes of another kind of address: a webhook must not reach the metadata
+    service of a cloud, or a database that trusts its own host."""
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+)
+def test_an_address_of_the_internet_is_public(address: str) -> None:
+    """Webhooks would be of little use otherwise."""
+    assert is_public(address)
+
+
+def test_a_url_is_taken_apart_for_the_request() -> None:
+    """Ports and paths that it does not say are the usual ones."""
+    plain = target_of("http://example.com")
+    assert (plain.host, plain.port, plain.is_secure, plain.path) == ("example.com", 80, False, "/")
+    full = target_of("https://example.com:8443/a/b?c=d#e")
+    assert (full.port, full.is_secure, full.path) == (8443, True, "/a/b?c=d")
+    assert full.host_header == "example.com:8443"
+    assert target_of("http://[::1]:8080/x").host == "::1"
