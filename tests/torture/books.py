@@ -209,7 +209,7 @@ class Books:
         for request in self.open_requests(kill.at):
             if kill.kind == "gateway" and request.attempt.door != "gateway":
                 continue
-            if kill.kind != "shard" or any(
+            if kill.kind not in ("shard", "twin") or any(
                 self.shard_of(job.queue) in kill.shards for job in request.attempt.jobs
             ):
                 return True

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from tests.torture.books import FOREVER, Books, Request
-from tests.torture.ledger import Acknowledged, Killed, Refused, Wanted
+from tests.torture.ledger import Acknowledged, Killed, Refused, Unanswered, Wanted
 
 MS: Final = 1_000_000
 WINDOW_MS: Final = 100
@@ -35,11 +35,13 @@ CRON: Final = "cron miscounted"
 REUSED: Final = "id reused"
 TORN: Final = "torn"
 FALSE: Final = "false answer"
+HUNG: Final = "never answered"
 HARNESS: Final = "harness"
 
 KINDS: Final = (
-    *(LOST, INVENTED, DUPLICATED, UNDONE, ORDER, KEYS, CRON, REUSED, TORN, FALSE, HARNESS),
+    *(LOST, INVENTED, DUPLICATED, UNDONE, ORDER, KEYS, CRON, REUSED, TORN, FALSE, HUNG, HARNESS),
 )
+TIMEOUT_CODE: Final = "request_timeout"
 EXAMPLES_MAX: Final = 10
 
 
@@ -228,8 +230,12 @@ class Checker:
         )
 
     def _check_answers(self) -> None:
-        """Results are those of the jobs, while somebody waited and afterwards."""
+        """Every call ends, and results are those of the jobs, at once and afterwards."""
         books = self._books
+        for request in books.requests:
+            if isinstance(request.answer, Unanswered) and request.answer.code == TIMEOUT_CODE:
+                uid = request.attempt.jobs[0].uid
+                self.accuse(HUNG, f"{uid} ({request.attempt.kind}) has waited for too long")
         for awaited in books.awaited:
             uids = {delivery.uid for delivery in books.deliveries.get(awaited.id, ())}
             if uids != {awaited.result} or books.earliest_end(awaited.id) > awaited.at:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.server import eventually
+from tests.torture.ledger import SUFFIX
 
 ROLES: Final = (
     ("producer", "router"),
@@ -22,23 +23,27 @@ ROLES: Final = (
     ("producer", "router"),
     ("worker", "bare"),
 )
-LAST_CALLS_S: Final = 70.0
-"""A call may take 60 s; what takes longer hangs."""
+GRACE_S: Final = 10.0
+"""What is begun may take so much longer than a call."""
 
 
 class Crew:
     """All producers and workers.
 
     Args:
-        ledgers: the directory of their ledgers.
+        directory: of their ledgers.
         addresses: of the server, by `router` and `gateway`.
         seed: of their choices.
+        timeout_s: how long a call may take.
     """
 
-    def __init__(self, ledgers: Path, addresses: dict[str, str], seed: int) -> None:
-        self._ledgers = ledgers
+    def __init__(
+        self, directory: Path, addresses: dict[str, str], seed: int, timeout_s: float
+    ) -> None:
+        self._directory = directory
         self._addresses = addresses
         self._seed = seed
+        self._timeout_s = timeout_s
         self._count = 0
         #: by place in `ROLES`: who works there, and its name
         self._at_work: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
@@ -67,23 +72,27 @@ class Crew:
         name = f"{role}-{self._count}"
         address = self._addresses["gateway" if kind == "gateway" else "router"]
         with self._said(name).open("wb") as said:
-            command = [sys.executable, "-m", f"tests.torture.{role}", str(self._ledgers), name]
-            process = subprocess.Popen(
-                [*command, kind, address, str(self._seed)], stdout=said, stderr=said
-            )
+            command = [sys.executable, "-m", f"tests.torture.{role}", str(self._directory), name]
+            command += [kind, address, str(self._seed), str(int(self._timeout_s * 1000))]
+            process = subprocess.Popen(command, stdout=said, stderr=said)
         self._at_work[place] = process, name
 
     def _said(self, name: str) -> Path:
-        return self._ledgers / f"{name}.log"
+        return self._directory / f"{name}.log"
+
+    def ledgers(self) -> list[Path]:
+        """Return the ledgers of everybody at work; they may not be there yet."""
+        return [self._ledger(name) for _, name in self._at_work.values()]
+
+    def _ledger(self, name: str) -> Path:
+        return self._directory / f"{name}{SUFFIX}"
 
     def places(self, role: str) -> list[int]:
         """Return the places where somebody with this role is at work and has begun."""
         return [
             place
             for place, (process, name) in self._at_work.items()
-            if ROLES[place][0] == role
-            and process.poll() is None
-            and (self._ledgers / f"{name}.ledger").exists()
+            if ROLES[place][0] == role and process.poll() is None and self._ledger(name).exists()
         ]
 
     def name_at(self, place: int) -> str:
@@ -101,7 +110,7 @@ class Crew:
         places = [place for place in self._at_work if ROLES[place][0] == role]
         for place in places:
             process, name = self._at_work[place]
-            if not (self._ledgers / f"{name}.ledger").exists():  # it would not understand yet
+            if not self._ledger(name).exists():  # it would not understand yet
                 self._expected.add(place)
                 process.kill()
             else:
@@ -112,7 +121,7 @@ class Crew:
             return not any(place in self._at_work for place in places)
 
         try:
-            eventually(are_gone, f"the end of each {role}", within_s=LAST_CALLS_S)
+            eventually(are_gone, f"the end of each {role}", within_s=self._timeout_s + GRACE_S)
         except AssertionError as error:
             self.failures.append(str(error))
 

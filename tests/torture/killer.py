@@ -27,18 +27,24 @@ WEIGHTS: Final = {
     "everything": 3,
     "supervisor": 1,
     "all but one": 1,
+    "twin": 1,
 }
 """`supervisor` alone: its children drain while new ones start. `all but one`: a shard stands still
-while everything else dies and comes back, and then goes on."""
+while everything else dies and comes back, and then goes on. `twin`: a shard stands still, gets a
+second process, goes on beside it, and the second one is killed."""
 
-SOON_ONE_IN: Final = 3
-"""So many kills come while the last one's victim is coming back."""
 SOON_S: Final = (0.05, 0.6)
+"""How long after the last kill one comes that has to meet a recovery."""
+PATIENCE_S: Final = 10.0
+"""How long the others wait for a server that is coming back as a whole: without load they prove
+little."""
 POSTGRES_TOO: Final = 0.5
 """How likely everything is also PostgreSQL."""
 AWAY_S: Final = (0.0, 2.0)
 """How long PostgreSQL stays away."""
 STILL_S: Final = (0.5, 2.0)
+TWIN_S: Final = (1.0, 3.0)
+"""How long a twin lives after its shard goes on."""
 RECOVERING_S: Final = 0.7
 AGAIN_S: Final = 0.1
 
@@ -50,7 +56,8 @@ class Killer:
 
     Args:
         random: where choices come from.
-        pause_s: least and most time between two kills that are not meant to come soon.
+        pause_s: least and most time between two kills that are not meant to meet a recovery.
+        soon: how large a part of all kills is.
         kinds: of victims.
         site: the server.
         crew: producers and workers.
@@ -61,6 +68,7 @@ class Killer:
         self,
         random: Random,
         pause_s: tuple[float, float],
+        soon: float,
         kinds: Sequence[str],
         site: Site,
         crew: Crew,
@@ -68,6 +76,8 @@ class Killer:
     ) -> None:
         self._random = random
         self._pause_s = pause_s
+        self._soon = soon
+        self._is_soon = False
         self._site = site
         self._crew = crew
         self._pen = pen
@@ -77,6 +87,8 @@ class Killer:
         self._promised = set(self._kinds)
         self._due = time.monotonic() + random.uniform(*pause_s)
         self._killed_at = 0.0
+        #: number of the shard that has a twin, and when that is killed
+        self._twin: tuple[int, float] | None = None
 
     @property
     def has_turns(self) -> bool:
@@ -90,17 +102,24 @@ class Killer:
 
     def tick(self) -> None:
         """Kill, if it is time."""
-        if time.monotonic() < self._due:
+        now_s = time.monotonic()
+        if self._twin is not None and now_s >= self._twin[1]:
+            self.kill_twin()
+        if now_s < self._due:
+            return
+        is_back = self._site.has_server and self._site.is_ready
+        if not (is_back or self._is_soon or now_s - self._killed_at > PATIENCE_S):
+            self._due = now_s + self._random.uniform(*self._pause_s)
             return
         if not self._turns:
             weights = [WEIGHTS[kind] for kind in self._kinds]
             self._turns += self._random.choices(self._kinds, weights)
         if self._kill(self._turns[-1]):
             self._promised.discard(self._turns.pop())
-            is_soon = not self._random.randrange(SOON_ONE_IN)
+            self._is_soon = self._random.random() < self._soon
             self._killed_at = time.monotonic()
             self._due = self._killed_at + self._random.uniform(
-                *(SOON_S if is_soon else self._pause_s)
+                *(SOON_S if self._is_soon else self._pause_s)
             )
         else:  # it is not there just now
             self._random.shuffle(self._turns)
@@ -126,6 +145,9 @@ class Killer:
                 return True
         if not site.has_server or not (site.is_ready or kind == "everything"):
             return False
+        shard = random.randrange(SHARDS)
+        if kind == "twin":
+            return self._start_twin(shard)
         if kind == "everything":
             self._write(kind, kind, ALL_SHARDS)
             site.kill_everything(with_postgres=random.random() < POSTGRES_TOO)
@@ -133,10 +155,23 @@ class Killer:
             self._write(kind, kind, [])
             site.kill_supervisor()
         else:
-            shard = random.randrange(SHARDS)
             self._write(kind, kind, [other for other in ALL_SHARDS if other != shard])
             site.kill_all_but(f"flashq-shard {shard}", random.uniform(*STILL_S))
         return True
+
+    def _start_twin(self, shard: int) -> bool:
+        still_s = self._random.uniform(*STILL_S)
+        if self._twin is not None or not self._site.start_twin(f"flashq-shard {shard}", still_s):
+            return False
+        self._twin = (shard, time.monotonic() + still_s + self._random.uniform(*TWIN_S))
+        return True
+
+    def kill_twin(self) -> None:
+        """Kill the second process of a shard, if there is one."""
+        if self._twin is not None:
+            self._write("twin", "twin", [self._twin[0]])
+            self._site.kill_twin()
+            self._twin = None
 
     def _kill_somebody(self, role: str) -> bool:
         places = self._crew.places(role)

@@ -1,6 +1,6 @@
 """A producer: asks for jobs as fast as it may, and writes down what it asked and what it was told.
 
-`python -m tests.torture.producer DIRECTORY NAME DOOR ADDRESS SEED`, until SIGTERM, after which it
+`python -m tests.torture.producer DIRECTORY NAME DOOR ADDRESS SEED TIMEOUT_MS`, until SIGTERM, after which it
 waits for the answers that it still lacks. It goes through the router, with the client, or through
 the gateway, with a socket and JSON lines and nothing else. What was not answered it never asks
 again: what the client repeats by itself, or the gateway, is the same request.
@@ -42,8 +42,6 @@ from tests.torture.ledger import (
 from tests.torture.workload import GATEWAY_KINDS, WEIGHTS, Chooser, Order, Payload
 
 THREADS: Final = {"router": 4, "gateway": 2}
-TIMEOUT_MS: Final = 60_000
-"""Longer than anything takes that the killer does."""
 PAUSE_S_MAX: Final = 0.03
 RECONNECT_S: Final = 0.05
 CRON_EVERY_MS: Final = 300
@@ -95,10 +93,12 @@ class RouterDoor:
 
     Args:
         client: shared by all threads.
+        timeout_ms: how long it waits for a job's end.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, timeout_ms: int) -> None:
         self._client = client
+        self._timeout_ms = timeout_ms
 
     def carry_out(self, order: Order) -> list[int]:
         """Call the method for it."""
@@ -131,7 +131,7 @@ class RouterDoor:
     def wait(self, job_id: int) -> Payload:
         """Wait for it."""
         try:
-            return msgspec.convert(self._client.finished(job_id, TIMEOUT_MS), Payload)
+            return msgspec.convert(self._client.finished(job_id, self._timeout_ms), Payload)
         except UNKNOWN as error:
             raise Unknown(error.code) from error
         except FlashQError as error:
@@ -143,11 +143,13 @@ class GatewayDoor:
 
     Args:
         port: of the gateway, on this machine.
+        timeout_ms: how long it waits for an answer.
         stopping: set when it is no use to wait for a gateway any more.
     """
 
-    def __init__(self, port: int, stopping: threading.Event) -> None:
+    def __init__(self, port: int, timeout_ms: int, stopping: threading.Event) -> None:
         self._port = port
+        self._timeout_s = timeout_ms / 1000
         self._stopping = stopping
         self._socket: socket.socket | None = None
         self._received = b""
@@ -199,7 +201,8 @@ class GatewayDoor:
     def _connected(self) -> socket.socket:
         while self._socket is None:
             try:
-                self._socket = socket.create_connection(("127.0.0.1", self._port), TIMEOUT_MS / 1e3)
+                address = "127.0.0.1", self._port
+                self._socket = socket.create_connection(address, self._timeout_s)
                 self._received = b""
             except OSError:
                 if self._stopping.wait(RECONNECT_S):
@@ -253,16 +256,19 @@ class Producer:
         self._pen.write(Awaited(now(), job_id, result.u))
 
 
-def main(directory: str, name: str, where: str, address: str, seed: str) -> None:
+def main(directory: str, name: str, where: str, address: str, seed: str, timeout_ms: str) -> None:
     """Produce until SIGTERM."""
     producer = Producer(Pen(Path(directory), name), name, int(seed))
     signal.signal(signal.SIGTERM, lambda *_: producer.stopping.set())
-    client = Client(address, timeout=TIMEOUT_MS) if where == "router" else None
+    patience_ms = int(timeout_ms)
+    client = Client(address, timeout=patience_ms) if where == "router" else None
     kinds = GATEWAY_KINDS if client is None else tuple(WEIGHTS)
     threads = []
     for number in range(THREADS[where]):
         door: Door = (
-            GatewayDoor(int(address), producer.stopping) if client is None else RouterDoor(client)
+            GatewayDoor(int(address), patience_ms, producer.stopping)
+            if client is None
+            else RouterDoor(client, patience_ms)
         )
         threads.append(threading.Thread(target=producer.run, args=(door, kinds, number)))
         threads[-1].start()

@@ -25,7 +25,7 @@ from tests.torture.checker import HARNESS, Checker, Verdict
 from tests.torture.crew import Crew
 from tests.torture.killer import WEIGHTS, Killer
 from tests.torture.ledger import Found, Kept, Pen, read_all
-from tests.torture.site import SHARDS, Site, remove
+from tests.torture.site import SHARDS, START_S, Site, remove
 from tests.torture.workload import Payload
 
 TICK_S = 0.02
@@ -44,12 +44,14 @@ class Plan(Struct, kw_only=True):
         storage: sqlite or postgres.
         seconds: of killing.
         pause_s: least and most time between two kills.
+        soon: how large a part of the kills has to meet a recovery instead.
         seed: of every choice; when what happens is up to the machine.
         level: durable or async.
         sabotage: what is taken out of the server, with commas between.
         kinds: what is killed; empty for everything that there is.
         extra_s: how long a run goes on, at most, in which a kind of process has not yet died with
             work in its hands.
+        timeout_s: how long a call may take; longer than anything takes that the killer does.
         drain_s: how long the server has to come to rest.
         say: takes lines about how it goes.
     """
@@ -57,11 +59,13 @@ class Plan(Struct, kw_only=True):
     storage: str
     seconds: float
     pause_s: tuple[float, float] = (1.0, 3.0)
+    soon: float = 0.33
     seed: int = 0
     level: str = "durable"
     sabotage: str = ""
     kinds: tuple[str, ...] = ()
     extra_s: float = 0.0
+    timeout_s: float = 60.0
     drain_s: float = DRAIN_S
     say: Callable[[str], None] | None = None
 
@@ -115,7 +119,7 @@ class Run:
             directory.mkdir(mode=0o700)
         self._site = Site(home, plan.level, postgres, plan.sabotage)
         addresses = {"router": self._site.address, "gateway": str(self._site.gateway_port)}
-        self._crew = Crew(self._ledgers, addresses, plan.seed)
+        self._crew = Crew(self._ledgers, addresses, plan.seed, plan.timeout_s)
         self._pen = Pen(self._ledgers, "killer")
         self._kinds = plan.kinds or tuple(
             kind for kind in WEIGHTS if kind != "postgres" or postgres is not None
@@ -128,9 +132,11 @@ class Run:
         try:
             self._site.start()
             self._site.settle()
+            self._begin_work()
             killer = Killer(
                 Random(self._plan.seed),
                 self._plan.pause_s,
+                self._plan.soon,
                 self._kinds,
                 self._site,
                 self._crew,
@@ -155,6 +161,19 @@ class Run:
         if self._plan.say is not None:
             self._plan.say(f"{self._plan.storage}: {text}")
 
+    def _begin_work(self) -> None:
+        """Wait until everybody has done something."""
+
+        def has_begun() -> bool:
+            self._crew.tend()
+            self._site.tend()
+            return all(path.stat().st_size for path in ledgers)
+
+        self._crew.tend()
+        ledgers = self._crew.ledgers()
+        eventually(lambda: all(path.exists() for path in ledgers), "a crew", within_s=START_S)
+        eventually(has_begun, "everybody at work", within_s=START_S)
+
     def _kill(self, killer: Killer) -> None:
         ends = time.monotonic() + self._plan.seconds
         latest = ends + self._plan.extra_s
@@ -165,6 +184,7 @@ class Run:
             select.select([], [], [], TICK_S)
             if time.monotonic() >= ends and not killer.has_turns and now < latest:
                 killer.promise(self._never_held())
+        killer.kill_twin()
 
     def _never_held(self) -> list[str]:
         """Return the kinds of which none has died with work in its hands yet."""

@@ -24,6 +24,7 @@ class SelfTest(NamedTuple):
     seconds: float
     kinds: tuple[str, ...]
     balances: bool = False
+    timeout_s: float = 10.0
 
     def plan(self, storage: str, seed: int, say: Callable[[str], None] | None = None) -> Plan:
         """Return the run that shows it."""
@@ -31,17 +32,19 @@ class SelfTest(NamedTuple):
             storage=storage,
             seconds=self.seconds,
             pause_s=PAUSE_S,
+            soon=0.0,
             seed=seed,
             sabotage=self.sabotage,
             kinds=self.kinds,
-            drain_s=8.0,
+            timeout_s=self.timeout_s,
+            drain_s=10.0,
             say=say,
         )
 
 
-SLOW: Final = SelfTest("slow", 6.0, ("everything",), balances=True)
+SLOW: Final = SelfTest("slow", 6.0, ("everything",), balances=True, timeout_s=60.0)
 GATE: Final = SelfTest("gate,slow", 4.0, ("everything",))
-FENCING: Final = SelfTest("fencing,slow", 10.0, ("all but one", "supervisor", "shard"))
+FENCING: Final = SelfTest("fencing", 12.0, ("twin", "router", "shard"))
 MAILBOXES: Final = SelfTest("mailboxes", 6.0, ("shard",))
 
 SELF_TESTS: Final = (SLOW, GATE, FENCING, MAILBOXES)

@@ -1,11 +1,12 @@
 """`flashq serve` as the torture runs it, and, when a test asks for it, with a safety taken out.
 
-`python -m tests.torture.serve`, with the flags of `flashq serve`. FLASHQ_TEST_SABOTAGE names what
-is taken out, with commas between; nothing in the product reads it. Each of them breaks a promise,
-and a run that does not notice is no test:
+`python -m tests.torture.serve`, with the flags of `flashq serve`; with `shard` in front of those of
+`flashq-shard` it is a single shard. FLASHQ_TEST_SABOTAGE names what is taken out, with commas
+between; nothing in the product reads it. Each of them breaks a promise, and a run that does not
+notice is no test:
 
 * `gate`: replies leave before what they say is safe.
-* `fencing`: locks let everybody in, and the coordinator takes log under any epoch.
+* `fencing`: locks let everybody in, and nobody looks at epochs.
 * `mailboxes`: a shard that comes back numbers its mail from the beginning.
 * `slow`: a commit takes its time. It breaks nothing; it only makes room for the others to show.
 """
@@ -19,7 +20,8 @@ from typing import Any, Final
 
 from flashq.coordinator import shards
 from flashq.lockfile import Lockfile
-from flashq.shard import gate, node
+from flashq.protocol.internal import Safe
+from flashq.shard import gate, node, process
 from flashq.storage import postgres, tables
 from flashq.supervisor.process import main
 
@@ -44,20 +46,25 @@ def _without_fencing() -> None:
     def take(_fd: int) -> bool:
         return True
 
-    def holder(
-        links: shards.ShardLinks, identity: bytes, shard: int, epoch: int
-    ) -> shards.ShardLink | None:
-        link = links._links[shard]
-        link.identity = link.identity or identity
-        link.epoch = max(link.epoch, epoch)
-        return link
-
     def no_lock(_storage: postgres.PostgresStorage, _connection: Any) -> None:
         return None
 
+    def holder(
+        links: shards.ShardLinks, identity: bytes, shard: int, _epoch: int
+    ) -> shards.ShardLink:
+        link = links._links[shard]
+        link.identity = identity
+        return link
+
+    def confirm(this: node.Node, message: Safe) -> None:
+        if not this._resyncing:
+            this._confirm(message.seq)
+
     _replace(Lockfile, "_try", staticmethod(take))
-    _replace(shards.ShardLinks, "_holder", holder)
     _replace(postgres.PostgresStorage, "_take_lock", no_lock)
+    _replace(shards.ShardLinks, "_holder", holder)
+    _replace(node.Node, "_on_safe", confirm)
+    node._FROM_COORDINATOR[Safe] = confirm
 
 
 def _with_numbers_reused() -> None:
@@ -93,4 +100,7 @@ ACTS: Final = {
 if __name__ == "__main__":
     for name in filter(None, os.environ.get(SABOTAGE, "").split(",")):
         ACTS[name]()
+    if sys.argv[1:2] == ["shard"]:
+        del sys.argv[1]
+        process.main()
     sys.exit(main())

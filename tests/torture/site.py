@@ -26,6 +26,7 @@ from tests.torture.serve import SABOTAGE
 SHARDS: Final = 4
 START_S: Final = 60.0
 RETRY_S: Final = 0.2
+COMMAND: Final = (sys.executable, "-m", "tests.torture.serve")
 FLAGS: Final = {
     "shards": SHARDS,
     "http-port": 0,
@@ -66,9 +67,7 @@ class Site:
         }
         if postgres is not None:
             flags["storage"] = postgres.database()
-        self._command = [sys.executable, "-m", "tests.torture.serve"]
-        for name, value in flags.items():
-            self._command += [f"--{name}", str(value)]
+        self._flags = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         self._environ = {name: text for name, text in os.environ.items() if "FLASHQ" not in name}
         self._environ[SABOTAGE] = sabotage
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,6 +76,8 @@ class Site:
         #: pid of a program that stands still, and when it goes on
         self._stopped: tuple[int, float] | None = None
         self._postgres_at: float | None = None
+        #: a second process for a shard that has one
+        self._twin: subprocess.Popen[bytes] | None = None
         #: by id: descriptors of the children that were seen and may still run
         self._seen: dict[int, int] = {}
 
@@ -86,9 +87,8 @@ class Site:
         """Start `flashq serve`, and do not wait for it."""
         self._starts += 1
         with self._output().open("wb") as output, self._log().open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=output, stderr=log, env=self._environ
-            )
+            command = [*COMMAND, *self._flags]
+            self._process = subprocess.Popen(command, stdout=output, stderr=log, env=self._environ)
 
     def tend(self) -> None:
         """Bring back what is due to come back."""
@@ -129,7 +129,8 @@ class Site:
         def is_back() -> bool:
             self.tend()
             wholly = len(self.programs()) == SHARDS + 3 and self.is_ready
-            return wholly and self._stopped is None and self._postgres_at is None
+            is_quiet = self._stopped is None and self._postgres_at is None and self._twin is None
+            return wholly and is_quiet
 
         eventually(is_back, "the whole server again", within_s=START_S)
 
@@ -142,6 +143,7 @@ class Site:
     def close(self) -> None:
         """End whatever still runs."""
         self._watch()
+        self.kill_twin()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -205,6 +207,28 @@ class Site:
                 self._stopped = (survivor, time.monotonic() + still_s)
         self._kill_all(programs)
         self.start()
+
+    def start_twin(self, title: str, still_s: float) -> bool:
+        """Let a shard stand still for a while, and start another process for it meanwhile, as
+        somebody does who takes it for dead. It may not come in, or do harm. Tell whether the shard
+        was there."""
+        pid = self.programs().get(title)
+        if pid is None or self._stopped is not None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            self._stopped = (pid, time.monotonic() + still_s)
+        command = [*COMMAND, "shard", "--index", title.rsplit(" ", 1)[1], *self._flags]
+        with (self.home / "twin.log").open("ab") as log:
+            self._twin = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
+        return True
+
+    def kill_twin(self) -> None:
+        """Kill the other process, if there is one."""
+        if self._twin is not None:
+            self._twin.kill()
+            self._twin.wait()
+            self._twin = None
 
     def _kill_all(self, programs: dict[str, int]) -> None:
         assert self._process is not None

@@ -9,6 +9,7 @@ from tests.torture.checker import (
     CRON,
     DUPLICATED,
     FALSE,
+    HUNG,
     INVENTED,
     KEYS,
     LOST,
@@ -475,3 +476,9 @@ def test_a_request_without_an_answer_may_have_been_carried_out_or_not(story: Sto
     story.do("a", 4)
     story.find("completed", 4)
     assert story.broken() == {}
+
+
+def test_a_call_that_nobody_answers_hangs(story: Story) -> None:
+    """The client has waited for longer than anything takes."""
+    story.add("producer-1", Unanswered(story._at(), story.attempt("a"), "request_timeout"))
+    assert story.broken() == {HUNG: 1}

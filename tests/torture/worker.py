@@ -1,6 +1,6 @@
 """A worker: takes jobs, ends them, and writes down what it had and what it was told.
 
-`python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED`, until SIGTERM. A `bare` one uses
+`python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED TIMEOUT_MS`, until SIGTERM. A `bare` one uses
 the client and writes everything; a `plain` one is the `Worker` that users have, which does not tell
 its handler what became of an ack, so that its ledger has no `Ended`.
 """
@@ -32,7 +32,6 @@ CONCURRENCY: Final = 10
 PAUSE_S_MAX: Final = 0.3
 """Jobs have to wait now and then, so that shards die with some in their queues."""
 RETRY_S: Final = 0.1
-TIMEOUT_MS: Final = 60_000
 
 
 class Intended(Exception):
@@ -51,12 +50,13 @@ class BareWorker:
         pen: writes its ledger.
         address: of the router.
         random: how much it pulls.
+        timeout_ms: how long it waits for an answer.
     """
 
-    def __init__(self, pen: Pen, address: str, random: Random) -> None:
+    def __init__(self, pen: Pen, address: str, random: Random, timeout_ms: int) -> None:
         self._pen = pen
         self._random = random
-        self._client = AsyncClient(address, timeout=TIMEOUT_MS)
+        self._client = AsyncClient(address, timeout=timeout_ms)
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -157,13 +157,14 @@ def plain_worker(pen: Pen, address: str) -> Worker:
     return Worker(QUEUES, handle, url=address, concurrency=CONCURRENCY)
 
 
-def main(directory: str, name: str, kind: str, address: str, seed: str) -> None:
+def main(directory: str, name: str, kind: str, address: str, seed: str, timeout_ms: str) -> None:
     """Work until SIGTERM."""
     pen = Pen(Path(directory), name)
     if kind == "plain":
         plain_worker(pen, address).run()
     else:
-        asyncio.run(BareWorker(pen, address, Random(f"{seed}.{name}")).run())
+        random = Random(f"{seed}.{name}")
+        asyncio.run(BareWorker(pen, address, random, int(timeout_ms)).run())
 
 
 if __name__ == "__main__":
