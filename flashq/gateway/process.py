@@ -73,8 +73,8 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
             endpoints.append(await grpc_door.listen(settings.host, settings.grpc_port))
         delivery = WebhookDelivery(bridge, settings, os.urandom(16), SystemClock().wall_ms)
         delivery.start()
-        # What is there now stays, and what comes has hardly any cycles: looking for them as often as
-        # by default took a tenth of an HTTP request's time.
+        # What is there now stays, and what comes has hardly any cycles: looking for them as often
+        # as by default took a tenth of an HTTP request's time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, 20, 50)
