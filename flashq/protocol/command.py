@@ -1,6 +1,7 @@
 """What a command is: its words, types, reach and rights, as data.
 
-Owns the shape of a registry record; the records themselves are in `registry.py`.
+Owns the shape of a command's record. The records stand beside the requests and replies they are
+about; `registry.py` gathers them.
 """
 
 from __future__ import annotations
@@ -64,3 +65,46 @@ class Command(Struct, frozen=True, kw_only=True):
     def id_field(self) -> str:
         """The field that names the job, for scope JOB."""
         return "parent_id" if "parent_id" in self.request.__struct_fields__ else "id"
+
+
+def command(
+    request: type[Struct],
+    reply: type[Reply],
+    scope: Scope,
+    role: Role,
+    method: str,
+    summary: str,
+    http: tuple[str, str] | None = None,
+    *,
+    mutates: bool = True,
+    waits: bool = False,
+) -> Command:
+    """Return the record of a command that changes something; see `Command` for the arguments."""
+    return Command(
+        word=str(request.__struct_config__.tag),
+        request=request,
+        reply=reply,
+        scope=scope,
+        mutates=mutates,
+        role=role,
+        method=method,
+        summary=summary,
+        http=http,
+        waits=waits,
+    )
+
+
+def reading(
+    request: type[Struct],
+    reply: type[Reply],
+    scope: Scope,
+    method: str,
+    summary: str,
+    http: tuple[str, str] | None = None,
+    *,
+    waits: bool = False,
+) -> Command:
+    """Return the record of a command that only reads, which a token for reading allows."""
+    return command(
+        request, reply, scope, Role.READ, method, summary, http, mutates=False, waits=waits
+    )

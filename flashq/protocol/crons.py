@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Raw
 
 from flashq.protocol.base import I32, Mutation, Reply, Request, Unsigned
+from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import CronJob
 
 
@@ -36,3 +39,33 @@ class ListCrons(Request, kw_only=True, tag="CRONLIST"):
 
 class CronsReply(Reply, kw_only=True):
     crons: list[CronJob]
+
+
+COMMANDS: Final = (
+    command(
+        SetCron,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "add_cron",
+        "Adds or replaces a cron.",
+        ("POST", "/crons/{name}"),
+    ),
+    command(
+        DeleteCron,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "delete_cron",
+        "Removes a cron.",
+        ("DELETE", "/crons/{name}"),
+    ),
+    reading(
+        ListCrons,
+        CronsReply,
+        Scope.COORDINATOR,
+        "list_crons",
+        "Lists all ",
+        ("GET", "/crons"),
+    ),
+)

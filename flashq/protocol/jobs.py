@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Raw, Struct
 
@@ -19,6 +19,7 @@ from flashq.protocol.base import (
     SessionId,
     Unsigned,
 )
+from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobView, LogEntry, StateView
 
 
@@ -267,3 +268,161 @@ class LogsReply(Reply, kw_only=True):
 
 
 CleanState = Literal["waiting", "delayed", "completed", "failed"]
+
+
+COMMANDS: Final = (
+    command(
+        Push,
+        PushReply,
+        Scope.QUEUE,
+        Role.PRODUCER,
+        "push",
+        "Adds a job to a queue.",
+        ("POST", "/queues/{queue}/jobs"),
+    ),
+    command(
+        PushBatch,
+        PushBatchReply,
+        Scope.QUEUE,
+        Role.PRODUCER,
+        "push_batch",
+        "Adds many jobs to a queue; each entry succeeds or fails by itself.",
+        ("POST", "/queues/{queue}/jobs/batch"),
+    ),
+    command(
+        Flow,
+        FlowReply,
+        Scope.QUEUE,
+        Role.PRODUCER,
+        "push_flow",
+        "Adds a parent job that runs when all its children have ended.",
+        ("POST", "/queues/{queue}/flows"),
+    ),
+    reading(
+        GetChildren,
+        ChildrenReply,
+        Scope.JOB,
+        "get_children",
+        "Gives a flow parent's children and how many have completed.",
+        ("GET", "/jobs/{id}/children"),
+    ),
+    command(
+        Log,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "log",
+        "Adds an entry to a job's log.",
+        ("POST", "/jobs/{id}/logs"),
+    ),
+    reading(
+        GetLogs,
+        LogsReply,
+        Scope.JOB,
+        "get_logs",
+        "Gives a job's log, oldest entry first.",
+        ("GET", "/jobs/{id}/logs"),
+    ),
+    reading(
+        GetJob,
+        JobReply,
+        Scope.JOB,
+        "get_job",
+        "Gives a job and its state.",
+        ("GET", "/jobs/{id}"),
+    ),
+    reading(
+        GetState,
+        StateReply,
+        Scope.JOB,
+        "get_state",
+        "Gives a job's state.",
+        ("GET", "/jobs/{id}/state"),
+    ),
+    reading(
+        GetResult,
+        ResultReply,
+        Scope.JOB,
+        "get_result",
+        "Gives a completed job's result.",
+        ("GET", "/jobs/{id}/result"),
+    ),
+    reading(
+        WaitJob,
+        WaitReply,
+        Scope.JOB,
+        "finished",
+        "Waits for a job's end and gives its result.",
+        ("GET", "/jobs/{id}/wait"),
+        waits=True,
+    ),
+    reading(
+        GetJobByCustomId,
+        JobReply,
+        Scope.QUEUE_OR_ALL,
+        "get_job_by_custom_id",
+        "Finds a job by the id that its push gave it.",
+        ("GET", "/jobs/by-custom-id/{job_id}"),
+    ),
+    reading(
+        GetJobsBatch,
+        JobsReply,
+        Scope.JOBS,
+        "get_jobs_batch",
+        "Gives many jobs by id, in the order asked for.",
+        ("POST", "/jobs/get"),
+    ),
+    reading(
+        GetJobs,
+        JobsReply,
+        Scope.QUEUE_OR_ALL,
+        "get_jobs",
+        "Lists jobs by queue and state, newest first, with the exact total.",
+        ("GET", "/jobs"),
+    ),
+    command(
+        Cancel,
+        Reply,
+        Scope.JOB,
+        Role.PRODUCER,
+        "cancel",
+        "Removes a job that has not ended.",
+        ("POST", "/jobs/{id}/cancel"),
+    ),
+    command(
+        ChangePriority,
+        Reply,
+        Scope.JOB,
+        Role.PRODUCER,
+        "change_priority",
+        "Changes a job's priority.",
+        ("POST", "/jobs/{id}/priority"),
+    ),
+    command(
+        Promote,
+        Reply,
+        Scope.JOB,
+        Role.PRODUCER,
+        "promote",
+        "Makes a delayed job ready now.",
+        ("POST", "/jobs/{id}/promote"),
+    ),
+    command(
+        UpdateJob,
+        Reply,
+        Scope.JOB,
+        Role.PRODUCER,
+        "update",
+        "Replaces a job's payload.",
+        ("PUT", "/jobs/{id}"),
+    ),
+    command(
+        Discard,
+        Reply,
+        Scope.JOB,
+        Role.PRODUCER,
+        "discard",
+        "Sends a job to the dead letters.",
+        ("POST", "/jobs/{id}/discard"),
+    ),
+)

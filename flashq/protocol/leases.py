@@ -6,7 +6,10 @@ no longer its own; one that does not is served by the job's state alone.
 
 from __future__ import annotations
 
-from flashq.protocol.base import Mutation, OptionalRaw, Reply, Request, Unsigned
+from typing import Final
+
+from flashq.protocol.base import CountReply, Mutation, OptionalRaw, Reply, Request, Unsigned
+from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobView, Progress
 
 
@@ -108,3 +111,97 @@ class MoveToDelayed(Mutation, kw_only=True, omit_defaults=True, tag="MOVETODELAY
     id: Unsigned
     delay: Unsigned
     token: Unsigned | None = None
+
+
+COMMANDS: Final = (
+    command(
+        Pull,
+        PullReply,
+        Scope.QUEUE,
+        Role.WORKER,
+        "pull",
+        "Takes the next job of a queue, and waits for one.",
+        waits=True,
+    ),
+    command(
+        PullBatch,
+        PullBatchReply,
+        Scope.QUEUE,
+        Role.WORKER,
+        "pull_batch",
+        "Takes up to `count` jobs of a queue, and waits for the first.",
+        ("GET", "/queues/{queue}/jobs"),
+        waits=True,
+    ),
+    command(
+        Ack,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "ack",
+        "Completes an active job, with a result or without.",
+        ("POST", "/jobs/{id}/ack"),
+    ),
+    command(
+        AckBatch,
+        AckBatchReply,
+        Scope.JOBS,
+        Role.WORKER,
+        "ack_batch",
+        "Completes many active jobs.",
+        ("POST", "/jobs/ack"),
+    ),
+    command(
+        Fail,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "fail",
+        "Ends an active job's attempt: it is retried, or goes to the dead letters.",
+        ("POST", "/jobs/{id}/fail"),
+    ),
+    command(
+        Release,
+        CountReply,
+        Scope.JOBS,
+        Role.WORKER,
+        "release",
+        "Gives active jobs back to their queue without counting an attempt.",
+        ("POST", "/jobs/release"),
+    ),
+    command(
+        HeartbeatJob,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "heartbeat",
+        "Says that an active job is still being worked on.",
+        ("POST", "/jobs/{id}/heartbeat"),
+    ),
+    command(
+        SetProgress,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "progress",
+        "Sets an active job's progress, 0 to 100, and a message.",
+        ("POST", "/jobs/{id}/progress"),
+    ),
+    reading(
+        GetProgress,
+        ProgressReply,
+        Scope.JOB,
+        "get_progress",
+        "Gives an active job's progress.",
+        ("GET", "/jobs/{id}/progress"),
+    ),
+    command(
+        MoveToDelayed,
+        Reply,
+        Scope.JOB,
+        Role.WORKER,
+        "move_to_delayed",
+        "Puts an active job back, to run after `delay` ms.",
+        ("POST", "/jobs/{id}/move-to-delayed"),
+    ),
+)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flashq.protocol.base import U32, Durability, Mutation, Reply, Request, Unsigned
+from typing import Final
+
+from flashq.protocol.base import U32, CountReply, Durability, Mutation, Reply, Request, Unsigned
+from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobView, QueueInfo
 
 
@@ -133,3 +136,155 @@ class RetriedReply(Reply, kw_only=True):
 
 class PurgeDlq(Mutation, kw_only=True, tag="PURGEDLQ"):
     queue: str
+
+
+COMMANDS: Final = (
+    reading(
+        GetJobCounts,
+        JobCountsReply,
+        Scope.QUEUE,
+        "get_job_counts",
+        "Counts a queue's jobs by state.",
+        ("GET", "/queues/{queue}/counts"),
+    ),
+    reading(
+        Count,
+        CountReply,
+        Scope.QUEUE,
+        "count",
+        "Counts a queue's waiting and delayed jobs.",
+        ("GET", "/queues/{queue}/count"),
+    ),
+    command(
+        Pause,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "pause",
+        "Stops deliveries from a queue.",
+        ("POST", "/queues/{queue}/pause"),
+    ),
+    command(
+        Resume,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "resume",
+        "Lets a paused queue deliver again.",
+        ("POST", "/queues/{queue}/resume"),
+    ),
+    reading(
+        IsPaused,
+        PausedReply,
+        Scope.QUEUE,
+        "is_paused",
+        "Tells whether a queue is paused.",
+        ("GET", "/queues/{queue}/paused"),
+    ),
+    command(
+        SetRateLimit,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "set_rate_limit",
+        "Limits a queue's deliveries a second.",
+        ("POST", "/queues/{queue}/rate-limit"),
+    ),
+    command(
+        ClearRateLimit,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "clear_rate_limit",
+        "Lifts a queue's rate limit.",
+        ("DELETE", "/queues/{queue}/rate-limit"),
+    ),
+    command(
+        SetConcurrency,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "set_concurrency",
+        "Limits how many of a queue's jobs are active at a time.",
+        ("POST", "/queues/{queue}/concurrency"),
+    ),
+    command(
+        ClearConcurrency,
+        Reply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "clear_concurrency",
+        "Lifts a queue's concurrency limit.",
+        ("DELETE", "/queues/{queue}/concurrency"),
+    ),
+    command(
+        QueueConfig,
+        QueueConfigReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "queue_config",
+        "Sets and gives a queue's defaults.",
+        ("POST", "/queues/{queue}/config"),
+    ),
+    command(
+        Drain,
+        CountReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "drain",
+        "Removes a queue's waiting and delayed jobs.",
+        ("POST", "/queues/{queue}/drain"),
+    ),
+    command(
+        Obliterate,
+        CountReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "obliterate",
+        "Removes a queue and everything in it.",
+        ("DELETE", "/queues/{queue}"),
+    ),
+    command(
+        Clean,
+        CountReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "clean",
+        "Removes a queue's old jobs in one state.",
+        ("POST", "/queues/{queue}/clean"),
+    ),
+    reading(
+        ListQueues,
+        QueuesReply,
+        Scope.ALL,
+        "list_queues",
+        "Lists all ",
+        ("GET", "/queues"),
+    ),
+    reading(
+        GetDlq,
+        DlqReply,
+        Scope.QUEUE,
+        "get_dlq",
+        "Lists a queue's dead letters, oldest failure first.",
+        ("GET", "/queues/{queue}/dlq"),
+    ),
+    command(
+        RetryDlq,
+        RetriedReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "retry_dlq",
+        "Puts one dead letter, or all of a queue, back to work.",
+        ("POST", "/queues/{queue}/dlq/retry"),
+    ),
+    command(
+        PurgeDlq,
+        CountReply,
+        Scope.QUEUE,
+        Role.ADMIN,
+        "purge_dlq",
+        "Removes a queue's dead letters.",
+        ("DELETE", "/queues/{queue}/dlq"),
+    ),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from flashq.protocol.base import Reply, Request
+from flashq.protocol.command import Scope, reading
 from flashq.protocol.objects import Metrics
 
 
@@ -51,3 +54,23 @@ class MetricsReply(Reply, kw_only=True, omit_defaults=True):
     ok: bool
     metrics: Metrics
     missing_shards: list[int] = []
+
+
+COMMANDS: Final = (
+    reading(
+        Stats,
+        StatsReply,
+        Scope.ALL,
+        "stats",
+        "Counts all jobs by state, and gives each shard's condition.",
+        ("GET", "/stats"),
+    ),
+    reading(
+        GetMetrics,
+        MetricsReply,
+        Scope.ALL,
+        "metrics",
+        "Gives the totals and each queue's counts.",
+        ("GET", "/metrics"),
+    ),
+)

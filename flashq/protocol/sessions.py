@@ -6,9 +6,12 @@ address: a client that reconnects under another one keeps its session.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
+from flashq.protocol.command import Role, Scope, command
 from flashq.protocol.objects import Event
 
 
@@ -103,3 +106,60 @@ class ClosingNotice(Struct, kw_only=True, tag_field="notice", tag="closing"):
 
 
 Notice = ShardNotice | EventNotice | GapNotice | ClosingNotice
+
+
+COMMANDS: Final = (
+    command(
+        Hello,
+        HelloReply,
+        Scope.ROUTER,
+        Role.ANYONE,
+        "connect",
+        "Makes the client known, and tells it how to talk to the server.",
+        mutates=False,
+    ),
+    command(
+        Heartbeat,
+        HeartbeatReply,
+        Scope.ROUTER,
+        Role.ANYONE,
+        "connect",
+        "Says that the session lives, and which leases it holds.",
+        mutates=False,
+    ),
+    command(
+        Goodbye,
+        Reply,
+        Scope.ROUTER,
+        Role.ANYONE,
+        "close",
+        "Ends the session and gives its jobs back.",
+    ),
+    command(
+        Auth,
+        Reply,
+        Scope.ROUTER,
+        Role.ANYONE,
+        "auth",
+        "Shows a token.",
+        mutates=False,
+    ),
+    command(
+        Subscribe,
+        Reply,
+        Scope.ROUTER,
+        Role.READ,
+        "subscribe",
+        "Asks for a queue's events.",
+        mutates=False,
+    ),
+    command(
+        Unsubscribe,
+        Reply,
+        Scope.ROUTER,
+        Role.READ,
+        "subscribe",
+        "Stops a queue's events.",
+        mutates=False,
+    ),
+)

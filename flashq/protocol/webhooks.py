@@ -7,9 +7,20 @@ delivers, and is never shown to anybody else again.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
-from flashq.protocol.base import Mutation, OptionalRaw, Reply, Request, SessionId, Unsigned
+from flashq.protocol.base import (
+    CountReply,
+    Mutation,
+    OptionalRaw,
+    Reply,
+    Request,
+    SessionId,
+    Unsigned,
+)
+from flashq.protocol.command import Role, Scope, command
 
 EVERY_EVENT = "*"
 
@@ -154,3 +165,73 @@ class DeliveriesDone(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDONE
     failed: Unsigned | None = None
     reason: str | None = None
     more: bool | None = None
+
+
+COMMANDS: Final = (
+    command(
+        SetWebhook,
+        WebhookReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "add_webhook",
+        "Adds or replaces a webhook: an address that is told of what happens to jobs.",
+        ("POST", "/webhooks"),
+    ),
+    command(
+        DeleteWebhook,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "delete_webhook",
+        "Removes a webhook.",
+        ("DELETE", "/webhooks/{webhook}"),
+    ),
+    command(
+        ListWebhooks,
+        WebhooksReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "list_webhooks",
+        "Lists all webhooks, without their secrets.",
+        ("GET", "/webhooks"),
+        mutates=False,
+    ),
+    command(
+        GetDeadDeliveries,
+        DeadDeliveriesReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "webhook_dead",
+        "Lists what webhooks could not be told.",
+        ("GET", "/webhooks/dead"),
+        mutates=False,
+    ),
+    command(
+        RetryDeadDeliveries,
+        CountReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "retry_webhook",
+        "Has webhooks told again what they could not be told.",
+        ("POST", "/webhooks/dead/retry"),
+    ),
+    command(
+        PullDeliveries,
+        PullDeliveriesReply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "pull_deliveries",
+        "Leases a webhook that has to be told something, and waits for one.",
+        mutates=False,
+        waits=True,
+    ),
+    command(
+        DeliveriesDone,
+        Reply,
+        Scope.COORDINATOR,
+        Role.ADMIN,
+        "deliveries_done",
+        "Reports what a leased webhook was told.",
+        mutates=False,
+    ),
+)
