@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench demo format clean
+.PHONY: help serve test check bench demo torture format clean
 
 # The newest Python from 3.11 on that can make a virtual environment. Override: make PYTHON=...
 PYTHON ?= $(shell for name in python3.{19..11} python3 python; do \
@@ -21,6 +21,7 @@ help:
 	@echo 'make check   format, lint, import contracts, types, generated files, then make test'
 	@echo 'make bench   measure, and print one table'
 	@echo 'make demo    index the standard library through the queue while processes are killed'
+	@echo 'make torture kill everything at random for minutes, and count what was lost (ARGS="--minutes 10")'
 	@echo 'make format  format and fix what can be fixed'
 	@echo 'make clean   remove caches and built files'
 
@@ -50,6 +51,10 @@ bench: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@exec $(BIN)/python -m examples.demo $(ARGS)
+
+# The table is kept in build/torture.txt. ARGS="--self-test" sees that sabotage is noticed.
+torture: $(INSTALLED)
+	@exec $(BIN)/python -m tests.torture $(ARGS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(SOURCES)

@@ -1,9 +1,9 @@
 """A producer: asks for jobs as fast as it may, and writes down what it asked and what it was told.
 
-`python -m tests.torture.producer DIRECTORY NAME DOOR ADDRESS SEED TIMEOUT_MS`, until SIGTERM, after which it
-waits for the answers that it still lacks. It goes through the router, with the client, or through
-the gateway, with a socket and JSON lines and nothing else. What was not answered it never asks
-again: what the client repeats by itself, or the gateway, is the same request.
+`python -m tests.torture.producer DIRECTORY NAME DOOR ADDRESS SEED TIMEOUT_MS`, until SIGTERM, after
+which it waits for the answers that it still lacks. It goes through the router, with the client, or
+through the gateway, with a socket and JSON lines and nothing else. What was not answered it never
+asks again: what the client repeats by itself, or the gateway, is the same request.
 """
 
 from __future__ import annotations

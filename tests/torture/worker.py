@@ -1,8 +1,8 @@
 """A worker: takes jobs, ends them, and writes down what it had and what it was told.
 
-`python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED TIMEOUT_MS`, until SIGTERM. A `bare` one uses
-the client and writes everything; a `plain` one is the `Worker` that users have, which does not tell
-its handler what became of an ack, so that its ledger has no `Ended`.
+`python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED TIMEOUT_MS`, until SIGTERM. A
+`bare` one uses the client and writes everything; a `plain` one is the `Worker` that users have,
+which does not tell its handler what became of an ack, so that its ledger has no `Ended`.
 """
 
 from __future__ import annotations
