@@ -21,7 +21,7 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import echo, figures
+from benchmarks import durable, echo, figures
 from benchmarks.server import Server, running
 
 Row = tuple[str, str, str, str]
@@ -128,6 +128,87 @@ def _memory(_: int) -> list[Row]:
     ]
 
 
+def _durable(runs: int) -> list[Row]:
+    with durable.databases() as database:
+        copies = durable.bare_copies(database(), figures.BATCH_BODY_BYTES)
+        small = durable.bare_copies(database(), figures.SINGLE_BODY_BYTES)
+        bare = {
+            "SQLite": (durable.bare_fsyncs(figures.BATCH_BODY_BYTES), 0.0),
+            "PostgreSQL": (copies, small),
+        }
+        rows: list[Row] = []
+        for name, least in DURABLE_AT_LEAST.items():
+            make = database if name == "PostgreSQL" else str
+            big, one = bare[name]
+            rows += _durable_rows(runs, name, make, least, (big, one))
+        return rows
+
+
+DURABLE_AT_LEAST = {
+    "SQLite": ("700,000", "", "22,000", "10,000", "", ""),
+    "PostgreSQL": ("500,000", "200,000", "20,000", "10,000", "40,000", "at most 2,500"),
+}
+
+
+def _durable_rows(
+    runs: int,
+    name: str,
+    make: Callable[[], str],
+    least: tuple[str, ...],
+    bare: tuple[float, float],
+) -> list[Row]:
+    def median_of(measure: Callable[[Server], float]) -> float:
+        found = []
+        for _ in range(runs):
+            with running(storage=make()) as server:
+                found.append(measure(server))
+        return median(found)
+
+    rows = [
+        (
+            f"{name}: durable push, batches of 1,000, 4 in flight (jobs/s)",
+            f"{median_of(figures.push_batches):,.0f}",
+            least[0],
+            f"{bare[0] * figures.BATCH:,.0f} (one commit a batch)",
+        ),
+        (
+            f"{name}: durable push + pull + ack, batches of 1,000 (jobs/s)",
+            f"{median_of(figures.refill_and_cycle):,.0f}",
+            least[1],
+            "",
+        ),
+        (
+            f"{name}: durable single pushes, 100 in flight, one queue (per s)",
+            f"{median_of(lambda server: figures.single_pushes(server, 1)):,.0f}",
+            least[2],
+            "",
+        ),
+        (
+            f"{name}: the same over 32 queues (per s)",
+            f"{median_of(lambda server: figures.single_pushes(server, 32)):,.0f}",
+            least[3],
+            "",
+        ),
+        (
+            f"{name}: worker, handler that does nothing, acks durable (jobs/s)",
+            f"{median_of(figures.worker_rate):,.0f}",
+            least[4],
+            "",
+        ),
+    ]
+    with running(storage=make()) as server:
+        p50, _ = figures.push_latency(server, 1000)
+    commit = f"{1e6 / bare[1]:,.0f} (a commit)" if bare[1] else ""
+    rows.append(
+        (f"{name}: durable single push, one at a time, p50 (µs)", f"{p50:,.0f}", least[5], commit)
+    )
+    seconds = durable.recovery_seconds(make())
+    rows.append(
+        (f"{name}: recovery of 1,000,000 waiting jobs (s)", f"{seconds:.1f}", "at most 10", "")
+    )
+    return rows
+
+
 GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "batches": _batches,
     "singles": _singles,
@@ -135,6 +216,7 @@ GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "worker": _worker,
     "depth": _depth,
     "memory": _memory,
+    "durable": _durable,
 }
 
 
@@ -150,7 +232,7 @@ def _heading() -> str:
         f"{datetime.now(UTC):%Y-%m-%d} · {_processor()}, {os.cpu_count()} cores · "
         f"Python {platform.python_version()}, pyzmq {version('pyzmq')}, "
         f"libzmq {zmq.zmq_version()}, msgspec {version('msgspec')} · "
-        f"flashq {version('flashq')}, 32 shards, memory:, level async"
+        f"flashq {version('flashq')}, 32 shards, memory: and async where a row says nothing else"
     )
 
 

@@ -136,6 +136,22 @@ def wake_latency(server: Server, count: int = 1000) -> float:
     return median(taken)
 
 
+def refill_and_cycle(server: Server) -> float:
+    """Jobs a second that are pushed, pulled and acknowledged, in batches of 1,000, 4 in flight."""
+
+    async def measure() -> float:
+        async with AsyncClient(server.url) as client:
+            batch = entries()
+
+            async def cycle() -> int:
+                await client.push_batch("whole", batch)
+                return await client.ack_batch(await client.pull_batch("whole", BATCH, timeout=0))
+
+            return await _lanes(4, cycle)
+
+    return asyncio.run(measure())
+
+
 def worker_rate(server: Server, jobs: int = 300_000) -> float:
     """Jobs a second that a worker with a handler that does nothing takes and acknowledges."""
 

@@ -82,8 +82,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*flags: str) -> Iterator[Server]:
-    """Start `flashq serve` with a run directory and a port of its own, and stop it afterwards."""
+def running(*flags: str, storage: str = "memory:") -> Iterator[Server]:
+    """Start `flashq serve` with a run directory and a port of its own, and stop it afterwards.
+
+    Args:
+        flags: more flags of `flashq serve`.
+        storage: its URL; empty for the default, SQLite in a directory of its own.
+    """
     home = Path(tempfile.mkdtemp(prefix="fqb"))
     port = free_port()
     command = [
@@ -92,7 +97,8 @@ def running(*flags: str) -> Iterator[Server]:
         "flashq",
         "serve",
         *("--run-dir", str(home / "run"), "--data-dir", str(home / "data")),
-        *("--zmq-port", str(port), "--storage", "memory:", "--log-level", "warning"),
+        *("--zmq-port", str(port), "--log-level", "warning"),
+        *(("--storage", storage) if storage else ()),
         *("--port", "0", "--http-port", "0", "--grpc-port", "0"),
         *flags,
     ]
