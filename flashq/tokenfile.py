@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
+from contextlib import suppress
 from typing import Final
 
 from flashq.config import Settings
 from flashq.errors import ConfigError
 from flashq.observability.logging import log_of
+from flashq.rundir import RunDir
 from flashq.tokens import Guard, Keyring, TokenEntry, read_entries
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -63,7 +64,7 @@ class TokenSource:
     def _read(self) -> Keyring:
         plain = list(self._settings.tokens())
         if self._with_own:
-            plain.append(own_token(self._settings.run().own_token))
+            plain.append(own_token(self._settings.run()))
         path = self._settings.tokens_file
         return Keyring(plain, _entries_of(path) if path else ())
 
@@ -81,23 +82,20 @@ def _entries_of(path: str) -> tuple[TokenEntry, ...]:
     return read_entries(text, path)
 
 
-def own_token(path: Path) -> str:
-    """Return the token in a file that only its owner can read, made if there is none.
+def own_token(run_dir: RunDir) -> str:
+    """Return the token of the server's own programs, made if there is none.
 
     Whoever comes first makes it, whole: it is written beside its place, and linked there.
     """
-    try:
+    path = run_dir.own_token
+    run_dir.create()
+    with suppress(FileNotFoundError):
         return path.read_text()
-    except FileNotFoundError:
-        pass
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(new_token())
-    try:
+    with suppress(FileExistsError):  # another program was faster
         os.link(beside, path)
-    except FileExistsError:
-        pass  # another program was faster
-    finally:
-        os.unlink(beside)
+    os.unlink(beside)
     return path.read_text()

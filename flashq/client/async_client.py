@@ -31,6 +31,7 @@ from flashq.client.happenings import (
     Malformed,
     NoticeReceived,
     SubscriptionRefused,
+    TokenRefused,
 )
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
 from flashq.client.results import Delivered, Event, Gap
@@ -282,6 +283,8 @@ class AsyncClient(AsyncMethods):
         return self._connection.shard_count or (await self.connect()).shard_count
 
     def _use_token(self, token: str) -> None:
+        if self._connection.refusal is not None:
+            self._connected.clear()
         self._connection.use_token(token)
 
     def _start(
@@ -425,7 +428,7 @@ class AsyncClient(AsyncMethods):
                 self._complete(event)
             elif isinstance(event, LeasesLost):
                 self._tell_leases_lost(event.ids)
-            elif isinstance(event, Connected):
+            elif isinstance(event, Connected | TokenRefused):
                 self._connected.set()
             elif isinstance(event, Disconnected):
                 self._close_socket()

@@ -11,8 +11,10 @@ from typing import Any, Final
 from msgspec import Struct
 
 from flashq.errors import BadMessage, FlashQError, error_from
+from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.command import Command, Scope
+from flashq.protocol.framing import ROUTE_ANY, ROUTE_COORDINATOR, ROUTE_ROUTER
 from flashq.protocol.jobs import PushBatch
 from flashq.protocol.leases import Ack, AckBatch, Fail, MoveToDelayed, Release
 from flashq.protocol.registry import BY_REQUEST, COMMANDS
@@ -20,6 +22,7 @@ from flashq.protocol.registry import BY_REQUEST, COMMANDS
 WAIT_MARGIN_MS: Final = 5000
 """How much longer than the server's wait the client waits for its answer."""
 
+_FIXED_ROUTES: Final = {Scope.COORDINATOR: ROUTE_COORDINATOR, Scope.ROUTER: ROUTE_ROUTER}
 _SETTLES_ONE: Final = (Ack, Fail, MoveToDelayed)
 _SETTLES_MANY: Final = (AckBatch, Release)
 
@@ -53,6 +56,20 @@ class Call(Struct, frozen=True, gc=False):
     key: Key = None
     settles: Sequence[int] = ()
     tokens: Sequence[int | None] | None = None
+
+
+def route_of(call: Call, shard_count: int) -> int:
+    """Return where a call goes: a shard, or one of the ROUTE_ constants."""
+    key = call.key
+    if isinstance(key, str):
+        return shard_of_queue(key, shard_count)
+    if isinstance(key, int):
+        return shard_of_job(key, shard_count)
+    if key:
+        shards = {job_id % shard_count for job_id in key}
+        if len(shards) == 1:
+            return shards.pop()
+    return _FIXED_ROUTES.get(call.command.scope, ROUTE_ANY)
 
 
 def prepare(request: Any) -> Call:

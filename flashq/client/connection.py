@@ -22,11 +22,11 @@ Time is monotonic milliseconds and an argument; session ids come from a callable
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.client.calls import Call, prepare, verdict_of
+from flashq.client.calls import Call, prepare, route_of, verdict_of
 from flashq.client.happenings import (
     AnyHappening,
     Completed,
@@ -38,11 +38,13 @@ from flashq.client.happenings import (
     NoticeReceived,
     ServerClosing,
     SubscriptionRefused,
+    TokenRefused,
 )
-from flashq.client.leases import HeldLeases
+from flashq.client.leases import Beat, HeldLeases
 from flashq.client.requests import RETRY_MAX_MS, RETRY_MIN_MS, Request, RequestTable
 from flashq.client.results import AnyNotice, Delivered, Job
 from flashq.errors import (
+    AuthenticationRequired,
     BadMessage,
     ConnectionClosed,
     FlashQError,
@@ -51,15 +53,11 @@ from flashq.errors import (
     MessageTooLarge,
     SessionExpired,
 )
-from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.codec import decode, encode
-from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     DELIVERY,
     NOTICE,
     REPLY,
-    ROUTE_ANY,
-    ROUTE_COORDINATOR,
     ROUTE_ROUTER,
     pack_header,
     pairs,
@@ -89,16 +87,7 @@ HELLO_TIMEOUT_MAX_MS: Final = 5000
 UNANSWERED_HEARTBEATS_MAX: Final = 2
 RELEASE_TIMEOUT_MS: Final = 30_000
 
-_FIXED_ROUTES: Final = {Scope.COORDINATOR: ROUTE_COORDINATOR, Scope.ROUTER: ROUTE_ROUTER}
 _DELIVERING: Final = (Pull, PullBatch)
-
-
-class _Beat(NamedTuple):
-    """A heartbeat under way: to which route, when, and which leases it named."""
-
-    route: int
-    at: int
-    named: dict[int, int]
 
 
 class _Subscription(Struct):
@@ -112,7 +101,7 @@ class Connection:
     Args:
         new_session: gives 16 fresh random bytes.
         client: who this is, for people who look at the server.
-        token: shown to the server after each hello.
+        token: shown to the server before each hello.
         requests_max, requests_bytes_max: bounds on what is outstanding; above them a request
             ends with `Busy`.
     """
@@ -159,7 +148,7 @@ class Connection:
         self._epochs: list[int] = []
         self._heartbeat_at: int | None = None
         #: heartbeats without an answer yet
-        self._beats: dict[int, _Beat] = {}
+        self._beats: dict[int, Beat] = {}
         #: heartbeats to the router since its last answer
         self._unanswered = 0
         #: shards that may keep something for this session
@@ -176,7 +165,7 @@ class Connection:
         self._control.clear()
         self._beats.clear()
         self._unanswered = 0
-        self._say_hello(now)
+        self._set_up(now)
 
     def request(self, call: Call, now: int, timeout: int) -> int:
         """Take on a request.
@@ -216,6 +205,8 @@ class Connection:
         """Show this token from now on."""
         self._token = token
         self._refusal = None
+        if self._open and not self._ready:
+            self._setup_retry_at = 0
 
     def subscribe(self, queue: str, events: frozenset[str], now: int, timeout: int) -> int:
         """Ask for events of `queue` (`*` for all), in place of what was asked for it before.
@@ -257,7 +248,7 @@ class Connection:
         if not self._open:
             return
         if self._setup_retry_at is not None and self._setup_retry_at <= now:
-            self._say_hello(now)
+            self._set_up(now)
         elif self._setup_deadline is not None and self._setup_deadline <= now:
             self._hello_timeout = min(self._hello_timeout * 2, HELLO_TIMEOUT_MAX_MS)
             self._disconnect("no answer to hello")
@@ -303,7 +294,7 @@ class Connection:
             if frames and (size + len(body) > target or len(frames) >= 2 * PAIRS_PER_MESSAGE_MAX):
                 messages.append(frames)
                 frames, size = [], 0
-            request.route = route = self._route(request.call)
+            request.route = route = route_of(request.call, self._shard_count)
             request.sent += 1
             request.last_error = None
             if request.n is not None and route < self._shard_count:
@@ -380,19 +371,6 @@ class Connection:
     def _shard_count(self) -> int:
         return self.server.shard_count if self.server else 0
 
-    def _route(self, call: Call) -> int:
-        key = call.key
-        if isinstance(key, str):
-            return shard_of_queue(key, self._shard_count)
-        if isinstance(key, int):
-            return shard_of_job(key, self._shard_count)
-        if key:
-            count = self._shard_count
-            shards = {job_id % count for job_id in key}
-            if len(shards) == 1:
-                return shards.pop()
-        return _FIXED_ROUTES.get(call.command.scope, ROUTE_ANY)
-
     # --- replies
 
     def _on_reply(self, flags: int, corr: int, body: bytes, now: int) -> None:
@@ -425,6 +403,12 @@ class Connection:
             self._requests.enqueue(request)
         elif retryable:
             self._requests.refused(request, error, now)
+        elif isinstance(error, AuthenticationRequired) and self._token is not None:
+            # The router is another one, to which the token has not been shown yet. This copy was
+            # not carried out.
+            request.sent -= 1
+            self._requests.enqueue(request)
+            self._show_again_if(error, now)
         else:
             self._complete(request, None, error)
 
@@ -454,14 +438,21 @@ class Connection:
         self._control.append((pack_header(0, route, corr), body))
         return corr
 
-    def _say_hello(self, now: int) -> None:
+    def _set_up(self, now: int) -> None:
+        """Show the token, if there is one, and then say hello: a server that asks for tokens lets
+        nobody say that before."""
         self._ready = False
         self._setup_retry_at = None
         self._heartbeat_at = None
+        self._say_setup(self._hello() if self._token is None else Auth(token=self._token), now)
+
+    def _hello(self) -> Hello:
+        return Hello(session=self.session, client=self._client or None)
+
+    def _say_setup(self, request: Auth | Hello, now: int) -> None:
         self._setup_deadline = now + self._hello_timeout
-        self._setup_word = "HELLO"
-        hello = Hello(session=self.session, client=self._client or None)
-        self._setup = self._say(ROUTE_ROUTER, encode(hello))
+        self._setup_word = "AUTH" if isinstance(request, Auth) else "HELLO"
+        self._setup = self._say(ROUTE_ROUTER, encode(request))
 
     def _on_setup_reply(self, body: bytes, now: int) -> None:
         self._setup = 0
@@ -480,14 +471,13 @@ class Connection:
                 self._fail_all(error)
             return
         if error is not None:
-            self._refusal = error  # the token; every request is told so
-            self._fail_all(error)
-        elif self._setup_word == "HELLO" and self._token is not None:
-            self._setup_word = "AUTH"
-            self._setup_deadline = now + self._hello_timeout
-            self._setup = self._say(ROUTE_ROUTER, encode(Auth(token=self._token)))
-            return
-        self._become_ready(now)
+            self._refusal = error
+            self._fail_all(error, but=())
+            self._happened.append(TokenRefused())
+        elif self._setup_word == "AUTH":
+            self._say_setup(self._hello(), now)
+        else:
+            self._become_ready(now)
 
     def _become_ready(self, now: int) -> None:
         assert self.server is not None
@@ -508,16 +498,23 @@ class Connection:
             self._control.append((pack_header(0, ROUTE_ROUTER, known.corr), body))
             self._happened.append(EventsInterrupted(queue))
 
-    def _fail_all(self, error: FlashQError) -> None:
+    def _show_again_if(self, error: FlashQError, now: int) -> None:
+        """Show the token to a router that has not seen it: another one than before."""
+        if isinstance(error, AuthenticationRequired) and self._token is not None and self._ready:
+            self._set_up(now)
+
+    def _fail_all(self, error: FlashQError, but: tuple[type, ...] = (Auth,)) -> None:
         for request in self._requests.all():
-            if request.call.command.request is not Auth:
+            if request.call.command.request not in but:
                 self._complete(request, None, error)
 
     def _renew_session(self, now: int) -> None:
         """Go on as a new session. What is outstanding under the old one stays there."""
         self.session = self._new_session()
-        hello = Hello(session=self.session, client=self._client or None)
-        self._say(ROUTE_ROUTER, encode(hello))  # a lost one shows in the next heartbeat's answer
+        if self._token is not None:
+            self._set_up(now)  # another session has to show it again
+            return
+        self._say(ROUTE_ROUTER, encode(self._hello()))  # a lost one shows in the next beat's answer
         self._subscribe_again()
 
     def _disconnect(self, reason: str) -> None:
@@ -549,17 +546,19 @@ class Connection:
         for route in (ROUTE_ROUTER, *sorted(waited_on | leases.keys())):
             named = leases.get(route, {})
             beat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
-            self._beats[self._say(route, encode(beat))] = _Beat(route, now, named)
+            self._beats[self._say(route, encode(beat))] = Beat(route, now, named)
 
-    def _on_heartbeat_reply(self, beat: _Beat, body: bytes, now: int) -> None:
+    def _on_heartbeat_reply(self, beat: Beat, body: bytes, now: int) -> None:
         if beat.route == ROUTE_ROUTER:
             self._unanswered = 0
-        if verdict_of(body).error is not None:
+        error = verdict_of(body).error
+        if error is not None:
+            self._show_again_if(error, now)
             return  # a shard that is starting, say: the next heartbeat asks again
         reply = decode(body, HeartbeatReply)
         if beat.route == ROUTE_ROUTER:
             if self.server is not None and (reply.boot != self.server.boot or not reply.known):
-                self._say_hello(now)
+                self._set_up(now)
             else:
                 self._note_epochs(reply.epochs)
         elif reply.lost:

@@ -25,6 +25,11 @@ class Connected(Struct, frozen=True):
     server: HelloReply
 
 
+class TokenRefused(Struct, frozen=True):
+    """The server does not know the token: every request ends with that error, until another one is
+    shown."""
+
+
 class Disconnected(Struct, frozen=True):
     """The router does not answer. The shell closes the socket, opens another one and says
     `opened`; the session and everything outstanding live on."""
@@ -71,6 +76,7 @@ class Malformed(Struct, frozen=True):
 AnyHappening = (
     Completed
     | Connected
+    | TokenRefused
     | Disconnected
     | LeasesLost
     | NoticeReceived

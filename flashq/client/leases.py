@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
+from typing import NamedTuple
 
 from flashq.client.results import Job
 from flashq.ids import shard_of_job
+
+
+class Beat(NamedTuple):
+    """A heartbeat under way: to which route, when, and which leases it named."""
+
+    route: int
+    at: int
+    named: dict[int, int]
 
 
 class HeldLeases:

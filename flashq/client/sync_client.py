@@ -28,6 +28,7 @@ from flashq.client.happenings import (
     Malformed,
     NoticeReceived,
     SubscriptionRefused,
+    TokenRefused,
 )
 from flashq.client.io_thread import IoThread, now_ms
 from flashq.client.methods import Methods
@@ -281,6 +282,8 @@ class Client(Methods):
 
     def _use_token(self, token: str) -> None:
         with self._guard():
+            if self._connection.refusal is not None:
+                self._connected.clear()
             self._connection.use_token(token)
 
     def _start(self, request: Struct | Call, within: int | None = None) -> _Waiter:
@@ -356,7 +359,7 @@ class Client(Methods):
                     waiter.wake()
             elif isinstance(event, LeasesLost):
                 self._tell_leases_lost(event.ids)
-            elif isinstance(event, Connected):
+            elif isinstance(event, Connected | TokenRefused):
                 self._connected.set()
             elif isinstance(event, NoticeReceived | EventsInterrupted | SubscriptionRefused):
                 for reader in self._readers.dispatch(event):

@@ -8,9 +8,10 @@ gateway's own process only, never by one that forks.
 from __future__ import annotations
 
 import asyncio
-import hmac
+import inspect
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -18,10 +19,13 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from flashq.errors import AuthenticationRequired, ConfigError, FlashQError, TokenInvalid
+from flashq.clock import SystemClock
+from flashq.errors import ConfigError, FlashQError
 from flashq.gateway.bridge import Bridge
+from flashq.gateway.grpc_requests import GRANT
 from flashq.gateway.grpc_service import Context, QueueService, method_handlers, refuse
 from flashq.gateway.proto import messages
+from flashq.tokens import Guard
 
 SERVICE: Final[str] = messages.SERVICE.full_name
 HEALTH_PREFIX: Final = f"/{health.SERVICE_NAME}/"
@@ -39,56 +43,85 @@ BEARER: Final = b"bearer "
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class _Guard(grpc.aio.ServerInterceptor):
-    """Lets nobody call without a token.
+class _TokenCheck(grpc.aio.ServerInterceptor):
+    """Lets nobody call without a token, and notes with each call what its token allows.
 
     Args:
-        tokens: one of which has to be shown.
+        guard: knows the tokens.
     """
 
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._tokens: Final = [token.encode() for token in tokens]
+    def __init__(self, guard: Guard) -> None:
+        self._guard: Final = guard
+        self._mono_ms: Final = SystemClock().mono_ms
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Hand on a call that may be made, and refuse every other."""
+        """Return what handles a call once it is allowed: only there is its address known."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(HEALTH_PREFIX):
+            return handler
+        return _checked(handler, self._check)
+
+    async def _check(self, context: Context) -> None:
         try:
-            if not handler_call_details.method.startswith(HEALTH_PREFIX):
-                self._check(handler_call_details)
+            token = _token_of(context)
+            shown = self._guard.show(token, _address_of(context), self._mono_ms())
         except FlashQError as error:
-            return _refusal(error)
-        return await continuation(handler_call_details)
-
-    def _check(self, details: grpc.HandlerCallDetails) -> None:
-        shown = _token_of(details)
-        # All are compared, so that the time taken does not tell which one nearly fits.
-        fits = [hmac.compare_digest(shown, token) for token in self._tokens]
-        if not any(fits):
-            raise TokenInvalid if shown else AuthenticationRequired
+            await refuse(context, error)
+        GRANT.set(partial(shown.grant, self._guard))
 
 
-def _token_of(details: grpc.HandlerCallDetails) -> bytes:
+def _checked(handler: Handler, check: Callable[[Context], Awaitable[None]]) -> Handler:
+    """Return a handler that checks its call before it looks at any request."""
+    if not handler.response_streaming:
+        unary: Any = handler.unary_unary
+
+        async def answer(request: object, context: Context) -> Any:
+            await check(context)
+            return await unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+    streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+    async def stream(requests: object, context: Context) -> None:
+        await check(context)
+        await streaming(requests, context)
+
+    async def generate(requests: object, context: Context) -> AsyncIterator[Any]:
+        await check(context)
+        async for response in streaming(requests, context):
+            yield response
+
+    checked: Any = generate if inspect.isasyncgenfunction(streaming) else stream
+    make: Any = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.request_streaming
+        else grpc.unary_stream_rpc_method_handler
+    )
+    made: Handler = make(checked, handler.request_deserializer, handler.response_serializer)
+    return made
+
+
+def _token_of(context: Context) -> bytes | None:
     """Return the token in a call's metadata: `authorization: Bearer TOKEN`, else `token: TOKEN`."""
     metadata = {
         key: value if isinstance(value, bytes) else value.encode()
-        for key, value in details.invocation_metadata or ()
+        for key, value in context.invocation_metadata() or ()
     }
     header = metadata.get("authorization", b"")
     if header[: len(BEARER)].lower() == BEARER:
-        return header[len(BEARER) :].strip()
-    return metadata.get("token", b"")
+        return header[len(BEARER) :].strip() or None
+    return metadata.get("token") or None
 
 
-def _refusal(error: FlashQError) -> Handler:
-    """Return what refuses a call of any kind, without waiting for a request."""
-
-    async def handle(_bodies: object, context: Context) -> None:
-        await refuse(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(handle)
+def _address_of(context: Context) -> str:
+    """Return the host that a call comes from: `ipv4:127.0.0.1:5000` without both its ends."""
+    return str(context.peer()).partition(":")[2].rpartition(":")[0]
 
 
 class GrpcDoor:
@@ -96,14 +129,12 @@ class GrpcDoor:
 
     Args:
         bridge: who carries requests out.
-        tokens: one of which a client has to show; none when everybody may ask.
+        guard: who may ask what.
         calls_max: most calls at a time, those that wait included.
         bytes_max: the largest request.
     """
 
-    def __init__(
-        self, bridge: Bridge, tokens: Sequence[str], calls_max: int, bytes_max: int
-    ) -> None:
+    def __init__(self, bridge: Bridge, guard: Guard, calls_max: int, bytes_max: int) -> None:
         self._bridge: Final = bridge
         self._service: Final = QueueService(bridge)
         self._health: Final = health.aio.HealthServicer()
@@ -111,7 +142,7 @@ class GrpcDoor:
         # What the library logs by itself would stand between the lines of ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self._server: Final = grpc.aio.server(
-            interceptors=[_Guard(tokens)] if tokens else [],
+            interceptors=[] if guard.is_open else [_TokenCheck(guard)],
             maximum_concurrent_rpcs=calls_max,
             options=[
                 ("grpc.so_reuseport", 0),  # else two gateways would share a port, and not know

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 
-from flashq.errors import FlashQError, ShuttingDown, error_from
+from flashq.errors import AuthenticationRequired, FlashQError, ShuttingDown, error_from
 from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.bridge import Answer
 from flashq.gateway.lanes import Holder
@@ -21,12 +22,21 @@ from flashq.gateway.pending import Done, Pending
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.leases import Ack, Fail, PullBatch, PullBatchReply, Release
 from flashq.protocol.objects import JobView
+from flashq.protocol.registry import BY_REQUEST
+from flashq.tokens import EVERYTHING, Grant
 
 T = TypeVar("T", bound=Struct)
 
 WAIT_MS: Final = 30_000
 """A pull without an end is asked again after so long. One whose call is gone stands in its queue
 until then; the job that it still brings goes back."""
+
+
+GRANT: Final[ContextVar[Callable[[], Grant | None]]] = ContextVar(
+    "grant", default=lambda: EVERYTHING
+)
+"""Gives what the token now allows of the call that is being handled; everything on an open
+server."""
 
 
 class _Error(Struct):
@@ -44,6 +54,25 @@ def ask_of(request: Struct) -> Ask:
     """
     ask = read_ask(encode_json(request), json=True)
     ask.full = False
+    return ask
+
+
+def allowed_ask_of(request: Any) -> Ask:
+    """Return a command as the bridge takes it, if the token of the call allows it.
+
+    Raises:
+        NotAllowed: it does not.
+        AuthenticationRequired: it is no token any more.
+        InvalidRequest: a field does not fit.
+    """
+    grant = GRANT.get()()
+    if grant is None:
+        raise AuthenticationRequired
+    command, queue = BY_REQUEST[type(request)], getattr(request, "queue", None)
+    ask = ask_of(request)
+    within = grant.check(command, queue, ask.body, json=True)
+    if within:
+        ask.add(within=within)
     return ask
 
 
@@ -90,7 +119,7 @@ class Requests:
         Raises:
             FlashQError: it is refused.
         """
-        return _read(await self._port.carry_out(ask_of(request)), kind)
+        return _read(await self._port.carry_out(allowed_ask_of(request)), kind)
 
     async def pull(
         self, queue: str, count: int, wait_ms: int, holder: Holder | None = None
@@ -118,7 +147,7 @@ class Requests:
             if not future.done():
                 future.set_result(Answer(body, ok))
 
-        ask = ask_of(PullBatch(queue=queue, count=count, timeout=wait_ms))
+        ask = allowed_ask_of(PullBatch(queue=queue, count=count, timeout=wait_ms))
         pending = self._port.ask(ask, holder, done)
         self._waiting[future] = pending
         try:
@@ -150,7 +179,7 @@ class Requests:
             answered: called when that is done, or refused.
         """
         try:
-            self._port.ask(ask_of(request), holder, lambda _body, _ok: answered())
+            self._port.ask(allowed_ask_of(request), holder, lambda _body, _ok: answered())
         except FlashQError:
             answered()  # not taken on: the job goes back with the holder's others
 

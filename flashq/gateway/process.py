@@ -25,6 +25,8 @@ from flashq.gateway.tcp import TcpDoor
 from flashq.gateway.webhook_delivery import WebhookDelivery
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.observability.logging import log_of
+from flashq.tokenfile import TokenSource, own_token
+from flashq.tokens import Guard
 
 if TYPE_CHECKING:
     from flashq.gateway.grpc import GrpcDoor
@@ -56,19 +58,22 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         loop.add_signal_handler(number, stop)
     if lifecycle.stopping:  # since before these handlers were there
         stopped.set()
-    tokens = settings.tokens()
-    bridge = Bridge(
-        settings.run().router, settings.shards, token=tokens[0] if tokens else None, name=PROGRAM
-    )
-    door = TcpDoor(bridge, tokens, settings.gateway_connections_max, settings.message_bytes_max)
+    tokens = TokenSource(settings, PROGRAM)
+    if tokens.can_change:
+        lifecycle.reread_on_hangup()
+        loop.add_signal_handler(signal.SIGHUP, _reread, tokens)
+    guard = tokens.guard
+    own = own_token(settings.run()) if settings.is_guarded else None
+    bridge = Bridge(settings.run().router, settings.shards, token=own, name=PROGRAM)
+    door = TcpDoor(bridge, guard, settings.gateway_connections_max, settings.message_bytes_max)
     try:
         bridge.start()
         endpoints = [await door.listen_tcp(settings.host, settings.port)]
         if settings.unix_socket:
             endpoints.append(await door.listen_unix(settings.unix_socket))
-        http_door = HttpDoor(bridge, settings, stop_server=_stop_server(lifecycle))
+        http_door = HttpDoor(bridge, settings, guard=guard, stop_server=_stop_server(lifecycle))
         endpoints.append(await http_door.listen(settings.host, settings.http_port))
-        grpc_door = _grpc_door(bridge, settings)
+        grpc_door = _grpc_door(bridge, settings, guard)
         if grpc_door is not None:
             endpoints.append(await grpc_door.listen(settings.host, settings.grpc_port))
         delivery = WebhookDelivery(bridge, settings, os.urandom(16), SystemClock().wall_ms)
@@ -95,7 +100,7 @@ def _stop_server(lifecycle: Lifecycle) -> Callable[[], None] | None:
     return partial(os.kill, os.getppid(), signal.SIGTERM)
 
 
-def _grpc_door(bridge: Bridge, settings: Settings) -> GrpcDoor | None:
+def _grpc_door(bridge: Bridge, settings: Settings, guard: Guard) -> GrpcDoor | None:
     """Return the door for gRPC; None when its libraries, which are an extra, are not installed.
 
     They are imported here and not with this module, which a process that forks may have imported.
@@ -109,9 +114,13 @@ def _grpc_door(bridge: Bridge, settings: Settings) -> GrpcDoor | None:
             "no door for gRPC: install it with pip install 'flashq[grpc]'", missing=error.name
         )
         return None
-    return GrpcDoor(
-        bridge, settings.tokens(), settings.gateway_connections_max, settings.message_bytes_max
-    )
+    return GrpcDoor(bridge, guard, settings.gateway_connections_max, settings.message_bytes_max)
+
+
+def _reread(tokens: TokenSource) -> None:
+    keyring = tokens.reread()
+    if keyring is not None:
+        tokens.guard.replace(keyring)
 
 
 async def _until(stopped: asyncio.Event, bridge: Bridge) -> None:

@@ -18,9 +18,8 @@ What it asks goes through a *port* (the bridge), which calls back with the reply
 
 from __future__ import annotations
 
-import hmac
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -34,7 +33,6 @@ from flashq.errors import (
     FlashQError,
     InvalidRequest,
     MessageTooLarge,
-    TokenInvalid,
 )
 from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.events import Happening, Listener, event_line, notice_line, wanted_events
@@ -55,6 +53,7 @@ from flashq.protocol.codec import decode, decode_request, encode, encode_json, e
 from flashq.protocol.command import Scope
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
 from flashq.protocol.sessions import Auth, Subscribe, Unsubscribe
+from flashq.tokens import EVERYTHING, Grant, Guard, Shown
 
 SHORT_PULL_MS: Final = 4000
 """How long a pull waits that does not say so: three of the older clients give up after 5 s, and
@@ -64,6 +63,7 @@ OPEN_MAX: Final = 1000
 OPEN_BYTES_MAX: Final = 2 * REQUEST_BYTES_MAX
 """Requests without an answer, and their size, above which nothing more is read."""
 SUBSCRIPTIONS_MAX: Final = 100
+UNIX_ADDRESS: Final = "unix"
 
 _JSON_ID_KEY: Final = b'"reqId":'
 _MSGPACK_ID_KEY: Final = b"\xa5reqId"
@@ -137,25 +137,31 @@ class Conversation:
 
     Args:
         port: the bridge.
-        tokens: one of which has to be shown; none when everybody may ask.
+        guard: who may ask what; without it everybody everything.
         wake: called when there is something to send that nobody waits for.
         bytes_max: the largest request.
+        mono_ms: the clock by which wrong tokens are counted.
     """
 
     def __init__(
         self,
         port: Port,
-        tokens: Sequence[str] = (),
+        guard: Guard | None = None,
         wake: Callable[[], None] = lambda: None,
         bytes_max: int = REQUEST_BYTES_MAX,
+        mono_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self._port: Final = port
-        self._tokens: Final = [token.encode() for token in tokens]
+        self._guard: Final = guard or Guard()
+        self._is_guarded: Final = not self._guard.is_open
+        #: whose wrong tokens are counted together: a host's, or everybody's on the Unix socket
+        self.address: str = UNIX_ADDRESS
+        self._mono_ms: Final = mono_ms
+        self._shown: Shown | None = None
         self._wake: Final = wake
         self._bytes_max: Final = bytes_max
         self._reader: LineReader | FrameReader | None = None
         self._json = True
-        self._authenticated = not tokens
         self._holder: Final = Holder()
         #: requests that were read and wait for room, or for a request before them
         self._unread: deque[Item] = deque()
@@ -352,9 +358,12 @@ class Conversation:
         ask = exchange.ask
         assert ask is not None
         try:
-            if ask.command.scope is Scope.ROUTER or not self._authenticated:
-                self._answer_here(exchange, ask)
+            grant = self._grant() if self._is_guarded else EVERYTHING
+            if ask.command.scope is Scope.ROUTER or grant is None:
+                self._answer_here(exchange, ask, grant)
                 return
+            if grant is not EVERYTHING:
+                _bound(ask, grant)
             if self._given_up and ask.command.waits:
                 self._answer_empty(exchange, ask)
                 return
@@ -375,14 +384,19 @@ class Conversation:
         if ask.outline.count is not None and ask.outline.count > BATCH_JOBS_MAX:
             ask.add(count=BATCH_JOBS_MAX)
 
-    def _answer_here(self, exchange: _Exchange, ask: Ask) -> None:
+    def _grant(self) -> Grant | None:
+        """Return what the client's token allows; None when it has shown none that still counts."""
+        return None if self._shown is None else self._shown.grant(self._guard)
+
+    def _answer_here(self, exchange: _Exchange, ask: Ask, grant: Grant | None) -> None:
         """Answer what is about the connection itself, and whoever has not shown a token."""
         request = decode_request(ask.body, json=self._json)
         if isinstance(request, Auth):
-            self._authenticate(request)
-        elif not self._authenticated:
+            self._shown = self._guard.show(request.token, self.address, self._mono_ms())
+        elif grant is None:
             raise AuthenticationRequired
         elif isinstance(request, Subscribe):
+            grant.check(ask.command, request.queue, ask.body, json=self._json)
             self._subscribe(request)
         elif isinstance(request, Unsubscribe):
             listener = self._listeners.pop(request.queue, None)
@@ -392,14 +406,6 @@ class Conversation:
             word = ask.command.word
             raise InvalidRequest(detail=f"unknown variant `{word}`, it is not for this door")
         self._send(exchange, _OK_JSON if self._json else _OK_MSGPACK)
-
-    def _authenticate(self, request: Auth) -> None:
-        shown = request.token.encode()
-        # All are compared, so that the time taken does not tell which one nearly fits.
-        fits = [hmac.compare_digest(shown, token) for token in self._tokens]
-        if self._tokens and not any(fits):
-            raise TokenInvalid
-        self._authenticated = True
 
     def _subscribe(self, request: Subscribe) -> None:
         try:
@@ -441,7 +447,15 @@ class Conversation:
             return False
         exchange.is_repaired = True
         exchange.ask = read_ask(better, json=self._json)
-        self._port.ask(exchange.ask, self._holder, exchange.done)
+        grant = self._grant() if self._is_guarded else EVERYTHING
+        try:
+            if grant is None:
+                raise AuthenticationRequired
+            _bound(exchange.ask, grant)
+        except FlashQError as error:
+            self._refuse(exchange, error)
+        else:
+            self._port.ask(exchange.ask, self._holder, exchange.done)
         return True
 
     def _refuse(self, exchange: _Exchange, error: FlashQError) -> None:
@@ -496,6 +510,8 @@ class Conversation:
     # --- events
 
     def _take_events(self) -> None:
+        if self._is_guarded and self._grant() is None:
+            self._stop_listening()
         for queue, listener in list(self._listeners.items()):
             for item in listener.take_all():
                 if isinstance(item, Happening):
@@ -504,6 +520,17 @@ class Conversation:
                     self._put(notice_line(item, json=self._json))
             if listener.dropped:
                 del self._listeners[queue]
+
+
+def _bound(ask: Ask, grant: Grant) -> None:
+    """Refuse a request that a token does not allow, and bound what is left by its queues.
+
+    Raises:
+        NotAllowed: it does not.
+    """
+    within = grant.check(ask.command, ask.outline.queue, ask.body, json=ask.json)
+    if within:
+        ask.add(within=within)
 
 
 def _without_gaps(body: bytes, *, json: bool) -> bytes:

@@ -11,13 +11,15 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 
+from flashq.clock import SystemClock
 from flashq.errors import ConfigError
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.session import Conversation
+from flashq.tokens import Guard
 
 WRITE_BYTES_MAX: Final = 1024 * 1024
 """Unread replies above which a connection's requests wait."""
@@ -42,7 +44,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, door: TcpDoor) -> None:
         self._door: Final = door
         self._loop: Final = asyncio.get_running_loop()
-        self._talk: Final = Conversation(door.bridge, door.tokens, self._soon, door.bytes_max)
+        self._talk: Final = door.conversation(self._soon)
         self._transport: asyncio.Transport | None = None
         self._flush_due = False
         self._reading = True
@@ -60,6 +62,8 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         connected = transport.get_extra_info("socket")
         if connected.family != socket.AF_UNIX:
+            peer = transport.get_extra_info("peername")
+            self._talk.address = peer[0] if peer else ""
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -156,17 +160,16 @@ class TcpDoor:
 
     Args:
         bridge: who carries requests out.
-        tokens: one of which a client has to show; none when everybody may ask.
+        guard: who may ask what.
         connections_max: most connections at a time.
         bytes_max: the largest request.
     """
 
-    def __init__(
-        self, bridge: Bridge, tokens: Sequence[str], connections_max: int, bytes_max: int
-    ) -> None:
-        self.bridge: Final = bridge
-        self.tokens: Final = tokens
-        self.bytes_max: Final = bytes_max
+    def __init__(self, bridge: Bridge, guard: Guard, connections_max: int, bytes_max: int) -> None:
+        self._bridge: Final = bridge
+        self._guard: Final = guard
+        self._bytes_max: Final = bytes_max
+        self._mono_ms: Final = SystemClock().mono_ms
         self._connections_max: Final = connections_max
         self._connections: Final[set[Connection]] = set()
         self._servers: Final[list[asyncio.Server]] = []
@@ -209,6 +212,14 @@ class TcpDoor:
         self._servers.append(server)
         self._path = path
         return f"json+unix://{path}"
+
+    def conversation(self, wake: Callable[[], None]) -> Conversation:
+        """Return what is said on a new connection.
+
+        Args:
+            wake: called when there is something to send that nobody waits for.
+        """
+        return Conversation(self._bridge, self._guard, wake, self._bytes_max, self._mono_ms)
 
     def admit(self, connection: Connection) -> bool:
         """Note a connection; False when there are too many."""

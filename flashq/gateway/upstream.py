@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from flashq.errors import (
+    AuthenticationRequired,
     BadMessage,
     Busy,
     ConfigError,
@@ -364,6 +365,13 @@ class Upstream:
             self._pending.enqueue(pending)
         elif verdict.retryable:
             self._pending.refused(pending, error, now)
+        elif isinstance(error, AuthenticationRequired) and self._token is not None:
+            # The router is another one, to which the token has not been shown yet. This copy was
+            # not carried out.
+            pending.sent -= 1
+            self._pending.enqueue(pending)
+            if self.ready:
+                self._set_up(now)
         elif isinstance(error, LeaseLost) and pending.names_leases:
             self._lanes.settle(pending.ask.ends_leases_of())
             self._fail(pending, _not_held(pending.ask))
@@ -482,8 +490,11 @@ class Upstream:
     def _on_heartbeat_reply(self, beat: _Beat, body: bytes, now: int) -> None:
         if beat.lane is None:
             self._unanswered = 0
-        if not decode(body, _Verdict).ok:
-            return  # a shard that is starting, say: the next heartbeat asks again
+        verdict = decode(body, _Verdict)
+        if not verdict.ok:
+            if verdict.code == AuthenticationRequired.code and self.ready:
+                self._set_up(now)  # the router is another one
+            return  # else a shard that is starting, say: the next heartbeat asks again
         reply = decode(body, HeartbeatReply)
         if beat.lane is not None:
             if reply.lost:

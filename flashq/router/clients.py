@@ -34,6 +34,7 @@ class Client:
 
     __slots__ = (
         "identity",
+        "is_reshown",
         "json",
         "last_seen_ms",
         "missed",
@@ -51,6 +52,8 @@ class Client:
         self.json = False
         #: the token that it has shown, on a server that asks for one
         self.shown: Shown | None = None
+        #: it has shown it since its last hello, so that its next one may name another session
+        self.is_reshown = False
         #: by queue
         self.subscriptions: dict[str, Subscription] = {}
         #: by shard: the first event that could not be sent to it since the last one that could

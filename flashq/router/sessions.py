@@ -143,16 +143,22 @@ class Sessions:
         if self._guard.is_open:
             return
         shown = self._guard.show(request.token, address, now_ms)
-        self._clients.admit(asker.identity, now_ms).shown = shown
+        client = self._clients.admit(asker.identity, now_ms)
+        client.shown = shown
+        client.is_reshown = True
 
     def _greet(self, request: Hello, asker: Asker, now_ms: int, epochs: list[int]) -> HelloReply:
         client = self._clients.get(asker.identity)
         if client is not None and client.session not in (None, request.session):
-            # Another client has come under this identity: nothing of the first one is its own.
+            # Another client has come under this identity: nothing of the first one is its own,
+            # but for a token that it has shown itself before its hello.
+            shown = client.shown if client.is_reshown else None
             self.forget(asker.identity)
-            if not self._guard.is_open:
+            if shown is None and not self._guard.is_open:
                 raise AuthenticationRequired
+            self._clients.admit(asker.identity, now_ms).shown = shown
         client = self._clients.admit(asker.identity, now_ms)
+        client.is_reshown = False
         client.session = request.session
         client.json = asker.json
         limits = self._settings.limits

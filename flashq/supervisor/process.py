@@ -61,6 +61,8 @@ class ProgramSpec(NamedTuple):
     """Lower stages are stopped first."""
     run: Callable[[Lifecycle], None]
     """Called in the forked child; returns after a drain."""
+    rereads: bool = False
+    """It is sent SIGHUP when the supervisor gets one, and reads its tokens again."""
 
 
 class Supervisor:
@@ -77,6 +79,8 @@ class Supervisor:
         self._specs = {spec.name: spec for spec in specs}
         self._engine = Engine(programs, drain_timeout_ms)
         self._report = report
+        #: SIGHUP does not stop the server, but is passed on
+        self._rereads = any(spec.rereads for spec in specs)
         self._clock = SystemClock()
         self._log = log_of("flashq serve")
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -102,11 +106,21 @@ class Supervisor:
                 self._take_report(fd)
             if signal.SIGCHLD in numbers:
                 self._reap()
-            for _ in (number for number in numbers if number in STOP_SIGNALS):
+            if self._rereads and signal.SIGHUP in numbers:
+                self._pass_on_hangup()
+            for _ in (number for number in numbers if number in self._stop_signals):
                 self._report.stopping()
                 self._engine.stop(self._clock.mono_ms())
             self._engine.tick(self._clock.mono_ms())
         return status
+
+    @property
+    def _stop_signals(self) -> tuple[signal.Signals, ...]:
+        return (signal.SIGTERM, signal.SIGINT) if self._rereads else STOP_SIGNALS
+
+    def _pass_on_hangup(self) -> None:
+        for name in [spec.name for spec in self._specs.values() if spec.rereads]:
+            self._signal(name, signal.SIGHUP)
 
     def _carry_out(self) -> int | None:
         """Do what the engine decided; return the exit status if that was the last of it."""
@@ -228,14 +242,15 @@ def server_programs(settings: Settings) -> list[ProgramSpec]:
     from flashq.router import process as router
     from flashq.shard import process as shard
 
+    rereads = bool(settings.tokens_file)
     return [
         ProgramSpec("flashq-coordinator", 3, partial(coordinator.run, settings)),
         *(
             ProgramSpec(f"flashq-shard {index}", 2, partial(shard.run, settings, index))
             for index in range(settings.shards)
         ),
-        ProgramSpec("flashq-router", 1, partial(router.run, settings)),
-        ProgramSpec("flashq-gateway", 0, partial(_run_gateway, settings)),
+        ProgramSpec("flashq-router", 1, partial(router.run, settings), rereads),
+        ProgramSpec("flashq-gateway", 0, partial(_run_gateway, settings), rereads),
     ]
 
 

@@ -87,7 +87,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
             {"FLASHQ_HOST": "0.0.0.0"},
             (
                 'host is "0.0.0.0", which others can reach, and nothing asks them for a token; '
-                "say --insecure if that is meant"
+                "set tokens, or say --insecure if that is meant"
             ),
         ),
     ],

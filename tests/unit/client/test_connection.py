@@ -68,14 +68,14 @@ def test_nothing_is_sent_before_hello_is_answered() -> None:
 
 
 def test_a_token_is_shown_before_anything_else() -> None:
-    """A request before AUTH would be refused."""
+    """A hello too would be refused before it."""
     script = Script(token="secret")
     script.connection.opened(script.now)
     script.request(push())
-    script.hello()
     auth = script.sent_one()
     assert auth.body == {"cmd": "AUTH", "token": "secret"}
     script.answer(auth)
+    script.hello()
     assert script.sent_one().word == "PUSH"
 
 
@@ -84,16 +84,79 @@ def test_a_refused_token_is_every_requests_error_until_another_is_shown() -> Non
     script = Script(token="wrong")
     script.connection.opened(script.now)
     script.request(push())
-    script.hello()
     script.refuse(script.sent_one(), "token_invalid")
     assert isinstance(script.outcome().error, TokenInvalid)
     script.request(push())
     assert isinstance(script.outcome().error, TokenInvalid)
     script.connection.use_token("right")
     script.request(sessions.Auth(token="right"))
+    script.tick()
+    script.answer(script.sent_one())
+    script.hello()
     script.answer(script.sent_one())
     script.request(push())
     assert script.sent_one().word == "PUSH"
+
+
+def test_a_wrong_token_shown_by_hand_is_answered_too() -> None:
+    """Before a hello the request for it never leaves; its outcome is that of the set-up."""
+    script = Script(token="wrong")
+    script.connection.opened(script.now)
+    script.refuse(script.sent_one(), "token_invalid")
+    script.connection.use_token("worse")
+    script.request(sessions.Auth(token="worse"))
+    script.tick()
+    script.refuse(script.sent_one(), "token_invalid")
+    assert isinstance(script.outcome().error, TokenInvalid)
+
+
+def authenticated() -> Script:
+    """Return a connection that has shown its token and said hello."""
+    script = Script(token="secret")
+    script.connection.opened(script.now)
+    script.answer(script.sent_one())
+    script.hello()
+    script.events()
+    return script
+
+
+def test_another_router_is_shown_the_token_and_the_request_again() -> None:
+    """A router was killed; the next one refuses what comes before the token, and nobody is told."""
+    script = authenticated()
+    for _ in range(2):
+        script.request(push())
+    first, second = script.sent()
+    script.refuse(first, "authentication_required")
+    script.refuse(second, "authentication_required")
+    assert script.completed() == []
+    auth = script.sent_one()
+    assert auth.word == "AUTH"
+    script.answer(auth)
+    script.hello()
+    again = script.sent()
+    assert [(one.word, one.corr) for one in again] == [("PUSH", first.corr), ("PUSH", second.corr)]
+    for one in again:
+        script.answer(one, id=4)
+    assert len(script.completed()) == 2
+
+
+def test_a_heartbeat_that_is_refused_shows_the_token_again() -> None:
+    """An idle client finds the other router that way."""
+    script = authenticated()
+    script.tick(2000)
+    (beat,) = script.sent()
+    script.refuse(beat, "authentication_required")
+    assert script.sent_one().word == "AUTH"
+
+
+def test_attempts_beyond_the_limit_are_made_later() -> None:
+    """Somebody else on this host has shown wrong tokens; ours is right."""
+    script = Script(token="secret")
+    script.connection.opened(script.now)
+    script.refuse(script.sent_one(), "too_many_attempts", retryable=True)
+    assert script.sent() == []
+    script.tick(10)
+    assert script.sent_one().word == "AUTH"
 
 
 def test_a_busy_hello_is_said_again() -> None:

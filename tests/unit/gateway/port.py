@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -12,6 +13,7 @@ from flashq.gateway.events import EventFan, Listener
 from flashq.gateway.lanes import Holder
 from flashq.gateway.pending import Done, Pending
 from flashq.gateway.session import Conversation
+from flashq.tokens import Guard, Keyring, TokenEntry
 
 
 class Asked:
@@ -67,9 +69,10 @@ class FakePort:
 class Talk:
     """A conversation, its port, and what it has said so far."""
 
-    def __init__(self, *tokens: str, **options: Any) -> None:
+    def __init__(self, *tokens: str, entries: Sequence[TokenEntry] = (), **options: Any) -> None:
         self.port = FakePort()
-        self.conversation = Conversation(self.port, tokens, **options)
+        guard = Guard(Keyring(tokens, entries) if tokens or entries else None)
+        self.conversation = Conversation(self.port, guard, **options)
 
     def line(self, **fields: Any) -> None:
         """Send one JSON line."""

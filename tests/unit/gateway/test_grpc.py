@@ -20,13 +20,15 @@ from flashq.gateway import process
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.grpc import GrpcDoor
 from flashq.gateway.proto import messages
+from flashq.tokens import Guard, Keyring
 
 BYTES_MAX: Final = 64 * 1024
 
 
 def door_of(*tokens: str, calls_max: int = 100) -> GrpcDoor:
     """Return a door whose bridge was never started: what passes it, waits."""
-    return GrpcDoor(Bridge("ipc:///nowhere", 1), tokens, calls_max, BYTES_MAX)
+    guard = Guard(Keyring(tokens) if tokens else None)
+    return GrpcDoor(Bridge("ipc:///nowhere", 1), guard, calls_max, BYTES_MAX)
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ async def test_a_gateway_without_the_libraries_has_one_door_less(
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.delitem(sys.modules, "flashq.gateway.grpc")
     settings = load_settings({"storage": "memory:"}, environ={})
-    assert process._grpc_door(Bridge("ipc:///nowhere", 1), settings) is None
+    assert process._grpc_door(Bridge("ipc:///nowhere", 1), settings, Guard()) is None
     (line,) = "".join(capsys.readouterr()).splitlines()
     assert "pip install 'flashq[grpc]'" in line
 

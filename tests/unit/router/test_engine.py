@@ -33,8 +33,8 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.registry import COMMANDS
 from flashq.router import engine
-from flashq.router.routing import COORDINATOR_ROUTING_ID
 from flashq.router.outbox import PAIR_OVERHEAD_BYTES
+from flashq.router.routing import COORDINATOR_ROUTING_ID
 from tests.unit.router.bench import (
     CLIENT,
     MESSAGE_BYTES_MAX,
