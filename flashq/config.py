@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from flashq.errors import ConfigError
 from flashq.ids import SHARD_COUNT_DEFAULT, SHARD_COUNT_MAX
-from flashq.protocol.limits import GIB, KIB, MIB, EngineLimits
+from flashq.protocol.limits import GIB, KIB, MIB, EngineLimits, WebhookLimits
 from flashq.rundir import RunDir, default_run_dir
 from flashq.version import __version__
 
@@ -74,7 +74,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
 
 
-class Settings(EngineLimits, frozen=True, kw_only=True):
+class Settings(WebhookLimits, frozen=True, kw_only=True):
     """Everything that can be set. A unit is last in the name, and bounds are in the type.
 
     `extra["default"]` describes a default that depends on something else.
@@ -215,68 +215,6 @@ class Settings(EngineLimits, frozen=True, kw_only=True):
         ),
     ] = 64 * MIB
 
-    webhooks_max: Annotated[
-        int, Meta(ge=0, le=100_000, description="Most webhooks.", extra={"unit": "webhooks"})
-    ] = 1000
-    webhook_queue_deliveries_max: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=10_000_000,
-            description="Most that a webhook is still to be told; the oldest of more are dead.",
-        ),
-    ] = 10_000
-    webhook_queue_bytes_max: Annotated[
-        int,
-        Meta(
-            ge=MIB,
-            le=64 * GIB,
-            description="Size of what a webhook is still to be told, and of its dead deliveries.",
-        ),
-    ] = 64 * MIB
-    webhook_dead_deliveries_max: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000,
-            description="Dead deliveries kept of a webhook; the oldest go first, and are counted.",
-        ),
-    ] = 1000
-    webhook_attempts_max: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=1000,
-            description="How often a webhook is told something before the delivery is dead.",
-        ),
-    ] = 10
-    webhook_backoff_ms: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=600_000,
-            description="Time to a webhook's second attempt; twice as long after each further one.",
-        ),
-    ] = 1000
-    webhook_lease_ms: Annotated[
-        int,
-        Meta(
-            ge=1000,
-            le=600_000,
-            description="Time after which the webhooks of a silent gateway go to another one.",
-        ),
-    ] = 15_000
-    webhook_timeout_ms: Annotated[
-        int, Meta(ge=1, le=600_000, description="Time that a webhook has to answer.")
-    ] = 10_000
-    webhook_private_targets: Annotated[
-        bool,
-        Meta(
-            description="Let webhooks lead to loopback, private and link-local addresses. Whoever "
-            "may add one can then send requests into the server's own network."
-        ),
-    ] = False
-
     def engine_limits(self) -> EngineLimits:
         """Return what a pure engine may know of the settings."""
         return EngineLimits(
@@ -354,7 +292,7 @@ def _unit_of(name: str) -> str:
 @cache
 def setting_specs() -> tuple[SettingSpec, ...]:
     """Return every setting: the server's own first, then the limits of its engines."""
-    limits = set(EngineLimits.__struct_fields__)
+    limits = set(WebhookLimits.__struct_fields__)
     info = msgspec.inspect.type_info(Settings)
     assert isinstance(info, msgspec.inspect.StructType)
     own = [field for field in info.fields if field.name not in limits]

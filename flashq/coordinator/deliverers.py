@@ -18,10 +18,10 @@ from typing import Final
 from msgspec import Struct, msgpack
 
 from flashq.coordinator.outbox import Outbox
-from flashq.coordinator.webhooks import Endpoint, WebhookLimits, WebhookTable, told
+from flashq.coordinator.webhooks import Endpoint, WebhookTable, told
 from flashq.errors import StorageDamaged, WebhookLeaseLost
 from flashq.protocol import webhooks as w
-from flashq.protocol.limits import MIB
+from flashq.protocol.limits import MIB, WebhookLimits
 from flashq.storage.port import Put
 
 DELIVERIES_MAX: Final = 64

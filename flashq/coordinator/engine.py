@@ -21,7 +21,6 @@ from flashq.coordinator.outbox import Group, Outbox, Parcel
 from flashq.coordinator.repeats import Repeats
 from flashq.coordinator.shards import Recovery, ShardLinks
 from flashq.coordinator.wanting import Wanting
-from flashq.coordinator.webhooks import WebhookLimits
 from flashq.errors import BadMessage, FlashQError, InvalidRequest
 from flashq.ids import shard_of_queue
 from flashq.protocol.base import Reply
@@ -56,7 +55,7 @@ from flashq.protocol.internal import (
     ShardReady,
     decode_internal,
 )
-from flashq.protocol.limits import EngineLimits
+from flashq.protocol.limits import EngineLimits, WebhookLimits
 from flashq.storage.port import Opened, Put
 
 ROUTER_SILENCE_MS: Final = 30_000

@@ -14,7 +14,6 @@ import zmq
 from flashq.clock import Clock, SystemClock
 from flashq.config import MEMORY, Settings, configuration_hash, flag_parser
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
-from flashq.coordinator.webhooks import WebhookLimits
 from flashq.coordinator.writer import (
     Broken,
     Changed,
@@ -104,9 +103,7 @@ class Turns:
             shard_count=settings.shards,
             limits=settings.engine_limits(),
             config_hash=configuration_hash(settings),
-            webhooks=WebhookLimits(
-                **{name: getattr(settings, name) for name in WebhookLimits.__struct_fields__}
-            ),
+            webhooks=settings,
         )
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._clock = clock

@@ -27,6 +27,7 @@ from flashq.errors import (
 from flashq.protocol import webhooks as w
 from flashq.protocol.codec import transcode
 from flashq.protocol.internal import Happened
+from flashq.protocol.limits import WebhookLimits
 from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import EVENTS, NULL_JSON
 from flashq.storage.port import Put
@@ -47,18 +48,6 @@ _OLDER_PREFIX: Final = "job."
 _OLDER_NAMES: Final = {"started": "active"}
 _NUMBERS_PER_MS: Final = 1024
 """Deliveries are numbered from the clock on, so that no number is used again after a restart."""
-
-
-class WebhookLimits(Struct, frozen=True, kw_only=True):
-    """The bounds, as the settings of these names say them."""
-
-    webhooks_max: int = 1000
-    webhook_queue_deliveries_max: int = 10_000
-    webhook_queue_bytes_max: int = 64 * 1024 * 1024
-    webhook_dead_deliveries_max: int = 1000
-    webhook_attempts_max: int = 10
-    webhook_backoff_ms: int = 1000
-    webhook_lease_ms: int = 15_000
 
 
 class Webhook(Struct, array_like=True):

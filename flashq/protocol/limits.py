@@ -1,7 +1,7 @@
 """The bounds and times a shard engine works within, each with its range, unit and meaning.
 
 Pure data: an engine receives one `EngineLimits` and never reads a setting. `flashq.config.Settings`
-extends this struct, so a limit is declared here and nowhere else. Every unit is last in its name.
+extends these structs, so a limit is declared here and nowhere else. Every unit is last in its name.
 """
 
 from __future__ import annotations
@@ -162,3 +162,69 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
             extra={"unit": "ids"},
         ),
     ] = 1_048_576
+
+
+class WebhookLimits(EngineLimits, frozen=True, kw_only=True):
+    """What bounds webhooks, beside the limits that hold everywhere."""
+
+    webhooks_max: Annotated[
+        int, Meta(ge=0, le=100_000, description="Most webhooks.", extra={"unit": "webhooks"})
+    ] = 1000
+    webhook_queue_deliveries_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Most that a webhook is still to be told; the oldest of more are dead.",
+        ),
+    ] = 10_000
+    webhook_queue_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=MIB,
+            le=64 * GIB,
+            description="Size of what a webhook is still to be told, and of its dead deliveries.",
+        ),
+    ] = 64 * MIB
+    webhook_dead_deliveries_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Dead deliveries kept of a webhook; the oldest go first, and are counted.",
+        ),
+    ] = 1000
+    webhook_attempts_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="How often a webhook is told something before the delivery is dead.",
+        ),
+    ] = 10
+    webhook_backoff_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Time to a webhook's second attempt; twice as long after each further one.",
+        ),
+    ] = 1000
+    webhook_lease_ms: Annotated[
+        int,
+        Meta(
+            ge=1000,
+            le=600_000,
+            description="Time after which the webhooks of a silent gateway go to another one.",
+        ),
+    ] = 15_000
+    webhook_timeout_ms: Annotated[
+        int, Meta(ge=1, le=600_000, description="Time that a webhook has to answer.")
+    ] = 10_000
+    webhook_private_targets: Annotated[
+        bool,
+        Meta(
+            description="Let webhooks lead to loopback, private and link-local addresses. Whoever "
+            "may add one can then send requests into the server's own network."
+        ),
+    ] = False

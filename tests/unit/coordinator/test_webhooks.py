@@ -11,7 +11,6 @@ from flashq.coordinator.outbox import Outbox
 from flashq.coordinator.webhooks import (
     FULL,
     Endpoint,
-    WebhookLimits,
     WebhookTable,
     backoff_ms,
     event_name,
@@ -21,6 +20,7 @@ from flashq.errors import LimitReached, StorageDamaged, WebhookInvalid, WebhookN
 from flashq.protocol import webhooks as w
 from flashq.protocol.codec import encode_msgpack
 from flashq.protocol.internal import Happened
+from flashq.protocol.limits import WebhookLimits
 from flashq.storage.port import Put
 from tests.unit.coordinator.bench import NOW_MS
 
@@ -30,7 +30,7 @@ URL = "https://example.com/hook"
 class Table:
     """A table whose writes are kept as a storage keeps them."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.limits = WebhookLimits(**limits)
         self.parts: dict[str, bytes] = {}
         self._outbox = Outbox()
