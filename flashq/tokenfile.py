@@ -16,15 +16,9 @@ from flashq.config import Settings
 from flashq.errors import ConfigError
 from flashq.observability.logging import log_of
 from flashq.rundir import RunDir
-from flashq.tokens import Guard, Keyring, TokenEntry, read_entries
+from flashq.tokens import TOKEN_RANDOM_BYTES, Guard, Keyring, TokenEntry, read_entries
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
-TOKEN_RANDOM_BYTES: Final = 32
-
-
-def new_token() -> str:
-    """Return a token that nobody can guess."""
-    return secrets.token_urlsafe(TOKEN_RANDOM_BYTES)
 
 
 class TokenSource:
@@ -94,7 +88,7 @@ def own_token(run_dir: RunDir) -> str:
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(new_token())
+        file.write(secrets.token_urlsafe(TOKEN_RANDOM_BYTES))
     with suppress(FileExistsError):  # another program was faster
         os.link(beside, path)
     os.unlink(beside)

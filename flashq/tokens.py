@@ -35,6 +35,8 @@ from flashq.protocol.codec import decode_request
 from flashq.protocol.command import Command, Role, Scope
 
 TOKENS_MAX: Final = 1000
+TOKEN_RANDOM_BYTES: Final = 32
+"""What a token is made of, where it is made here."""
 TOKEN_BYTES_MAX: Final = 4096
 """A longer one is none, and is not even hashed."""
 ATTEMPTS_MAX: Final = 10

@@ -76,6 +76,8 @@ _NAMES: Final[dict[Any, str]] = {
 }
 
 _PROTECTION: Final = ("session", "n", "done_below")
+_SAID_ABOVE: Final = (*_PROTECTION, "within")
+"""Fields of many commands that the head of the document tells of."""
 
 _HEAD: Final = """\
 # Commands
@@ -90,6 +92,9 @@ instead of the rest. Role is the least that a token must allow. The client's met
 
 A command marked with * changes state and takes `session` (16 bytes), `n` and `done_below` too: with
 them a repeat is not carried out again, but gets the first one's answer.
+
+Every command that names jobs by id takes `within`, an array of patterns as of file names: a job
+whose queue fits none of them is answered as one that does not exist.
 """
 
 
@@ -117,7 +122,9 @@ def render() -> str:
 def _row(command: Command, objects: dict[str, type[Struct]]) -> str:
     star = "*" if "n" in command.request.__struct_fields__ else ""
     shared = _shared_options(command.request)
-    names = [n for n in command.request.__struct_fields__ if n not in (*_PROTECTION, *shared)]
+    names = [
+        n for n in command.request.__struct_fields__ if n not in (*_SAID_ABOVE, *shared)
+    ]
     fields = _fields(command.request, names, objects)
     if shared:
         fields += ", and the [options](#joboptions)"

@@ -24,13 +24,13 @@ from msgspec import Struct
 from flashq.cli.asking import ask, obstacle
 from flashq.cli.wording import plural, size
 from flashq.config import MEMORY, Settings, load_settings, names_without_effect
-from flashq.errors import FlashQError
+from flashq.errors import AuthenticationRequired, FlashQError
 from flashq.protocol.base import Reply
 from flashq.protocol.crons import CronsReply, ListCrons
 from flashq.protocol.framing import ROUTE_COORDINATOR, ROUTE_ROUTER
 from flashq.protocol.limits import GIB, MIB
 from flashq.protocol.server import Stats, StatsReply
-from flashq.protocol.sessions import Goodbye, Hello, HelloReply
+from flashq.protocol.sessions import Goodbye, Hello, HelloReply, Unsubscribe
 from flashq.rundir import RunDir
 from flashq.version import __version__
 
@@ -380,6 +380,23 @@ def _check_shard_socket(url: str, index: int, epoch: int, timeout_ms: int) -> Fi
         text = f"shard {index} is in epoch {own}, and the router believes in {epoch}"
         return Finding(check, "warning", text, "ask again; it may just have started anew")
     return None
+
+
+def check_openness(url: str, timeout_ms: int = ANSWER_TIMEOUT_MS) -> Finding:
+    """Does the server ask for a token?"""
+    harmless = Unsubscribe(queue="*")
+    try:
+        ask(url, harmless, Reply, timeout_ms=timeout_ms, route=ROUTE_ROUTER)
+    except AuthenticationRequired:
+        return ok("tokens", "every client has to show one")
+    except FlashQError as error:
+        return Finding("tokens", "warning", error.text, "ask again")
+    return Finding(
+        "tokens",
+        "warning",
+        "the server is open: whoever reaches it may do everything",
+        "make a token with `flashq token`, and set FLASHQ_TOKENS_FILE where the server is started",
+    )
 
 
 def check_coordinator(url: str, token: str | None, timeout_ms: int = ANSWER_TIMEOUT_MS) -> Finding:

@@ -90,6 +90,7 @@ class Examination:
         if self.hello is None:
             return
         token = self._invocation.token
+        yield checks.check_openness(url)
         yield checks.check_coordinator(url, token)
         yield from checks.check_shards(url, token, self.hello)
         if url == run_dir.router:

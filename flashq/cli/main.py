@@ -41,6 +41,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "restore": ("flashq.cli.storage", "Fill an empty storage from a backup."),
     "export": ("flashq.cli.storage", "Print the jobs in the storage, or copy them into a table."),
     "migrate": ("flashq.cli.storage", "Bring the storage's tables up to this version."),
+    "token": ("flashq.cli.tokens", "Make a token, and the entry that lets it in."),
     "doctor": ("flashq.cli.doctor", "Say what is wrong with settings, sockets, limits, versions."),
 }
 
