@@ -198,3 +198,18 @@ def test_a_setting_out_of_bounds_ends_the_start(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == (
         'flashq-router: --shards is "0", but must be a whole number from 1 to 1024 processes\n'
     )
+
+
+@pytest.mark.parametrize("is_supervised", [False, True])
+def test_a_hangup_may_ask_to_read_again(is_supervised: bool) -> None:
+    """Then it does not stop the program any more; it wakes the loop, and counts once."""
+    life = Lifecycle(TerminalReport("flashq-router"), supervised=is_supervised)
+    life.install()
+    life.reread_on_hangup()
+    assert not life.take_reread()
+    signal.raise_signal(signal.SIGHUP)
+    assert readable(life.wake_fd)
+    assert life.take_reread()
+    assert not life.take_reread()
+    assert not life.stopping
+    assert signal.SIGHUP not in life.stop_signals

@@ -71,7 +71,7 @@ class Talk:
 
     def __init__(self, *tokens: str, entries: Sequence[TokenEntry] = (), **options: Any) -> None:
         self.port = FakePort()
-        guard = Guard(Keyring(tokens, entries) if tokens or entries else None)
+        self.guard = guard = Guard(Keyring(tokens, entries) if tokens or entries else None)
         self.conversation = Conversation(self.port, guard, **options)
 
     def line(self, **fields: Any) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flashq.gateway.session import OPEN_MAX, SHORT_PULL_MS, SUBSCRIPTIONS_MAX, Conversation
 from flashq.protocol.objects import Event
 from flashq.protocol.sessions import EventNotice
+from flashq.tokens import ATTEMPTS_MAX, Keyring, entry_text, read_entries
 from tests.unit.gateway.port import FakePort, Talk
 
 
@@ -352,6 +353,59 @@ class TestAuthentication:
         talk.line(cmd="PUSH", queue="q")
         talk.line(cmd="NOPE")
         assert ["Invalid: " in reply["error"] for reply in talk.lines()] == [True, True]
+
+    def test_a_token_opens_what_its_role_and_queues_allow(self) -> None:
+        """What is refused is not passed on; jobs by id go on with the condition."""
+        talk = Talk(entries=read_entries(entry_text("w", "worker", ["mail-*"]), "f"))
+        talk.line(cmd="AUTH", token="w")
+        talk.line(cmd="PUSH", queue="mail-1", data=1)
+        talk.line(cmd="PULL", queue="other")
+        talk.line(cmd="SUBSCRIBE", queue="*", events=["*"])
+        talk.line(cmd="SUBSCRIBE", queue="mail-1", events=["*"])
+        talk.line(cmd="LISTQUEUES")
+        said = [reply.get("error", "ok").partition(":")[0] for reply in talk.lines()]
+        assert said == ["ok", "Not allowed", "Not allowed", "Not allowed", "ok", "Not allowed"]
+        assert talk.port.asked == []
+        talk.line(cmd="ACK", id=4, within=["*"])
+        talk.line(cmd="PULL", queue="mail-1")
+        ack, pull = talk.port.asked
+        assert ack.fields["within"] == ["mail-*"]
+        assert pull.word == "PULL"
+
+    def test_a_repaired_request_is_bounded_too(self) -> None:
+        """Its number came with a point, which the shard refused."""
+        talk = Talk(entries=read_entries(entry_text("w", "worker", ["mail-*"]), "f"))
+        talk.line(cmd="AUTH", token="w")
+        talk.line(cmd="PROGRESS", id=4, progress=50.0)
+        (first,) = talk.port.asked
+        first.answer(ok=False, code="invalid", error="Invalid: progress")
+        again = talk.port.asked[-1]
+        assert again is not first
+        assert again.fields["within"] == ["mail-*"]
+
+    def test_other_tokens_end_a_connections_rights(self) -> None:
+        """And its listening."""
+        talk = Talk("secret")
+        talk.line(cmd="AUTH", token="secret")
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        assert [reply["ok"] for reply in talk.lines()] == [True, True]
+        talk.guard.replace(Keyring(["new"]))
+        talk.line(cmd="STATS")
+        assert talk.lines() == [{"ok": False, "error": "Authentication required"}]
+        assert len(talk.port.fan) == 0
+
+    def test_wrong_tokens_of_one_address_are_limited(self) -> None:
+        """Over all its connections."""
+        talk = Talk("secret")
+        for _ in range(ATTEMPTS_MAX + 1):
+            talk.line(cmd="AUTH", token="wrong")
+        talk.line(cmd="AUTH", token="secret")
+        texts = [reply["error"] for reply in talk.lines()]
+        assert texts[:ATTEMPTS_MAX] == ["Invalid token"] * ATTEMPTS_MAX
+        assert all(text.startswith("Too many attempts") for text in texts[ATTEMPTS_MAX:])
+        talk.conversation.address = "10.0.0.9"
+        talk.line(cmd="AUTH", token="secret")
+        assert talk.lines() == [{"ok": True}]
 
     def test_without_tokens_any_is_good(self) -> None:
         """A client that has one configured works against an open server."""

@@ -499,3 +499,47 @@ class TestMail:
         shard._collect()
         assert [number for number, _, _ in mailbox.pending] == [2]
         shard.check_recovery()
+
+
+class TestWithin:
+    """A token for some queues only: its door names them, and the shard knows the jobs' queues."""
+
+    @pytest.mark.parametrize(
+        ("word", "fields"),
+        [
+            ("GETJOB", {}),
+            ("GETSTATE", {}),
+            ("GETRESULT", {}),
+            ("WAITJOB", {"timeout": 0}),
+            ("ACK", {}),
+            ("FAIL", {}),
+            ("CANCEL", {}),
+            ("LOG", {"message": "x"}),
+            ("PROGRESS", {"progress": 5}),
+        ],
+    )
+    def test_a_job_of_another_queue_is_not_found(
+        self, shard: Shard, word: str, fields: dict[str, Any]
+    ) -> None:
+        """In the same words as one that does not exist, so that nobody learns of it."""
+        job_id = shard.push(queue="other")
+        for asked in (job_id, job_id + 4):
+            code, text = shard.refuse(word, id=asked, within=["mail-*", "x"], **fields)
+            assert (code, text) == ("job_not_found", f"Job {asked} not found")
+
+    def test_one_of_these_queues_is(self, shard: Shard) -> None:
+        job_id = shard.push(queue="mail-1")
+        assert shard.ask("GETSTATE", id=job_id, within=["x", "mail-*"])["state"] == "waiting"
+
+    def test_one_foreign_job_refuses_many(self, shard: Shard) -> None:
+        """Nothing happens to the others; those that are gone are none of its business."""
+        mine, foreign = shard.push(queue="a"), shard.push(queue="b")
+        shard.ask("PULLB", queue="a", count=1)
+        assert shard.refuse("ACKB", ids=[mine, foreign], within=["a"])[0] == "job_not_found"
+        assert shard.ask("ACKB", ids=[mine, mine + 40], within=["a"])["ids"] == [1]
+
+    def test_a_repeat_is_answered_after_the_job_is_gone(self, shard: Shard) -> None:
+        job_id = shard.push(queue="a", remove_on_complete=True)
+        shard.ask("PULL", queue="a")
+        said: dict[str, Any] = {"id": job_id, "within": ["a"], "session": ALICE, "n": 3}
+        assert shard.ask("ACK", **said) == shard.ask("ACK", **said)
