@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from flashq.coordinator import repeats
+from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.repeats import Repeats
 from flashq.protocol.base import Reply
 from flashq.protocol.crons import CronsReply
+from flashq.protocol.webhooks import SetWebhook
+from flashq.storage.port import Put
 from tests.unit.coordinator.bench import SHARDS, Bench, Outcome
 
 SESSION = bytes(range(16))
@@ -106,3 +110,21 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not delete(bench, 2).ok
     stored = bench.storage.open(SHARDS).parts
     assert len([name for name in stored if name.startswith("session.")]) == 2
+
+
+def test_a_repeat_is_told_the_number_that_the_first_was() -> None:
+    """The id of a webhook, say; also after a restart."""
+    outbox = Outbox()
+    known = Repeats(outbox)
+    request = SetWebhook(url="http://x/", events=["*"], session=SESSION, n=4)
+    assert not known.has(request)
+    known.note(request, number=17)
+    assert known.has(request)
+    assert known.number_of(request) == 17
+    group = outbox.take_group()
+    assert group is not None
+    (put,) = group.writes
+    assert isinstance(put, Put)
+    again = Repeats(outbox)
+    again.load({put.name: put.content})
+    assert again.number_of(request) == 17

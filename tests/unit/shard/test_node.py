@@ -8,11 +8,17 @@ from flashq.ids import shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
 from flashq.protocol.internal import (
+    Append,
     Granted,
+    Happened,
+    Heeded,
     Internal,
+    Mail,
     Recovered,
     ReservedUpTo,
     Safe,
+    Wanted,
+    decode_internal,
     encode_internal,
 )
 from flashq.protocol.limits import EngineLimits
@@ -23,8 +29,12 @@ WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
 
 
-def serving(level: str = "async") -> Node:
-    """Return a node that has nothing and serves."""
+def serving(level: str = "async", *, before: Internal | None = None) -> Node:
+    """Return a node that has nothing and serves.
+
+    Args:
+        before: what it is told between grant and recovery.
+    """
     node = Node(
         Identity(
             shard=0,
@@ -41,6 +51,8 @@ def serving(level: str = "async") -> Node:
     node.observe(WALL_MS, MONO_MS)
     node.tick()
     tell(node, Granted(epoch=1, incarnation=1, reserved=0))
+    if before is not None:
+        tell(node, before)
     tell(node, Recovered(cursor=0))
     tell(node, ReservedUpTo(epoch=1, upto=1_000_000))
     assert node.is_serving
@@ -109,3 +121,49 @@ def test_changes_wait_for_storage_and_then_are_refused() -> None:
     node.flush()
     tell(node, Safe(epoch=1, seq=2))
     assert answers(node)[3]["ok"]
+
+
+def said(node: Node) -> list[Any]:
+    """Return what it says to the coordinator."""
+    node.flush()
+    sent, node.out.coordinator = node.out.coordinator, []
+    return [decode_internal(body) for frames in sent for _, body in pairs(frames)]
+
+
+def test_what_webhooks_want_leaves_once_it_is_safe_and_from_the_answer_on() -> None:
+    """
+    1. A webhook is made: the shard says that it follows, so that its maker can be answered.
+    2. A job is pushed. What is to be told of it waits, like the push's own answer, for the log.
+    3. The webhook is removed: nothing more is told.
+    """
+    node = serving(level="durable")
+    said(node)
+    tell(node, Wanted(version=5, pairs=[(QUEUE, "pushed")]))
+    assert said(node) == [Heeded(shard=0, version=5)]
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
+    (append,) = said(node)
+    assert isinstance(append, Append)
+    assert append.awaited is True
+    tell(node, Safe(epoch=1, seq=1))
+    (mail,) = said(node)
+    assert isinstance(mail, Mail)
+    assert isinstance(mail.body, Happened)
+    assert (mail.number, mail.body.event, mail.body.data) == (1, "pushed", [b"\x01"])
+    tell(node, Wanted(version=6, pairs=[]))
+    assert said(node) == [Heeded(shard=0, version=6)]
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
+    tell(node, Safe(epoch=1, seq=2))
+    assert not [message for message in said(node) if isinstance(message, Mail)]
+
+
+def test_what_webhooks_want_may_be_known_before_there_is_a_state() -> None:
+    """It stands behind the grant, and counts from the first request on."""
+    node = serving(before=Wanted(version=5, pairs=[(None, "*")]))
+    said(node)
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
+    said(node)
+    tell(node, Safe(epoch=1, seq=1))
+    (mail,) = said(node)
+    assert isinstance(mail, Mail)
+    assert isinstance(mail.body, Happened)
+    assert mail.body.event == "pushed"
