@@ -171,7 +171,11 @@ class AsyncClient(AsyncMethods):
         return f"AsyncClient({self.url!r})"
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -192,7 +196,7 @@ class AsyncClient(AsyncMethods):
 
         Raises:
             ConnectionClosed: it did not answer within the client's time-out.
-            TokenInvalid: it does not know the token.
+            TokenInvalid, AuthenticationRequired: it does not know the token, or asks for one.
         """
         self._running()
         try:

@@ -464,16 +464,17 @@ class Connection:
                 self.server = decode(body, HelloReply)
             except BadMessage as damage:
                 error = damage
-        if error is not None and (verdict.retryable or self._setup_word == "HELLO"):
+        if error is not None:
+            is_without = isinstance(error, AuthenticationRequired) and self._token is None
+            if not verdict.retryable and (is_without or self._setup_word == "AUTH"):
+                self._refusal = error
+                self._fail_all(error, but=())
+                self._happened.append(TokenRefused())
+                return
             self._setup_backoff = min(max(2 * self._setup_backoff, RETRY_MIN_MS), RETRY_MAX_MS)
             self._setup_retry_at = now + self._setup_backoff
             if not verdict.retryable:
                 self._fail_all(error)
-            return
-        if error is not None:
-            self._refusal = error
-            self._fail_all(error, but=())
-            self._happened.append(TokenRefused())
         elif self._setup_word == "AUTH":
             self._say_setup(self._hello(), now)
         else:

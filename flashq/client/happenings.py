@@ -26,8 +26,8 @@ class Connected(Struct, frozen=True):
 
 
 class TokenRefused(Struct, frozen=True):
-    """The server does not know the token: every request ends with that error, until another one is
-    shown."""
+    """The server does not know the token, or asks for one and there is none: every request ends
+    with that error, until another one is shown."""
 
 
 class Disconnected(Struct, frozen=True):

@@ -175,7 +175,11 @@ class Client(Methods):
         return f"Client({self.url!r})"
 
     def __enter__(self) -> Self:
-        self.connect()
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -196,7 +200,7 @@ class Client(Methods):
 
         Raises:
             ConnectionClosed: it did not answer within the client's time-out.
-            TokenInvalid: it does not know the token.
+            TokenInvalid, AuthenticationRequired: it does not know the token, or asks for one.
         """
         with self._guard():
             self._running()

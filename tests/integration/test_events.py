@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import zmq
@@ -21,21 +20,6 @@ WAIT_MS = 20_000
 SHARDS = 4
 
 
-def listening(client: Client, queue: str, **options: Any) -> Subscription:
-    """Subscribe, and return when the shards' events arrive: publishers learn of a listener a moment
-    after it was answered."""
-    subscription = client.subscribe(queue, **options)
-    unheard = set(range(SHARDS))
-    with client.subscribe("*", "pushed") as probe:
-        while unheard:
-            for shard in unheard:
-                client.push(queue_of(shard, name="probe"), 1)
-            item = probe.get(100)
-            if isinstance(item, Event):
-                unheard.discard(item.shard)
-    return subscription
-
-
 def following(subscription: Subscription) -> Event:
     """Return the next event, which has to come."""
     item = subscription.get(WAIT_MS)
@@ -47,7 +31,7 @@ def test_the_life_of_a_job_as_a_listener_sees_it(shared_server: Server) -> None:
     """Every event there is, by its name, in the order in which it happened."""
     queue = f"events-{os.getpid()}"
     with Client(shared_server.url) as client, Client(shared_server.ipc_url) as listener:
-        events = listening(listener, queue)
+        events = listener.subscribe(queue)
         first = client.push(queue, {"n": 1}, max_attempts=2)
         job = client.pull(queue)
         assert job is not None
@@ -100,7 +84,7 @@ def test_a_killed_shard_leaves_a_gap_or_nothing_missing(start_server: StartServe
     """
     server = start_server()
     with Client(server.url) as client, Client(server.url) as listener:
-        events = listening(listener, "q", events="pushed")
+        events = listener.subscribe("q", events="pushed")
         before = client.push("q", 1)
         assert following(events).ids == [before]
         server.restart_shard(before % 4)
@@ -123,7 +107,7 @@ def test_a_listener_that_a_shard_hears_of_before_its_recovery_counts(
     """
     server = start_server()
     with Client(server.url) as client, Client(server.url) as listener:
-        events = listening(listener, queue_of(1))
+        events = listener.subscribe(queue_of(1))
         before = server.epochs()[1]
         stopped = server.signal("flashq-coordinator", signal.SIGSTOP)
         server.kill("flashq-shard 1")
@@ -143,7 +127,7 @@ def test_a_restarted_router_leaves_a_gap_that_is_told(start_server: StartServer)
     """The client subscribes again by itself, and says that it may have missed something."""
     server = start_server("--heartbeat-interval-ms", "200")
     with Client(server.ipc_url) as client, Client(server.ipc_url) as listener:
-        events = listening(listener, "q")
+        events = listener.subscribe("q")
         client.push("q", 1)
         assert following(events).event == "pushed"
         server.kill("flashq-router")
@@ -208,7 +192,7 @@ def test_many_listeners_hear_each_their_queue(shared_server: Server) -> None:
     """And `*` hears all of them, of every shard."""
     queues = [f"many-{os.getpid()}-{n}" for n in range(12)]
     with Client(shared_server.url) as client, Client(shared_server.url) as listener:
-        everything = listening(listener, "*", events=["completed"])
+        everything = listener.subscribe("*", events=["completed"])
         each = {queue: listener.subscribe(queue, "pushed") for queue in queues}
         ids = {queue: client.push(queue, 1) for queue in queues}
         for queue in queues:

@@ -9,6 +9,7 @@ import pytest
 
 from flashq.client.connection import HELLO_TIMEOUT_MIN_MS
 from flashq.client.happenings import (
+    Completed,
     Connected,
     Disconnected,
     EventsInterrupted,
@@ -16,9 +17,11 @@ from flashq.client.happenings import (
     NoticeReceived,
     ServerClosing,
     SubscriptionRefused,
+    TokenRefused,
 )
 from flashq.client.results import EventArrived
 from flashq.errors import (
+    AuthenticationRequired,
     BadMessage,
     Busy,
     ConnectionClosed,
@@ -96,6 +99,21 @@ def test_a_refused_token_is_every_requests_error_until_another_is_shown() -> Non
     script.answer(script.sent_one())
     script.request(push())
     assert script.sent_one().word == "PUSH"
+
+
+def test_a_server_that_asks_for_a_token_says_so_at_once() -> None:
+    """Story: a client without one waited for its time-out, and was told of no server."""
+    script = Script()
+    script.connection.opened(script.now)
+    script.request(push())
+    script.refuse(script.sent_one(), "authentication_required")
+    happened = script.events()
+    assert [type(one) for one in happened] == [Completed, TokenRefused]
+    script.request(push())
+    assert isinstance(script.outcome().error, AuthenticationRequired)
+    script.connection.use_token("right")
+    script.tick()
+    assert script.sent_one().word == "AUTH"
 
 
 def test_a_wrong_token_shown_by_hand_is_answered_too() -> None:
