@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.replies import teach
-from tests.unit.client.fake_server import FakeServer
+from tests.unit.client.fake_server import FakeServer, error
 
 
 def test_without_a_server(run: Run, run_dir: Path) -> None:
@@ -51,9 +51,19 @@ def test_with_a_server(ask: Run, fake: FakeServer, run_dir: Path) -> None:
     assert checks["coordinator"] == "ok"
     assert checks["shards"] == "ok"
     assert checks["shard sockets"] == "wrong"
+    assert checks["tokens"] == "warning"
+    assert "the server is open" in outcome.out
     assert checks["run directory"] == "ok"
     assert outcome.document["server"]["version"] == "0"
     assert str(run_dir) in outcome.out
+
+
+def test_a_server_that_asks_for_tokens_is_not_open(ask: Run, fake: FakeServer) -> None:
+    """Whether the doctor has one or not."""
+    teach(fake)
+    fake.answer("UNSUBSCRIBE", lambda _body: error("authentication_required"))
+    checks = {one["check"]: one["verdict"] for one in ask("doctor", "--json").document["findings"]}
+    assert checks["tokens"] == "ok"
 
 
 def test_another_door_says_no_run_directory(
