@@ -530,7 +530,7 @@ class Node:
         outbox, lagging = self._engine.outbox, self._is_lagging()
         replies, outbox.replies = outbox.replies, []
         for reply in replies:
-            gate = reply.seq if lagging and reply.gate else reply.gate
+            gate = reply.seq if lagging else reply.gate
             if self._replies.pass_or_wait(gate, reply):
                 self._send_reply(reply)
         events, outbox.events = outbox.events, []

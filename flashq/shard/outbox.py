@@ -42,7 +42,7 @@ class Reply(Struct):
         origin: whose request it answers.
         body: the reply object, or its MessagePack encoding.
         gate: it may leave when the log is safe up to here.
-        seq: the log sequence at which it was computed.
+        seq: the log sequence at which it was computed; 0 when it tells of nothing in the log.
         delivery: it hands out jobs.
     """
 

@@ -23,7 +23,7 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.limits import EngineLimits
 from flashq.shard.identity import Identity
-from flashq.shard.node import Node
+from flashq.shard.node import ASYNC_LAG_MS, Node
 
 WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
@@ -93,6 +93,7 @@ def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go()
     ask(node, 1, cmd="PUSH", queue=QUEUE, data=1, delay=100)
     ask(node, 2, cmd="PULLB", queue=QUEUE, count=5, timeout=60_000)
     assert answers(node)[1]["ok"]
+    tell(node, Safe(epoch=1, seq=1))
     node.observe(WALL_MS + 100, MONO_MS + 100)
     ask(node, 3, cmd="STATS")
     told = answers(node)
@@ -167,3 +168,20 @@ def test_what_webhooks_want_may_be_known_before_there_is_a_state() -> None:
     assert isinstance(mail, Mail)
     assert isinstance(mail.body, Happened)
     assert mail.body.event == "pushed"
+
+
+def test_async_answers_wait_while_storage_lags_also_in_a_shard_that_knew_nothing_durable() -> None:
+    """
+    1. At level async a push is answered at once.
+    2. Storage does not come after: once the oldest record is too old, answers wait for it.
+    3. What tells of nothing in the log is answered all the same.
+    """
+    node = serving()
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
+    assert 1 in answers(node)
+    node.observe(WALL_MS, MONO_MS + ASYNC_LAG_MS + 1)
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
+    ask(node, 3, cmd="STATS")
+    assert list(answers(node)) == [3]
+    tell(node, Safe(epoch=1, seq=2))
+    assert list(answers(node)) == [2]
