@@ -2,8 +2,8 @@
 
 Owns what the README promises, as checks over the books, and knows nothing else of flashq. Where
 the time of something is only known within bounds, a check takes the bound that accuses nobody
-wrongly. At level `async` what was acknowledged may be undone by the next kill of its shard, if that
-comes within the stated window; such a loss is counted as excused.
+wrongly. At level `async` the last of what was acknowledged may be undone by a kill; what lies
+within the stated window is counted apart.
 """
 
 from __future__ import annotations
@@ -14,16 +14,9 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from tests.torture.books import FOREVER, Books, Request
-from tests.torture.ledger import Acknowledged, Killed, Refused, Unanswered, Wanted
-
-MS: Final = 1_000_000
-WINDOW_MS: Final = 100
-"""What `async` may lose: what was acknowledged within so long before a kill. It says 50 ms, and
-whoever writes down an answer has to come to it."""
-OUTAGE_MS: Final = 10_000
-"""How long storage may be away after a kill of it or of the coordinator. What was acknowledged just
-before waits for it to come back."""
+from tests.torture.books import FOREVER, Books, End, Request
+from tests.torture.ledger import Acknowledged, Refused, Unanswered, Wanted
+from tests.torture.window import Breach, Window
 
 LOST: Final = "lost"
 INVENTED: Final = "invented"
@@ -95,6 +88,7 @@ class Checker:
         self._kinds = kinds
         self._verdict = Verdict()
         self._lost: set[int] = set()
+        self._window = Window(books)
 
     def check(self) -> Verdict:
         """Carry out all checks."""
@@ -107,35 +101,34 @@ class Checker:
         self._check_custom_ids()
         self._check_crons()
         self._check_wholeness()
+        self._judge()
         self._count()
         return self._verdict
 
-    def accuse(self, kind: str, text: str, *, excused: bool = False) -> None:
+    def accuse(self, kind: str, text: str) -> None:
         """Note that a promise was broken."""
-        if excused:
-            self._verdict.excused[kind] += 1
-            return
         self._verdict.violations[kind] += 1
         if len(self._verdict.examples) < EXAMPLES_MAX:
             self._verdict.examples.append(f"{kind}: {text}")
 
-    # --- what async allows
+    def _undone(self, kind: str, text: str, asked: int, told: int, queue: str) -> None:
+        """Note that something does not hold any more, which at level async a kill may excuse."""
+        if self._is_async:
+            shard = self._books.shard_of(queue)
+            self._window.note(Breach(kind, text, asked, told, shard))
+        else:
+            self.accuse(kind, text)
 
-    def _may_be_undone(self, at: int, queue: str) -> bool:
-        """Tell whether a kill may have undone what was acknowledged at some time."""
-        kill = self._books.next_kill(at, self._books.shard_of(queue)) if self._is_async else None
-        if kill is None:
-            return False
-        if kill.at - at <= WINDOW_MS * MS:
-            return True
-        return any(
-            at - WINDOW_MS * MS <= outage.at <= at + WINDOW_MS * MS
-            and kill.at - outage.at <= OUTAGE_MS * MS
-            for outage in self._outages()
-        )
+    def _undone_end(self, kind: str, text: str, job_id: int, end: End, queue: str) -> None:
+        """The same of an ack or a fail."""
+        begun = [each.at for each in self._books.endings[job_id] if each.token == end.token]
+        self._undone(kind, text, max(at for at in begun if at <= end.at), end.at, queue)
 
-    def _outages(self) -> list[Killed]:
-        return [kill for kill in self._books.kills if kill.kind in ("coordinator", "postgres")]
+    def _judge(self) -> None:
+        breaches, excused = self._window.judge(self._lost)
+        for breach in breaches:
+            self.accuse(breach.kind, breach.text)
+        self._verdict.excused.update(breach.kind for breach in excused)
 
     # --- the checks
 
@@ -167,14 +160,13 @@ class Checker:
                 self.accuse(REUSED, f"id {job_id} answered {request.attempt.at} and another push")
 
     def _check_doubled(self, request: Request, job: Wanted, ids: set[int]) -> None:
-        """One push is one job; only async may have handed out one that a kill undid."""
-        books = self._books
+        """One push is one job; only async may have handed out one that a kill then undid, together
+        with the push, of which nobody had been told."""
         known = set(request.answer.ids) if isinstance(request.answer, Acknowledged) else set()
-        doubled = [job_id for job_id in ids - known if books.deliveries.get(job_id)]
-        excused = all(
-            self._may_be_undone(books.deliveries[job_id][-1].at, job.queue) for job_id in doubled
-        )
-        self.accuse(INVENTED, f"{job.uid} became jobs {sorted(ids)}", excused=excused)
+        if self._is_async and not any(self._books.state_of(job_id) for job_id in ids - known):
+            self._verdict.excused[INVENTED] += 1
+        else:
+            self.accuse(INVENTED, f"{job.uid} became jobs {sorted(ids)}")
 
     def _check_ends(self) -> None:
         """What was acknowledged was delivered, has ended, and stays so."""
@@ -184,10 +176,9 @@ class Checker:
             if books.deliveries.get(job_id) or self._is_spared(job_id, job, request):
                 continue
             self._lost.add(job_id)
-            excused = self._may_be_undone(request.answer.at, job.queue)
             state = books.state_of(job_id) or "unknown"
             text = f"{job.uid} ({request.attempt.kind}), id {job_id}, is {state}, never delivered"
-            self.accuse(LOST, text, excused=excused)
+            self._undone(LOST, text, request.attempt.at, request.answer.at, job.queue)
         for job_id, deliveries in books.deliveries.items():
             if job_id not in books.found:
                 continue  # the end of the run did not come
@@ -197,24 +188,35 @@ class Checker:
 
     def _check_end(self, job_id: int, job: Wanted) -> None:
         books = self._books
-        state, last = books.state_of(job_id), books.deliveries[job_id][-1]
+        state, name = books.state_of(job_id), f"{job.uid}, id {job_id}"
         ends = [end for end in books.ends.get(job_id, ()) if end.way == "ack"]
-        done_at = books.latest_end(job_id)
-        excused = self._may_be_undone(last.at if done_at == FOREVER else done_at, job.queue)
         begun = any(end.way == "ack" for end in books.endings.get(job_id, ()))
-        name = f"{job.uid}, id {job_id}"
         if ends and state != "completed" and not (job.is_removed and not state):
-            self.accuse(UNDONE, f"{name}, is {state or 'unknown'}, acked", excused=excused)
+            text = f"{name}, is {state or 'unknown'}, and was acked"
+            self._undone_end(UNDONE, text, job_id, ends[0], job.queue)
         elif not state and not (job.is_removed and begun):
-            self.accuse(LOST, f"{name}, was delivered and is unknown", excused=excused)
+            self._check_gone(job_id, job)
         elif state not in ("completed", "failed", ""):
-            self.accuse(LOST, f"{name}, was delivered and is still {state}", excused=excused)
+            self.accuse(LOST, f"{name}, was delivered and is still {state}")
         elif state == "completed" and not begun:
             self.accuse(FALSE, f"{name}, is completed, and nobody did it")
         elif state == "failed" and not job.is_mortal:
             error = books.error_of(job_id)
             if not error.startswith("poison"):
                 self.accuse(FALSE, f"{name}, has failed: {error}")
+
+    def _check_gone(self, job_id: int, job: Wanted) -> None:
+        """A job was delivered, and the server does not know it any more."""
+        text = f"{job.uid}, id {job_id}, was delivered and is unknown"
+        if job_id in self._books.acknowledged:
+            _, request = self._books.acknowledged[job_id]
+            assert request.answer is not None
+            self._lost.add(job_id)
+            self._undone(LOST, text, request.attempt.at, request.answer.at, job.queue)
+        elif self._is_async:  # nobody was told that it is there
+            self._verdict.excused[LOST] += 1
+        else:
+            self.accuse(LOST, text)
 
     def _is_spared(self, job_id: int, job: Wanted, request: Request) -> bool:
         """Tell whether a job failed, and had to, since what it waited for has failed."""
@@ -243,10 +245,9 @@ class Checker:
         for job_id, result in books.kept.items():
             uids = {delivery.uid for delivery in books.deliveries.get(job_id, ())}
             if uids != {result}:
-                at = books.latest_end(job_id)
-                queue = books.deliveries[job_id][0].queue
-                excused = self._may_be_undone(at, queue)
-                self.accuse(UNDONE, f"the result of id {job_id} is {result!r}", excused=excused)
+                text = f"the result of id {job_id} is {result!r}"
+                end = next(end for end in books.ends[job_id] if end.way == "ack")
+                self._undone_end(UNDONE, text, job_id, end, books.deliveries[job_id][0].queue)
 
     def _check_deliveries(self) -> None:
         """An acknowledged ack is the last of a job; an acknowledged fail counts."""
@@ -256,15 +257,15 @@ class Checker:
             attempts = {delivery.token: delivery.attempts for delivery in deliveries}
             for end in ends:
                 later = [delivery for delivery in deliveries if delivery.token > end.token]
-                excused = self._may_be_undone(end.at, deliveries[0].queue)
+                queue = deliveries[0].queue
                 if end.way == "ack" and later:
                     text = f"id {job_id} was acked, and delivered again to somebody"
-                    self.accuse(DUPLICATED, text, excused=excused)
+                    self._undone_end(DUPLICATED, text, job_id, end, queue)
                 elif end.way == "fail" and any(
                     delivery.attempts <= attempts.get(end.token, -1) for delivery in later
                 ):
                     text = f"id {job_id} had failed, and came again as if it had not"
-                    self.accuse(UNDONE, text, excused=excused)
+                    self._undone_end(UNDONE, text, job_id, end, queue)
 
     def _check_order(self) -> None:
         """A parent runs after its children, a dependent job after what it depends on."""

@@ -13,7 +13,6 @@ from tests.torture.checker import (
     INVENTED,
     KEYS,
     LOST,
-    MS,
     ORDER,
     REUSED,
     TORN,
@@ -36,6 +35,7 @@ from tests.torture.ledger import (
     Unanswered,
     Wanted,
 )
+from tests.torture.window import MS
 
 SHARDS = 4
 QUEUE = "torture-4"  # of shard 0
@@ -377,15 +377,39 @@ def test_who_waits_is_not_told_of_an_end_that_has_not_come(story: Story) -> None
 
 
 def test_async_may_lose_what_came_just_before_a_kill(story: Story) -> None:
-    """Of another shard, or long before, it may not; durable may never."""
+    """Durable may never."""
+    story.push("old", 4)
+    story.wait(200)
+    story.push("new", 8)
+    story.push("newer", 12)
+    story.kill("shard", [0])
+    story.do("old", 4)
+    story.find("completed", 4)
+    story.find("", 8, 12)
+    assert story.broken("async") == {}
+    assert story.verdict("async").excused == {LOST: 2}
+    assert story.broken("durable") == {LOST: 2}
+
+
+def test_async_may_not_lose_more_than_its_window(story: Story) -> None:
+    """It answered at once although the oldest unwritten record was too old."""
     story.push("old", 4)
     story.wait(200)
     story.push("new", 8)
     story.kill("shard", [0])
     story.find("", 4, 8)
+    assert story.broken("async") == {LOST: 2}
+
+
+def test_async_may_not_lose_something_and_keep_what_came_later(story: Story) -> None:
+    """What a kill takes of a log is its end."""
+    story.push("old", 4)
+    story.push("new", 8)
+    story.kill("shard", [0])
+    story.do("new", 8)
+    story.find("completed", 8)
+    story.find("", 4)
     assert story.broken("async") == {LOST: 1}
-    assert story.verdict("async").excused == {LOST: 1}
-    assert story.broken("durable") == {LOST: 2}
 
 
 def test_async_may_not_lose_anything_by_a_kill_of_another_shard(story: Story) -> None:
@@ -405,6 +429,15 @@ def test_async_may_lose_what_waited_for_storage_that_was_away(story: Story) -> N
     story.kill("postgres", [])
     story.wait(1000)
     story.kill("everything", ALL)
+    story.find("", 4)
+    assert story.broken("async") == {}
+
+
+def test_an_answer_that_arrives_after_a_kill_was_given_before_it(story: Story) -> None:
+    """The kill that undid it is the one after the question."""
+    op = story.attempt("a")
+    story.kill("shard", [0])
+    story.acknowledge(op, 4)
     story.find("", 4)
     assert story.broken("async") == {}
 
