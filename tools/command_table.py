@@ -122,9 +122,7 @@ def render() -> str:
 def _row(command: Command, objects: dict[str, type[Struct]]) -> str:
     star = "*" if "n" in command.request.__struct_fields__ else ""
     shared = _shared_options(command.request)
-    names = [
-        n for n in command.request.__struct_fields__ if n not in (*_SAID_ABOVE, *shared)
-    ]
+    names = [n for n in command.request.__struct_fields__ if n not in (*_SAID_ABOVE, *shared)]
     fields = _fields(command.request, names, objects)
     if shared:
         fields += ", and the [options](#joboptions)"
