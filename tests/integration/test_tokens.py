@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -50,9 +51,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a server that nobody disturbs, with a tokens file and a plain token."""
     directory = tmp_path_factory.mktemp("tokens")
     write_tokens(directory / "tokens.toml")
+    run_dir = Path(tempfile.mkdtemp(prefix="fq", dir="/tmp"))
     server = Server(
         *("--shards", "2", "--tokens-file", str(directory / "tokens.toml")),
-        *("--auth-tokens", "plain", "--unix-socket", str(Path(server_directory()) / "s.sock")),
+        *("--auth-tokens", "plain", "--unix-socket", f"{run_dir}/doors.sock"),
+        run_dir=run_dir,
     )
     try:
         server.wait_ready()
@@ -60,13 +63,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert "-all" not in server.log()
     finally:
         server.close()
-
-
-def server_directory() -> str:
-    """Return a directory whose name is short enough for a socket."""
-    path = f"/tmp/fqt-{os.getpid()}"
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    return path
+        shutil.rmtree(run_dir)
 
 
 # --- the doors
