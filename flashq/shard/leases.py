@@ -77,7 +77,7 @@ class Leases:
         for session_id in state.sessions:
             self._meet(session_id)
         for session_id, _ in state.awaited_requests:
-            if session_id not in self.sessions:
+            if session_id not in self.sessions and session_id not in state.expired_sessions:
                 self._meet(session_id)
         seen: set[int] = set()
         for page in state.index.pages.values():

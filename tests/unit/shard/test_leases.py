@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flashq.ids import lease_token
+from flashq.protocol.internal import DependencyAnswer
 from tests.unit.shard.harness import ALICE, BOB, CARL, Refused, Shard
 
 
@@ -470,6 +471,19 @@ class TestAnswersForgotten:
         ghost = {"id": job_id, "token": lease_token(1, 50)}
         assert beat(shard, ALICE, ghost) == [job_id]
         assert shard.state_of(job_id) == "waiting"
+
+    def test_an_expired_session_whose_push_still_waits_stays_expired(self) -> None:
+        """The session expired while its push waited for another shard; after a restart it was met
+        again, and the answer brought it back to life (simulated seed 9)."""
+        shard = Shard(number=0, count=2)
+        shard.send("PUSH", queue="q", data=1, session=ALICE, n=1, depends_on=[3])
+        [dependent] = shard.state.awaiting
+        shard.advance(300_000)
+        assert ALICE in shard.state.expired_sessions
+        shard = shard.crash()
+        shard.mail(1, 1, DependencyAnswer(3, dependent, "pending"))
+        assert ALICE not in shard.state.sessions
+        assert shard.state_of(dependent) == "waitingchildren"
 
     def test_a_restart_gives_it_the_time_anew(self, shard: Shard) -> None:
         first = shard.push(session=ALICE, n=1)
