@@ -243,6 +243,7 @@ class Client(Methods):
             `Gap`.
         """
         reader = Subscription(queue, wanted_events(events), self._unsubscribe)
+        waiter = _Waiter()
         with self._subscribing:
             self._readers.add(reader)
             try:
@@ -250,10 +251,12 @@ class Client(Methods):
                 with self._guard():
                     io = self._running()
                     corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
-                    waiter = self._expect(corr)
+                    waiter.corr = corr
+                    self._waiters[corr] = waiter
                     io.submit()
-                self._outcome(waiter)
+                self._checked(waiter.wait())
             except BaseException:
+                self._give_up(waiter)
                 self._readers.remove(reader)
                 if not self._readers.wanted(queue):
                     with self._lock:
@@ -274,11 +277,25 @@ class Client(Methods):
     # --- calls
 
     def _call(self, request: Struct | Call, kind: type[T], *, within: int | None = None) -> T:
-        return self._read(self._outcome(self._start(request, within)), kind)
+        waiter = _Waiter()
+        try:
+            self._start(waiter, request, within)
+            outcome = waiter.wait()
+        except BaseException:  # an interrupt, wherever it comes: nobody will take the outcome
+            self._give_up(waiter)
+            raise
+        return self._read(self._checked(outcome), kind)
 
     def _call_each(self, requests: Sequence[Struct], kind: type[T]) -> list[T]:
-        waiters = [self._start(request) for request in requests]
-        outcomes = [self._wait(waiter) for waiter in waiters]
+        waiters = [_Waiter() for _ in requests]
+        try:
+            for waiter, request in zip(waiters, requests, strict=True):
+                self._start(waiter, request)
+            outcomes = [waiter.wait() for waiter in waiters]
+        except BaseException:
+            for waiter in waiters:
+                self._give_up(waiter)
+            raise
         return [self._read(self._checked(outcome), kind) for outcome in outcomes]
 
     def _shard_count(self) -> int:
@@ -290,40 +307,31 @@ class Client(Methods):
                 self._connected.clear()
             self._connection.use_token(token)
 
-    def _start(self, request: Struct | Call, within: int | None = None) -> _Waiter:
+    def _start(self, waiter: _Waiter, request: Struct | Call, within: int | None = None) -> None:
         call = request if isinstance(request, Call) else prepare(request)
         with self._guard():
             io = self._running()
             timeout = self._timeout if within is None else within
-            waiter = self._expect(self._connection.request(call, now_ms(), timeout))
+            waiter.corr = self._connection.request(call, now_ms(), timeout)
+            self._waiters[waiter.corr] = waiter
             io.submit()
-        return waiter
 
-    def _expect(self, corr: int) -> _Waiter:
-        waiter = self._waiters[corr] = _Waiter()
-        waiter.corr = corr
-        return waiter
-
-    def _wait(self, waiter: _Waiter) -> Completed:
-        try:
-            return waiter.wait()
-        except BaseException:  # an interrupt: nobody will take the outcome
-            with self._lock:
-                self._waiters.pop(waiter.corr, None)
-                self._connection.abandon(waiter.corr)
-                outcome = waiter.outcome
-                if outcome is not None and isinstance(outcome.reply, Delivered):
-                    self._connection.give_back(outcome.reply.all(), now_ms())
-            raise
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Nobody takes the outcome of a request: what it delivers goes back."""
+        if not waiter.corr:
+            return
+        with self._lock:
+            self._waiters.pop(waiter.corr, None)
+            self._connection.abandon(waiter.corr)
+            outcome = waiter.outcome
+            if outcome is not None and isinstance(outcome.reply, Delivered):
+                self._connection.give_back(outcome.reply.all(), now_ms())
 
     @staticmethod
     def _checked(outcome: Completed) -> Completed:
         if outcome.error is not None:
             raise outcome.error
         return outcome
-
-    def _outcome(self, waiter: _Waiter) -> Completed:
-        return self._checked(self._wait(waiter))
 
     @staticmethod
     def _read(outcome: Completed, kind: type[T]) -> T:
