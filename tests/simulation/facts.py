@@ -1,6 +1,7 @@
 """What a shard's log says, read by a naive model: plain dictionaries, one entry after the other.
 
-Imports nothing of `flashq.shard`. A record that cannot follow from those before it is a `Violation`.
+Imports nothing of `flashq.shard`. A record that cannot follow from those before it is a
+`Violation`.
 """
 
 from __future__ import annotations

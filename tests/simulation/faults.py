@@ -103,7 +103,7 @@ class Saboteur:
     def end(self) -> None:
         """Nothing more goes wrong."""
         self._is_over = True
-        self._network.weather.clear()
+        self._network.heal()
         for process in self._all():
             process.fuse = None
 
@@ -122,9 +122,10 @@ class Saboteur:
         if links:
             link = self._world.chance.choice(links)
             self._world.fault(f"break {kind}", link.owner.name, link.address)
-            lost = link.break_off()
-            if lost:
-                self._world.fault("messages lost in a break", lost)
+            if self._world.happens(0.3):
+                self._network.lost(link.break_off())
+            else:
+                link.break_after(self._world.chance.randint(1, 3))
 
     def _kill(self, process: Process, kind: str) -> None:
         self._world.fault(f"kill {kind}", process.name)

@@ -146,6 +146,8 @@ class Link:
         self._back: Wire | None = None
         self._closed = False
         self._last_back_us = 0
+        #: how many more messages it bears; None for any number
+        self._strength: int | None = None
 
     # --- the connecting side
 
@@ -153,8 +155,28 @@ class Link:
         """Send a message, now or once there is somebody."""
         if self._out is not None:
             self._out.put(frames)
+            self._strain()
         else:
             self._pending.append(list(frames))
+
+    def break_after(self, messages: int) -> None:
+        """Break under that many more messages, with the last of them on its way."""
+        self._strength = messages
+
+    def hold(self) -> None:
+        """Do not break after all."""
+        self._strength = None
+
+    def _strain(self) -> None:
+        if self._strength is not None:
+            self._strength -= 1
+            if self._strength <= 0:
+                self._strength = None
+                self._network.world.after(10, self._snap)
+
+    def _snap(self) -> None:
+        if self.bound is not None:
+            self._network.lost(self.break_off())
 
     def close(self) -> None:
         """End it from the connecting side: what is on its way to it is lost."""
@@ -191,6 +213,7 @@ class Link:
         if self._back.load >= unread_max:
             return Sent.FULL
         self._back.put(frames)
+        self._strain()
         return Sent.SENT
 
     def break_off(self) -> int:
@@ -288,6 +311,12 @@ class Network:
             elif link.bound is process:
                 link.bound_died()
 
+    def heal(self) -> None:
+        """From now on messages are fast and links hold."""
+        self.weather.clear()
+        for link in self._links:
+            link.hold()
+
     # --- for links
 
     def process_at(self, address: str) -> Process | None:
@@ -320,6 +349,11 @@ class Network:
     def reconnect(self, link: Link, low_us: int, high_us: int) -> None:
         """Let a link try again after a while."""
         self.world.after(self.world.between(low_us, high_us), link.connect)
+
+    def lost(self, messages: int) -> None:
+        """Count messages that a break has lost."""
+        if messages:
+            self.world.fault("messages lost in a break", messages)
 
     def links(self, kind: str) -> Iterator[Link]:
         """Return the connected links of a kind."""

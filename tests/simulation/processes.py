@@ -76,7 +76,7 @@ class Process:
         raise AssertionError(f"{self.name} does not say how it begins")
 
     def turn(self) -> int | None:
-        """Take in what has come and act; return when the next turn is due, on the monotonic clock."""
+        """Take in what has come and act; return when the next turn is due (monotonic ms)."""
         raise AssertionError(f"{self.name} has no turn")
 
     def died(self) -> None:
@@ -359,7 +359,7 @@ class RouterProcess(Process):
             self.mono_ms(),
         )
         self._backlog = Backlog(
-            setting.peer_bytes_max,
+            setting.unread_bytes_max,
             self._send_to_client,
             self.router.undeliverable,
             self.router.overfull,

@@ -46,7 +46,8 @@ class Setting:
         #: the share of commits that take longer, and how long that is
         self.slow_commits: Final = choice((0.0, 0.05, 0.3))
         self.slow_commit_us: Final = (1000, choice((10_000, 200_000)))
-        self.peer_bytes_max: Final = choice((10_000, MIB, MIB))
+        self.peer_bytes_max: Final = choice((100_000, MIB))
+        self.unread_bytes_max: Final = choice((3000, MIB))
         self.client_unread_max: Final = choice((3, 20, 1000))
         self.router_unread_max: Final = choice((5, 100, 1000))
         self.events_unheard_max: Final = choice((5, 1000))

@@ -84,7 +84,7 @@ class Simulation:
         ]
         self.rude: Final = RudeProcess(world, network, "rude", setting.queues)
         chance = world.chance
-        self._work_us: Final = world.between(4 * SECOND, 9 * SECOND)
+        self._work_us: Final = world.between(3 * SECOND, 7 * SECOND)
         every_ms = chance.choice((100, 250, 600))
         self.saboteur: Final = Saboteur(
             world,

@@ -44,6 +44,8 @@ class Worker(Habit):
     def act(self) -> None:
         """Pull, if there is room; acknowledge what has gathered."""
         closing = self.town.is_closing
+        if closing:
+            self.pause_us = (20 * MS, 100 * MS)
         if self._pulls < 2 and len(self._held) < 6:
             self._pull()
         if self._done and (closing or len(self._done) > 3 or self.world.happens(0.2)):

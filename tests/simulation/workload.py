@@ -23,6 +23,7 @@ from flashq.errors import (
     ShardUnavailable,
 )
 from flashq.protocol import crons, jobs, queues, server
+from flashq.protocol.base import OnDependencyFailure
 from flashq.protocol.codec import decode, encode_msgpack
 from tests.simulation.checkers import Witness
 from tests.simulation.clients import ClientProcess, Outcome
@@ -30,6 +31,7 @@ from tests.simulation.setting import Setting
 from tests.simulation.world import MS, Violation, World
 
 KNOWN_MAX: Final = 400
+POLICIES: Final[tuple[OnDependencyFailure, ...]] = ("fail", "ignore", "wait")
 
 
 def is_definite(error: FlashQError) -> bool:
@@ -184,7 +186,7 @@ class Producer(Habit):
         if depends and some(0.25) and self.town.known:
             wanted = {self.town.job() for _ in range(chance.randint(1, 3))}
             options["depends_on"] = sorted(job_id for job_id in wanted if job_id is not None)
-            options["on_dependency_failure"] = chance.choice(("fail", "ignore", "wait"))
+            options["on_dependency_failure"] = chance.choice(POLICIES)
         elif some(0.3):
             options["durability"] = chance.choice(("durable", "async", "memory"))
             if "job_id" in options and options["durability"] == "memory":
@@ -262,7 +264,7 @@ class Producer(Habit):
             children.append(jobs.NewChild(queue=self.town.queue(), data=data, **options))
         number, data = self.town.payload()
         numbers.append(number)
-        policy = self.world.chance.choice(("fail", "ignore", "wait"))
+        policy: OnDependencyFailure = self.world.chance.choice(POLICIES)
         flow = jobs.Flow(
             queue=self.town.queue(), children=children, data=data, on_dependency_failure=policy
         )
@@ -371,6 +373,7 @@ class Owner(Habit):
     def act(self) -> None:
         """Change something; once the town closes, open everything."""
         if self.town.is_closing:
+            self.pause_us = (800 * MS, 1000 * MS)
             self._open_everything()
             return
         job_id, queue = self.town.job(), self.town.queue()
