@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
 from rich.console import Console
 
-from tests.torture.report import WIDTH, print_report
-from tests.torture.run import Outcome, Plan, torture
+from tests.torture.report import BUILD, print_report, write_report
+from tests.torture.run import Plan, torture
 from tests.torture.selftest import SELF_TESTS
 
 EXTRA_S: Final = 300.0
-REPORT: Final = Path("build/torture.txt")
 
 
 def main() -> int:
@@ -43,7 +41,8 @@ def main() -> int:
             say=console.print,
         )
         outcomes.append(torture(plan, keep_always=flags.keep))
-    _report(console, outcomes)
+    print_report(console, outcomes)
+    write_report(BUILD / "torture.txt", outcomes)
     verdicts = [outcome.verdict for outcome in outcomes]
     return 0 if all(each.balances and each.counts_as_run for each in verdicts) else 1
 
@@ -64,13 +63,6 @@ def _self_test(console: Console, storages: tuple[str, ...], seed: int) -> int:
     if failed:
         print_report(console, failed)
     return 1 if failed else 0
-
-
-def _report(console: Console, outcomes: list[Outcome]) -> None:
-    print_report(console, outcomes)
-    REPORT.parent.mkdir(exist_ok=True)
-    with REPORT.open("w") as file:
-        print_report(Console(file=file, width=WIDTH), outcomes)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.table import Table
 from tests.torture.checker import KINDS, Verdict
 from tests.torture.run import Outcome
 
+BUILD: Final = Path(__file__).parents[2] / "build"
+"""Where reports are kept, by who runs this and by continuous integration."""
 WIDTH: Final = 110
 
 
@@ -22,6 +25,13 @@ def print_report(console: Console, outcomes: Sequence[Outcome]) -> None:
             console.print(f"{outcome.plan.storage}: {example}", markup=False, soft_wrap=True)
         if outcome.home is not None:
             console.print(f"{outcome.plan.storage}: ledgers and logs are in {outcome.home}")
+
+
+def write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the same into a file, for who comes later."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        print_report(Console(file=file, width=WIDTH), outcomes)
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:

