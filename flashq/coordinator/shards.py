@@ -12,6 +12,8 @@ from functools import partial
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from flashq.coordinator.outbox import Group, Outbox
 from flashq.ids import EPOCH_BITS
 from flashq.protocol.internal import (
@@ -59,6 +61,7 @@ class ShardLink:
         "current",
         "epoch",
         "epoch_last",
+        "fetched",
         "identity",
         "incarnation",
         "last_seq",
@@ -94,6 +97,8 @@ class ShardLink:
         self.ready = False
         #: it was granted `epoch` here and does not serve yet
         self.recovering = False
+        #: what storage is asked for on its behalf; None for nothing
+        self.fetched: Recovery | None = None
         #: storage has less than the shard had been told: only a checkpoint of everything counts
         self.resyncing = False
         #: number of that checkpoint, once its first slice has come; None until then
@@ -274,11 +279,14 @@ class ShardLinks:
         for link in self._links:
             if link.recovering and link.identity == identity and link.epoch == fetch.epoch:
                 recovery = Recovery(identity, link.shard, fetch.epoch, fetch.cursor)
-                self._recoveries.append(recovery)
+                if link.fetched != recovery:  # else it asks again while storage is slow
+                    link.fetched = recovery
+                    self._recoveries.append(recovery)
 
     def recovered(self, recovery: Recovery, part: Recovered) -> None:
         """Hand on what storage had."""
-        self._outbox.send(recovery.to, part)
+        self._links[recovery.shard].fetched = None
+        self._outbox.send(recovery.to, replace(part, epoch=recovery.epoch, at=recovery.cursor))
 
     def unreadable(self, recovery: Recovery, reason: str) -> None:
         """What storage has is damaged: the shard must not run with the rest of it."""

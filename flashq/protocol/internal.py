@@ -79,7 +79,8 @@ class Refused(Internal, kw_only=True, tag="refused"):
 
 
 class Fetch(Internal, kw_only=True, tag="fetch"):
-    """Asks for the next part of the recovery; `cursor` is 0, then the last reply's."""
+    """Asks for the next part of the recovery; `cursor` is 0, then the last reply's. It is asked
+    again when nothing is heard."""
 
     epoch: int
     cursor: int
@@ -89,12 +90,15 @@ class Recovered(Internal, kw_only=True, tag="recovered"):
     """Some of what storage has, in this order over all replies: parts, pages, log.
 
     Args:
+        epoch, at: epoch and cursor of the fetch that is answered.
         cursor: for the next fetch; 0 when this was all.
         parts: name and content of the checkpoint's keyed parts.
         pages: number and content of its pages.
         log: first and last sequence and content of log blobs, without a hole.
     """
 
+    epoch: int = 0
+    at: int = 0
     cursor: int
     parts: list[tuple[str, bytes]] = []
     pages: list[tuple[int, bytes]] = []

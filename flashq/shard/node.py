@@ -42,7 +42,6 @@ from flashq.protocol.framing import (
 from flashq.protocol.internal import (
     COORDINATOR,
     CheckpointSafe,
-    Fetch,
     Granted,
     Heeded,
     Internal,
@@ -386,27 +385,31 @@ class Node:
         return ShardState(identity.shard, identity.shard_count, identity.limits.outcomes_max)
 
     def _on_granted(self, message: Granted) -> None:
-        if self.is_serving or self.phase is Phase.DEAD or message.epoch == self._epoch:
+        if self.is_serving or self.phase is Phase.DEAD:
+            return
+        if message.epoch == self._epoch:
+            if self.phase is Phase.RECOVERING:  # nothing was heard: a piece has got lost
+                self._tell(self._recovery.fetch())
             return
         # From nothing, also when a coordinator that died had given some of it already.
         self._state = self._fresh_state()
-        self._recovery = Recovery(self._state)
+        self._recovery = Recovery(self._state, message.epoch)
         self.phase = Phase.RECOVERING
         self._epoch = message.epoch
         self._reserved = message.reserved
         self._state.incarnation = message.incarnation
-        self._tell(Fetch(epoch=self._epoch, cursor=0))
+        self._tell(self._recovery.fetch())
 
     def _on_refused(self, message: Refused) -> None:
         self.refused = message.reason
         self.phase = Phase.DEAD
 
     def _on_recovered(self, message: Recovered) -> None:
-        if self.phase is not Phase.RECOVERING:
+        if self.phase is not Phase.RECOVERING or not self._recovery.is_next(message):
             return
         self._recovery.take(message)
         if message.cursor:
-            self._tell(Fetch(epoch=self._epoch, cursor=message.cursor))
+            self._tell(self._recovery.fetch())
         else:
             self._recovered()
 

@@ -7,7 +7,7 @@ Pure. Parts and pages of the checkpoint come first, then the log, which goes thr
 from __future__ import annotations
 
 from flashq.errors import BadMessage
-from flashq.protocol.internal import Recovered
+from flashq.protocol.internal import Fetch, Recovered
 from flashq.protocol.records import decode_entries
 from flashq.shard.checkpoint import JobLoader, load_part, mark_clean
 from flashq.shard.evolve import evolve
@@ -20,11 +20,24 @@ class Recovery:
 
     Args:
         state: the state to fill.
+        epoch: under which storage is asked for it.
     """
 
-    def __init__(self, state: ShardState) -> None:
+    def __init__(self, state: ShardState, epoch: int = 0) -> None:
         self._state = state
+        self._epoch = epoch
+        #: of the piece that comes next
+        self._cursor = 0
         self._loader: JobLoader | None = JobLoader(state)
+
+    def fetch(self) -> Fetch:
+        """Return the request for the next piece, which may be sent again."""
+        return Fetch(epoch=self._epoch, cursor=self._cursor)
+
+    def is_next(self, piece: Recovered) -> bool:
+        """Tell whether this is the next piece; another one was asked for twice, or before a newer
+        grant."""
+        return (piece.epoch, piece.at) == (self._epoch, self._cursor)
 
     def take(self, piece: Recovered) -> None:
         """Take in the next piece.
@@ -32,6 +45,7 @@ class Recovery:
         Raises:
             Damage: it does not fit to what came before.
         """
+        self._cursor = piece.cursor
         for _, content in piece.parts:
             load_part(self._state, content)
         for number, content in piece.pages:

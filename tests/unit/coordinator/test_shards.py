@@ -193,7 +193,8 @@ def test_who_does_not_recover_gets_nothing() -> None:
     assert bench.say(OLD, Fetch(epoch=granted.epoch, cursor=3)) == []
     [again] = bench.say(OLD, hello())
     assert again.epoch > granted.epoch
-    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == [Recovered(cursor=0)]
+    nothing = Recovered(epoch=again.epoch, cursor=0)
+    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == [nothing]
     bench.say(OLD, ShardReady(shard=1, epoch=again.epoch))
     assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == []
 
@@ -245,6 +246,17 @@ def test_blocks_of_sequences_are_safe_before_they_are_told() -> None:
     assert successor.reserved == upto
 
 
+def test_what_is_asked_for_twice_is_read_once() -> None:
+    """While storage is slow a recovering shard asks again every second; the answer says to which
+    question it is one."""
+    bench = Bench()
+    [granted] = bench.say(OLD, hello())
+    fetch = Fetch(epoch=granted.epoch, cursor=0)
+    piece = Recovered(epoch=granted.epoch, cursor=0)
+    assert bench.say(OLD, fetch, fetch) == [piece]
+    assert bench.say(OLD, fetch) == [piece]
+
+
 def test_a_checkpoint_is_answered_slice_by_slice() -> None:
     """Each slice once it is stored, so that the shard can bound what is under way."""
     bench = Bench()
@@ -258,7 +270,8 @@ def test_a_checkpoint_is_answered_slice_by_slice() -> None:
     assert bench.say(OLD, blob(1, epoch, 4, 4)) == [Safe(epoch=epoch, seq=4)]
     [granted] = bench.say(NEW, hello())
     [part_of_it] = bench.say(NEW, Fetch(epoch=granted.epoch, cursor=0))
-    assert part_of_it == Recovered(cursor=0, pages=[(0, b"page")], log=[(4, 4, b"4-4")])
+    log = [(4, 4, b"4-4")]
+    assert part_of_it == Recovered(epoch=granted.epoch, cursor=0, pages=[(0, b"page")], log=log)
 
 
 # --- a coordinator that comes back
@@ -303,7 +316,9 @@ def test_a_running_shard_gives_everything_to_a_coordinator_that_lost_it() -> Non
     assert successor.incarnation == granted.incarnation
     assert successor.reserved >= reserved
     [part] = bench.say(NEW, Fetch(epoch=successor.epoch, cursor=0))
-    assert part == Recovered(cursor=0, parts=[("rest", b"state at 5")], log=[(6, 6, b"6-6")])
+    assert part == Recovered(
+        epoch=successor.epoch, cursor=0, parts=[("rest", b"state at 5")], log=[(6, 6, b"6-6")]
+    )
 
 
 def test_a_shard_that_dies_before_everything_is_given_has_lost_its_state() -> None:

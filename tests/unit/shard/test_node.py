@@ -9,12 +9,14 @@ from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
 from flashq.protocol.internal import (
     Append,
+    Fetch,
     Granted,
     Happened,
     Heeded,
     Internal,
     Mail,
     Recovered,
+    Reserve,
     ReservedUpTo,
     Safe,
     Wanted,
@@ -29,11 +31,14 @@ WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
 
 
-def serving(level: str = "async", *, before: Internal | None = None) -> Node:
+def serving(
+    level: str = "async", *, before: Internal | None = None, piece_by_piece: bool = False
+) -> Node:
     """Return a node that has nothing and serves.
 
     Args:
         before: what it is told between grant and recovery.
+        piece_by_piece: it has its grant, and what it recovers is still to come.
     """
     node = Node(
         Identity(
@@ -53,7 +58,9 @@ def serving(level: str = "async", *, before: Internal | None = None) -> Node:
     tell(node, Granted(epoch=1, incarnation=1, reserved=0))
     if before is not None:
         tell(node, before)
-    tell(node, Recovered(cursor=0))
+    if piece_by_piece:
+        return node
+    tell(node, Recovered(epoch=1, cursor=0))
     tell(node, ReservedUpTo(epoch=1, upto=1_000_000))
     assert node.is_serving
     return node
@@ -80,6 +87,23 @@ def answers(node: Node) -> dict[int, Any]:
         for _, frames in sent
         for header, body in pairs(frames)
     }
+
+
+def test_a_piece_of_the_recovery_that_got_lost_is_asked_for_again() -> None:
+    """A shard said hello for ever, was granted the epoch that it had already, and never served
+    (simulated seed 14). A piece that comes twice, or for an older grant, is taken once."""
+    node = serving(piece_by_piece=True)
+    tell(node, Recovered(epoch=1, cursor=7))
+    assert Fetch(epoch=1, cursor=7) in said(node)
+    tell(node, Granted(epoch=1, incarnation=1, reserved=0))
+    assert said(node) == [Fetch(epoch=1, cursor=7)]
+    tell(node, Recovered(epoch=1, cursor=7))
+    tell(node, Recovered(epoch=0, at=7, cursor=0))
+    assert said(node) == []
+    tell(node, Recovered(epoch=1, at=7, cursor=0))
+    assert [type(message) for message in said(node)] == [Reserve]
+    tell(node, Recovered(epoch=1, at=7, cursor=0))
+    assert said(node) == []
 
 
 def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go() -> None:
