@@ -39,6 +39,7 @@ from flashq.shard.state import (
     OUTCOME_REMOVED,
     Queue,
     ShardState,
+    is_volatile,
 )
 
 _QUEUE_OF: Final = attrgetter("queue")
@@ -335,7 +336,7 @@ def _raised(state: ShardState, record: r.Raised) -> None:
     job = state.index.get(image.id)
     if job is not None:
         state.touch(job.id)
-        state.volatile_jobs -= 1
+        state.volatile_jobs -= is_volatile(job)  # a batch may raise it twice
         job.options = state.intern(image.options)
         return
     loader.load(record.image)

@@ -304,6 +304,13 @@ class TestMemoryLevel:
         assert code["code"] == "duplicate"
         assert shard.crash().state_of(job_id) == "waiting"
 
+    def test_two_entries_of_a_batch_raise_it_once(self, shard: Shard) -> None:
+        """The second one counted one volatile job too few (simulated seed 62)."""
+        job_id = shard.push(unique_key="k", durability="memory")
+        shard.ask("PUSHB", queue="q", jobs=[{"data": n, "unique_key": "k"} for n in range(2)])
+        assert shard.state.volatile_jobs == 0
+        assert shard.crash().state_of(job_id) == "waiting"
+
     def test_a_window_is_of_its_own_entry(self, shard: Shard) -> None:
         """The debounce of a durable entry is logged though a volatile one stood before it."""
         jobs = [
