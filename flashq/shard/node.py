@@ -75,7 +75,7 @@ from flashq.shard.recovery import Recovery
 from flashq.shard.state import ShardState
 
 REPEAT_MS: Final = 1000
-"""After so long without an answer a hello, or a request for job ids, is sent again."""
+"""After so long without an answer a hello, a request for job ids, or log is sent again."""
 KEEPALIVE_MS: Final = 2000
 """So often an idle shard greets the coordinator, which may have been started anew."""
 ASYNC_LAG_MS: Final = 50
@@ -157,9 +157,7 @@ class Node:
         mono = self._mono_ms
         if self.is_serving:
             self.engine.tick(self._now_ms, mono)
-        if self._hello_ms is None or (
-            mono - max(self._hello_ms, self._heard_ms) >= self._patience_ms()
-        ):
+        if self._hello_ms is None or mono >= self._greeting_due_ms():
             self._greet()
         if self._reserving_ms is not None and mono - self._reserving_ms >= REPEAT_MS:
             self._reserve()
@@ -178,7 +176,7 @@ class Node:
         """Return when `tick` is due, on the monotonic clock."""
         if self.phase is Phase.DEAD:
             return None
-        due: list[int | None] = [max(self._hello_ms or 0, self._heard_ms) + self._patience_ms()]
+        due: list[int | None] = [self._greeting_due_ms()]
         if self.is_serving:
             due += (self.engine.next_deadline_ms(), self._mailing.next_deadline_ms())
         due.append(self._checkpoints.next_deadline_ms())
@@ -188,9 +186,13 @@ class Node:
             due.append(self._drain_until_ms)
         return min(at for at in due if at is not None)
 
-    def _patience_ms(self) -> int:
-        idle = self.is_serving and self._journal.oldest_ms() is None
-        return KEEPALIVE_MS if idle else REPEAT_MS
+    def _greeting_due_ms(self) -> int:
+        """When a hello is due: nothing was heard, or log was not confirmed, whatever was heard."""
+        hello_ms, oldest_ms = self._hello_ms or 0, self._journal.oldest_ms()
+        if self.is_serving and oldest_ms is not None:
+            return max(hello_ms, oldest_ms) + REPEAT_MS
+        patience_ms = KEEPALIVE_MS if self.is_serving else REPEAT_MS
+        return max(hello_ms, self._heard_ms) + patience_ms
 
     def stop(self) -> None:
         """Drain: take on no more changes, wait for the log to be safe, and end."""

@@ -18,14 +18,16 @@ from flashq.protocol.internal import (
     Recovered,
     Reserve,
     ReservedUpTo,
+    Resumed,
     Safe,
+    ShardHello,
     Wanted,
     decode_internal,
     encode_internal,
 )
 from flashq.protocol.limits import EngineLimits
 from flashq.shard.identity import Identity
-from flashq.shard.node import ASYNC_LAG_MS, Node
+from flashq.shard.node import ASYNC_LAG_MS, REPEAT_MS, Node
 
 WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
@@ -104,6 +106,24 @@ def test_a_piece_of_the_recovery_that_got_lost_is_asked_for_again() -> None:
     assert [type(message) for message in said(node)] == [Reserve]
     tell(node, Recovered(epoch=1, at=7, cursor=0))
     assert said(node) == []
+
+
+def test_log_that_got_lost_is_sent_again_under_a_steady_load() -> None:
+    """One blob got lost. What came after it was answered each time with what is safe, so that the
+    shard heard enough never to ask, and nothing durable was answered any more (simulated seed 76)."""
+    node = serving("durable")
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
+    lost = [message for message in said(node) if isinstance(message, Append)]
+    heard: list[Any] = []
+    for turn in range(1, 4):
+        node.observe(WALL_MS, MONO_MS + turn * REPEAT_MS // 2)
+        ask(node, 1 + turn, cmd="PUSH", queue=QUEUE, data=1)
+        node.tick()
+        heard += said(node)
+        tell(node, Safe(epoch=1, seq=0))
+    assert any(isinstance(message, ShardHello) for message in heard)
+    tell(node, Resumed(last_seq=0))
+    assert said(node)[0] == lost[0]
 
 
 def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go() -> None:
