@@ -11,10 +11,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-import flashq
 from flashq.errors import PathUnknown
 
-DIRECTORY: Final = Path(flashq.__file__).parent / "dashboard" / "static"
+DIRECTORY: Final = Path(__file__).parents[1] / "dashboard" / "static"
 DASHBOARD: Final = "dashboard.html"
 DOCS: Final = "docs.html"
 
