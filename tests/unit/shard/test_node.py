@@ -110,7 +110,7 @@ def test_a_piece_of_the_recovery_that_got_lost_is_asked_for_again() -> None:
 
 def test_log_that_got_lost_is_sent_again_under_a_steady_load() -> None:
     """One blob got lost. What came after it was answered each time with what is safe, so that the
-    shard heard enough never to ask, and nothing durable was answered any more (simulated seed 76)."""
+    shard heard enough never to ask, and nothing durable was answered any more (simulation, 76)."""
     node = serving("durable")
     ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
     lost = [message for message in said(node) if isinstance(message, Append)]
