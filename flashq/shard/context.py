@@ -97,6 +97,22 @@ class Context:
         level = job.options.level if job is not None and job.options is not None else None
         return (level or self.level) == "durable"
 
+    def is_any_durable(self, records: list[AnyRecord]) -> bool:
+        """Tell whether what is said of these facts, which nobody asked for, waits for the log: by
+        the server's level, or by that of a job they are about.
+
+        Args:
+            records: before they take effect.
+        """
+        return self.level == "durable" or any(map(self._is_about_durable, records))
+
+    def _is_about_durable(self, record: AnyRecord) -> bool:
+        if isinstance(record, r.Pushed | r.Parked):
+            return record.options is not None and record.options.level == "durable"
+        named = getattr(record, "ids", None) or [getattr(record, "id", 0)]
+        jobs = map(self.state.index.get, named)
+        return any(job is not None and self.is_durable(job) for job in jobs)
+
     def check_room(self, jobs: int, size: int) -> None:
         """Check that the shard can take on so many jobs of so many payload bytes.
 

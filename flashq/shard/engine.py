@@ -334,8 +334,9 @@ class Engine:
                 expired.append(job)
         unique = list({job.id: job for job in expired}.values())
         if unique:
-            durable = self._core.context.level == "durable"
-            self._core.commit(self._core.context.removing(unique, "expired"), durable=durable)
+            context = self._core.context
+            records = context.removing(unique, "expired")
+            self._core.commit(records, durable=context.is_any_durable(records))
 
     def _dispatch(self, command: Any, origin: Origin) -> None:
         kind = type(command)
@@ -463,7 +464,7 @@ class Engine:
         records += peers.take_mail(core.context, body)
         if peer == self.state.shard:
             records.append(r.MailTaken(peer, number))
-        core.commit(records, durable=core.context.level == "durable")
+        core.commit(records, durable=core.context.is_any_durable(records))
         return True
 
     def _take_own_mail(self) -> bool:

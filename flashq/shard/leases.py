@@ -165,7 +165,8 @@ class Leases:
         if not held:
             return
         if lost:
-            core.commit(core.context.losing(held), durable=core.context.level == "durable")
+            records = core.context.losing(held)
+            core.commit(records, durable=core.context.is_any_durable(records))
         else:
             core.commit([r.Requeued([job.id for job in held], "released", 0)], durable=False)
 
@@ -313,4 +314,4 @@ class Leases:
         if again is not None:
             core.timers.at(again, self._due, watch)
         if records:
-            core.commit(records, durable=core.context.level == "durable")
+            core.commit(records, durable=core.context.is_any_durable(records))

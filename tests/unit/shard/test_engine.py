@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flashq.errors import Busy, ShuttingDown, StorageUnavailable
-from flashq.protocol.internal import COORDINATOR, Fire, Obliterated
-from flashq.protocol.records import Raised
+from flashq.protocol.codec import encode_msgpack
+from flashq.protocol.internal import COORDINATOR, CreateChild, Fire, Obliterated
+from flashq.protocol.records import Options, Raised
 from tests.unit.shard.harness import ALICE, BOB, Shard
 
 
@@ -431,6 +432,18 @@ class TestEvents:
         shard.listen()
         shard.push()
         assert shard.gates == [1]
+
+    def test_what_nobody_asked_for_is_gated_by_the_level_of_its_job(self) -> None:
+        """At a server of level async a durable job that a flow made, or that expired, was told of
+        before that was safe (simulated seed 690)."""
+        shard = Shard(level="async")
+        shard.listen()
+        shard.push(durability="durable", ttl=100)
+        shard.push(ttl=100)
+        shard.advance(101)
+        options = encode_msgpack(Options(level="durable", parent=1))
+        shard.mail(1, 1, CreateChild(1, 0, "q", b"\xc0", 0, 0, options))
+        assert shard.gates == [1, 1, 3, 4]
 
 
 class TestWhatFollows:
