@@ -8,7 +8,7 @@ import traceback
 from argparse import ArgumentParser
 from collections import Counter
 
-from tests.simulation.faults import KINDS
+from tests.simulation.kinds import KINDS
 from tests.simulation.simulation import play
 
 

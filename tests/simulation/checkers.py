@@ -26,6 +26,7 @@ from flashq.shard.invariants import validate
 from flashq.shard.state import ShardState
 from flashq.storage.port import Put, Write
 from tests.simulation.facts import ACTIVE, COMPLETED, GONE, JobFacts, ShardFacts
+from tests.simulation.kinds import CAME_BACK
 from tests.simulation.world import Violation, World
 
 if TYPE_CHECKING:
@@ -192,6 +193,10 @@ class Witness:
         if self._setting.validate_every and self._turns % self._setting.validate_every == 0:
             validate(node.engine.state)
 
+    def came_back(self, jobs: int) -> None:
+        """Jobs whose delivery could not be delivered are ready again."""
+        self._world.seen[CAME_BACK] += max(0, jobs)
+
     def recovered(self, shard: int, epoch: int, state: ShardState) -> None:
         """A shard's process has got back what storage had."""
         history, world = self.shards[shard], self._world
@@ -252,6 +257,8 @@ class Witness:
         for (peer, incarnation), number in before.received.items():
             if peer == COORDINATOR or self.shards[peer].incarnation != incarnation:
                 continue
+            if history.wipes:
+                continue  # what was confirmed before that is lost with the rest
             confirmed = self.shards[peer].facts.confirmed[history.shard]
             if confirmed > after.received.get((peer, incarnation), 0):
                 raise Violation(

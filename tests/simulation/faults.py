@@ -11,46 +11,13 @@ from typing import Final
 
 from tests.simulation.checkers import Witness
 from tests.simulation.clients import ClientProcess
+from tests.simulation.kinds import LINKS
 from tests.simulation.network import Network
 from tests.simulation.processes import CoordinatorProcess, Process, RouterProcess, ShardProcess
 from tests.simulation.setting import Setting
 from tests.simulation.world import MS, World
 
-LINKS: Final = (
-    "client-router",
-    "router-shard",
-    "router-coordinator",
-    "shard-coordinator",
-    "shard-shard",
-    "router-events",
-)
 STOP_US: Final = (200 * MS, 5000 * MS)
-
-KINDS: Final = (
-    "message delayed",
-    "messages reordered",
-    "commit slow",
-    *(f"break {link}" for link in LINKS),
-    "messages lost in a break",
-    "kill shard",
-    "kill router",
-    "kill coordinator",
-    "kill client",
-    "killed between two messages",
-    "goodbye",
-    "stop shard",
-    "stop router",
-    "stop coordinator",
-    "stop client",
-    "clock set forward",
-    "clock set back",
-    "undeliverable: full",
-    "undeliverable: gone",
-    "a client that never reads",
-    "records lost with a shard",
-    "a shard's whole state is lost",
-)
-"""Every one of them strikes in a set of runs, or the set has not tested what it says."""
 
 
 class Saboteur:

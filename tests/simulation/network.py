@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from flashq.router.backlog import Sent
+from tests.simulation.telling import in_words
 from tests.simulation.world import MS, SECOND, World
 
 if TYPE_CHECKING:
@@ -384,7 +385,11 @@ class Network:
         check = 0
         for frame in frames:
             check = crc32(frame, check)
-        self.world.note(f"{reader.name}.{socket}", f"<- {peer.hex()} {len(frames)}f {check:08x}")
+        self.world.note(
+            f"{reader.name}.{socket}",
+            f"<- {peer.hex()} {len(frames)}f {check:08x}",
+            detail=in_words(frames) if self.world.is_traced else "",
+        )
 
 
 RESTART_US: Final = (5 * MS, SECOND // 2)

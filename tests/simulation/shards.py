@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flashq.protocol.framing import BOUNCED
 from flashq.protocol.records import Answer, AnyRecord, Entry
 from flashq.shard.core import Core
 from flashq.shard.identity import Identity
+from flashq.shard.lifecycle import ACTIVE
 from flashq.shard.node import Node
 
 if TYPE_CHECKING:
@@ -29,6 +31,13 @@ class WatchedNode(Node):
         super()._recovered()
         self._witness.recovered(self._identity.shard, self._epoch, self._state)
         self._watch(self.engine._core)
+
+    def receive_front(self, peer: bytes, frames: list[bytes]) -> None:
+        """Take one message from the front socket, and count what a router sends back."""
+        before = self._state.counts[ACTIVE]
+        super().receive_front(peer, frames)
+        if any(header[1] & BOUNCED for header in frames[::2]):
+            self._witness.came_back(before - self._state.counts[ACTIVE])
 
     def _watch(self, core: Core) -> None:
         """Put the witness behind every decision."""

@@ -25,7 +25,7 @@ from tests.simulation.world import MS, SECOND, Violation, World
 
 CALM_US: Final = STOP_US[1] + 5 * SECOND
 """How long after the last fault everything is as if there had been none."""
-REST_US_MAX: Final = 60 * SECOND
+REST_US_MAX: Final = 40 * SECOND
 """How long after the last fault there may still be work."""
 
 
@@ -155,6 +155,11 @@ class Simulation:
             job
             for job in witness.unfinished()
             if not (witness.has_lost_states and job.state in (WAITS, PENDING))
+        ]
+        left += [
+            f"{client.name} is away"
+            for client in self.clients
+            if not client.alive or client.is_stopped or client.is_closing
         ]
         for process in self.shards:
             if not process.alive or not process.node.is_serving:

@@ -97,12 +97,12 @@ class World:
 
     # --- record
 
-    def note(self, *what: object) -> None:
-        """Add to the digest, and tell it."""
+    def note(self, *what: object, detail: str = "") -> None:
+        """Add to the digest, and tell it with a detail that the digest does not need."""
         line = " ".join(map(str, what))
         self._digest.update(b"%d %s\n" % (self.now_us, line.encode()))
         if self._tell is not None:
-            self._tell(f"{self.now_us / SECOND:10.6f} {line}")
+            self._tell(f"{self.now_us / SECOND:10.6f} {line} {detail}")
 
     @property
     def is_traced(self) -> bool:

@@ -1,0 +1,60 @@
+"""What kinds of fault there are, and what a server does about them.
+
+A set of runs sees all of it, or it has not tested what it says.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINKS: Final = (
+    "client-router",
+    "router-shard",
+    "router-coordinator",
+    "shard-coordinator",
+    "shard-shard",
+    "router-events",
+)
+KINDS: Final = (
+    "message delayed",
+    "messages reordered",
+    "commit slow",
+    *(f"break {link}" for link in LINKS),
+    "messages lost in a break",
+    "kill shard",
+    "kill router",
+    "kill coordinator",
+    "kill client",
+    "killed between two messages",
+    "goodbye",
+    "stop shard",
+    "stop router",
+    "stop coordinator",
+    "stop client",
+    "clock set forward",
+    "clock set back",
+    "undeliverable: full",
+    "undeliverable: gone",
+    "a client that never reads",
+    "records lost with a shard",
+    "a shard's whole state is lost",
+)
+"""Every one of them strikes in a set of runs, or the set has not tested what it says."""
+
+CAME_BACK: Final = "jobs of undeliverable deliveries that came back"
+HAPPENINGS: Final = (
+    CAME_BACK,
+    "checkpoints",
+    "clients reconnected",
+    "events heard",
+    "gaps noticed by a shard",
+    "gaps told to a listener",
+    "jobs handed to workers",
+    "outcome debounced",
+    "outcome dependency_forgotten",
+    "outcome duplicate",
+    "outcome lease_lost",
+    "outcome session_expired",
+    "outcome wait_timeout",
+)
+"""What has to happen in a set of runs besides: what the server does about all that."""

@@ -1,0 +1,115 @@
+"""The checkers can fail: a server that is broken on purpose breaks a promise in some run.
+
+Each test breaks one rule that the design names, and plays runs until one of them notices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+
+from flashq.protocol.internal import Granted
+from flashq.router.engine import Router
+from flashq.shard.engine import Engine
+from flashq.shard.gate import Gate
+from flashq.shard.handlers import leasing
+from flashq.shard.leases import Leases
+from flashq.shard.limits import TokenBucket
+from flashq.shard.mailing import Mailing
+from flashq.shard.node import _FROM_COORDINATOR, Node
+from tests.simulation.kinds import CAME_BACK
+from tests.simulation.simulation import play
+
+SEEDS_MAX: Final = 60
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def first_failure() -> str:
+    """Play runs until one breaks a promise; return which."""
+    for seed in range(1, SEEDS_MAX + 1):
+        failure = play(seed).failure
+        if failure is not None:
+            return str(failure)
+    pytest.fail(f"{SEEDS_MAX} runs, and nobody has noticed")
+
+
+def test_a_reply_that_does_not_wait_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash makes it untrue."""
+    monkeypatch.setattr(Gate, "pass_or_wait", lambda *_: True)
+    assert "untrue" in first_failure()
+
+
+def test_mail_that_does_not_wait_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash takes back what a peer has carried out."""
+    send = Mailing.send
+    monkeypatch.setattr(Mailing, "send", lambda self, mono_ms, _safe: send(self, mono_ms, 2**62))
+    failure = first_failure()
+    assert "that had left" in failure or "untrue" in failure
+
+
+def test_mail_whose_numbers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its receiver takes it for what it has had already: flows stand still."""
+    recovered = Node._recovered
+
+    def forget_numbers(self: Node) -> None:
+        recovered(self)
+        for mailbox in self._state.mailboxes.values():
+            mailbox.next_number = 1
+            mailbox.pending.clear()
+
+    monkeypatch.setattr(Node, "_recovered", forget_numbers)
+    assert first_failure()
+
+
+def test_a_repeat_that_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One push makes two jobs, or one request has two answers."""
+    monkeypatch.setattr(Engine, "_is_repeat", lambda *_: False)
+    failure = first_failure()
+    assert "two jobs" in failure or "and then" in failure
+
+
+def test_a_lease_that_anybody_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers' tokens are accepted."""
+    monkeypatch.setattr(leasing, "holds", lambda _context, job, _token: job.lease is not None)
+    assert "was handed out since" in first_failure()
+
+
+def test_ids_that_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a log was lost, and its successor begins where the rest ends."""
+
+    def unreserved(self: Node, message: Granted) -> None:
+        message.reserved = 0
+        self._on_granted(message)
+
+    monkeypatch.setitem(_FROM_COORDINATOR, Granted, unreserved)
+    assert "was given before" in first_failure()
+
+
+def test_a_rate_that_nobody_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is handed out than the limit allows."""
+    monkeypatch.setattr(TokenBucket, "spend", lambda *_: None)
+    assert "at a rate of" in first_failure()
+
+
+def test_jobs_of_the_dead_that_stay_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something is left for ever."""
+    monkeypatch.setattr(Leases, "_let_go", lambda *_, **__: None)
+    assert "left after" in first_failure()
+
+
+def test_deliveries_that_nobody_sends_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leases save such jobs, only later: no promise is broken, but a set of runs fails, since
+    nothing came back."""
+    undeliverable = Router.undeliverable
+
+    def dropped(self: Router, *args: Any, **more: Any) -> None:
+        undeliverable(self, *args, **more)
+        for lane in self._lanes:
+            lane.frames.clear()
+
+    seeds = range(1, 9)
+    assert sum(play(seed).seen[CAME_BACK] for seed in seeds)
+    monkeypatch.setattr(Router, "undeliverable", dropped)
+    assert not sum(play(seed).seen[CAME_BACK] for seed in seeds)
