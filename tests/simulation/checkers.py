@@ -82,6 +82,8 @@ class ShardHistory:
         self.is_doomed = False
         #: its process serves
         self.is_live = False
+        #: its last process has ended by itself, with everything said
+        self.is_drained = False
         #: how often its state has lost its end, or all
         self.losses = 0
         self.wipes = 0
@@ -184,6 +186,11 @@ class Witness:
         history.is_live = False
         history.is_doomed = history.is_doomed or history.is_exposed
 
+    def shard_ended(self, shard: int) -> None:
+        """Its process has drained and ends: nothing of what it has decided may be lost."""
+        history = self.shards[shard]
+        history.is_drained = history.is_live
+
     def shard_turned(self, shard: int, node: Node) -> None:
         """A shard has ended a turn."""
         if not node.is_serving:
@@ -207,6 +214,9 @@ class Witness:
                     f"shard {shard} recovered {state.seq}; decided {history.seq}, "
                     f"stored {history.stored}"
                 )
+            if history.is_drained and state.seq < history.seq:
+                raise Violation(f"shard {shard} drained, and yet lost {state.seq} to {history.seq}")
+            history.is_drained = False
             self._undo(history, state.seq)
             return
         if history.incarnation:
@@ -219,7 +229,7 @@ class Witness:
         self._undo(history, 0, wiped=True)
         history.incarnation = state.incarnation
         history.stored = 0
-        history.is_exposed = history.is_doomed = False
+        history.is_exposed = history.is_doomed = history.is_drained = False
 
     def _undo(self, history: ShardHistory, seq: int, *, wiped: bool = False) -> None:
         """Undo what a shard has decided after `seq`, and see whether somebody was told of it."""
@@ -441,6 +451,14 @@ class Witness:
             raise Violation(f"{job!r} was handed out as {queue}, {payload}")
 
     # --- the end
+
+    def unanswered_fires(self) -> list[Fire]:
+        """Return the firings of crons that have not become jobs."""
+        return [
+            fire
+            for (shard, incarnation, number), fire in self.fires.items()
+            if self.shards[shard].facts.received.get((COORDINATOR, incarnation), 0) < number
+        ]
 
     def unfinished(self) -> list[JobFacts]:
         """Return the jobs that have not ended."""

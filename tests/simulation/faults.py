@@ -59,6 +59,7 @@ class Saboteur:
             (6, self._kill_client),
             (2, self._say_goodbye),
             (6, self._stop_some),
+            (3, self._end_some),
             (3, self._set_clock),
         ]
         self._strikes = [strike for weight, strike in strikes for _ in range(weight)]
@@ -103,8 +104,7 @@ class Saboteur:
 
     def _kill_shard(self) -> None:
         process = self._world.chance.choice(self._shards)
-        history = self._witness.shards[process.shard]
-        if process.alive and (self._setting.loses_states or not history.is_exposed):
+        if process.alive and self._may_die(process):
             self._kill(process, "shard")
 
     def _kill_router(self) -> None:
@@ -112,7 +112,7 @@ class Saboteur:
             self._kill(self._router, "router")
 
     def _kill_coordinator(self) -> None:
-        doomed = any(process.fuse is not None for process in self._shards)
+        doomed = any(shard.fuse is not None or shard.is_ending for shard in self._shards)
         safe = self._witness.nothing_exposed and not doomed
         if self._coordinator.alive and (self._setting.loses_states or safe):
             self._world.fault("kill coordinator")
@@ -143,6 +143,21 @@ class Saboteur:
         if process.alive:
             self._world.fault(f"stop {kind}", process.name)
             process.stop_for(self._world.between(*STOP_US))
+
+    def _end_some(self) -> None:
+        kind, processes = self._world.chance.choice(
+            (("shard", self._shards), ("router", [self._router]))
+        )
+        process = self._world.chance.choice(processes)
+        if process.alive and self._may_die(process):
+            self._world.fault(f"end {kind}", process.name)
+            process.end()
+
+    def _may_die(self, process: Process) -> bool:
+        """Tell whether no state is lost with the process, or may be."""
+        if not isinstance(process, ShardProcess) or self._setting.loses_states:
+            return True
+        return not self._witness.shards[process.shard].is_exposed
 
     def _set_clock(self) -> None:
         chance = self._world.chance

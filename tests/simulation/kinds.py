@@ -27,6 +27,8 @@ KINDS: Final = (
     "kill client",
     "killed between two messages",
     "goodbye",
+    "end shard",
+    "end router",
     "stop shard",
     "stop router",
     "stop coordinator",

@@ -224,20 +224,22 @@ class Link:
         self._network.reconnect(self, 5 * MS, 300 * MS)
         return lost
 
-    def bound_died(self) -> None:
-        """The process at the other side is dead."""
+    def bound_died(self, *, politely: bool) -> None:
+        """The process at the other side is dead; politely: after its last words were sent."""
         out, world = self._out, self._network.world
         read = world.between(0, self._flying(out))
         unsent = out.cut(read) if out is not None else []
-        kept = world.between(0, self._flying(self._back))
+        said = self._flying(self._back)
+        kept = said if politely else world.between(0, said)
         self._disconnect(out_kept=0, back_kept=kept)
         self._pending.extendleft(reversed(unsent))
 
-    def owner_died(self) -> None:
-        """The connecting process is dead."""
+    def owner_died(self, *, politely: bool) -> None:
+        """The connecting process is dead; politely: after its last words were sent."""
         self._closed = True
         if self.bound is not None:
-            kept = self._network.world.between(0, self._flying(self._out))
+            said = self._flying(self._out)
+            kept = said if politely else self._network.world.between(0, said)
             self._disconnect(out_kept=kept, back_kept=0)
 
     @staticmethod
@@ -301,16 +303,20 @@ class Network:
         """Return the links that are connected to an address."""
         return list(self._routes.get(address, {}).values())
 
-    def died(self, process: Process) -> None:
-        """A process is dead: its sockets are gone."""
+    def died(self, process: Process, *, politely: bool = False) -> None:
+        """A process is dead: its sockets are gone.
+
+        Args:
+            politely: it went by itself, after its last words were sent.
+        """
         for address in [name for name, bound in self._bound.items() if bound is process]:
             del self._bound[address]
         for link in list(self._links):
             if link.owner is process:
-                link.owner_died()
+                link.owner_died(politely=politely)
                 self.forget(link)
             elif link.bound is process:
-                link.bound_died()
+                link.bound_died(politely=politely)
 
     def heal(self) -> None:
         """From now on messages are fast and links hold."""

@@ -15,6 +15,7 @@ from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.writer import Committed, Read
 from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import Router
+from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.checkers import Witness
     from tests.simulation.setting import Setting
 
+DRAIN_MS: Final = 5000
 UNREAD_MAX: Final = 2**31
 """Where ZeroMQ's own bound is off."""
 ROUTER: Final = "router"
@@ -48,6 +50,10 @@ class Killed(Exception):
     """The process dies here."""
 
 
+class Ended(Exception):
+    """The process ends here, after all that it has said."""
+
+
 class Process:
     """Something with sockets and clocks that runs in turns."""
 
@@ -62,6 +68,8 @@ class Process:
         self.newest = 0
         #: so many messages are sent before it dies; None for no such plan
         self.fuse: int | None = None
+        #: it was told to end (SIGTERM)
+        self.is_ending = False
         #: until when it is stopped
         self._stopped_until_us = 0
         self._turn_at_us: int | None = None
@@ -89,6 +97,7 @@ class Process:
         self.alive = True
         self.instance += 1
         self.fuse = None
+        self.is_ending = False
         self._stopped_until_us = 0
         self._turn_at_us = None
         self._inbox = {}
@@ -97,13 +106,18 @@ class Process:
         self.boot()
         self.wake(self.world.now_us)
 
-    def kill(self) -> None:
-        """Let it die, whatever it does."""
+    def kill(self, *, politely: bool = False) -> None:
+        """Let it die, whatever it does; politely: once its last words are sent."""
         if self.alive:
             self.alive = False
             self.world.note(f"{self.name} dies")
-            self.network.died(self)
+            self.network.died(self, politely=politely)
             self.died()
+
+    def end(self) -> None:
+        """Let it end in its own time, as SIGTERM does."""
+        self.is_ending = True
+        self.wake(self.world.now_us)
 
     def restart(self) -> None:
         """Start it again after a while, as a supervisor does."""
@@ -151,6 +165,9 @@ class Process:
             due_ms = self.turn()
         except Killed:
             self.kill()
+            return
+        except Ended:
+            self.kill(politely=True)
             return
         if due_ms is not None and self.alive:
             wait_ms = max(0, due_ms - self.mono_ms())
@@ -251,6 +268,7 @@ class ShardProcess(Process):
         self._wait_ms: int | None = None
         self.node.observe(self.wall_ms(), self.mono_ms())
         self.node.tick()
+        self._due_ms = self.node.next_deadline_ms()
 
     def turn(self) -> int | None:
         """One round of `shard.process._serve`."""
@@ -263,17 +281,23 @@ class ShardProcess(Process):
         self._send()
         node.observe(self.wall_ms(), now_ms)
         self._receive()
-        node.tick()
+        if self.is_ending:
+            node.stop()
+        if self.is_ending or (self._due_ms is not None and now_ms >= self._due_ms):
+            node.tick()
         node.flush()
         self._send()
         node.tidy()
         self._witness.shard_turned(self.shard, node)
-        if node.phase is Phase.DEAD:
-            self.world.fault("shard exits, fenced", self.name, node.refused)
-            raise Killed
         self._send()
+        if node.phase is Phase.DEAD:
+            if node.refused is not None:
+                self.world.fault("shard exits, fenced", self.name, node.refused)
+            elif node._is_drained():
+                self._witness.shard_ended(self.shard)
+            raise Ended
         self._waited_from_ms = now_ms
-        due_ms = node.next_deadline_ms()
+        due_ms = self._due_ms = node.next_deadline_ms()
         self._wait_ms = None if due_ms is None else max(0, due_ms - now_ms)
         return due_ms
 
@@ -383,6 +407,8 @@ class RouterProcess(Process):
             for routing_id, address in known.items()
         }
         self._events: list[Link] = []
+        #: when a drain is over at the latest
+        self._ends_ms = 2**62
 
     def turn(self) -> int | None:
         """One round of `router.process._serve`."""
@@ -396,6 +422,9 @@ class RouterProcess(Process):
                 router.handle_shard(shard_of_routing_id(arrival.peer), arrival.frames, now_ms)
         for arrival in self.take("events"):
             router.handle_event(arrival.frames)
+        if self.is_ending:
+            router.drain(now_ms)
+            self._ends_ms = min(self._ends_ms, now_ms + DRAIN_MS)
         router.tick(now_ms)
         self._backlog.retry(now_ms)
         for to, frames in router.take_client_parcels():
@@ -403,6 +432,10 @@ class RouterProcess(Process):
         for to, frames in router.take_peer_parcels():
             self.say(self._back[to], frames)
         self._follow_events(wanted=router.wants_events)
+        if self.is_ending:
+            if now_ms >= self._ends_ms or router.is_drained(now_ms, QUIET_MS):
+                raise Ended
+            return now_ms + DRAIN_LOOK_MS
         assert router.refused is None, router.refused
         due_ms, retry_ms = router.next_deadline_ms(), self._backlog.retry_at_ms
         return due_ms if retry_ms is None else min(due_ms, retry_ms)

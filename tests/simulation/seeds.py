@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SET_SEEDS: Final = 25
+SET_SEEDS: Final = 50
 SETS: Final = tuple(range(first, first + SET_SEEDS) for first in range(1, 201, SET_SEEDS))
 """200 seeds; in each set every kind of fault has to strike."""
 

@@ -37,7 +37,7 @@ class Setting:
         self.level: Final = choice(("durable", "durable", "async"))
         self.queues: Final = QUEUES
         #: the coordinator and a shard may die within one window, so that state is lost
-        self.loses_states: Final = chance.random() < 0.12
+        self.loses_states: Final = chance.random() < 0.2
         #: every so many turns of shards all indexes are checked; 0 for never
         self.validate_every: Final = choice((0, 40, 150))
         self.weather: Final = Weather(choice((0.0, 0.005, 0.02, 0.1)), choice((5, 40, 200)) * 1000)
@@ -55,7 +55,7 @@ class Setting:
             heartbeat_interval_ms=500,
             session_timeout_ms=2500,
             stall_timeout_ms=3000,
-            answers_ms=choice((4000, 10_000)),
+            answers_ms=choice((3000, 10_000)),
             completed_jobs_max=choice((5, 50, 1000)),
             results_max=choice((5, 50)),
             dlq_jobs_max=choice((3, 1000)),

@@ -156,6 +156,8 @@ class Simulation:
             for job in witness.unfinished()
             if not (witness.has_lost_states and job.state in (WAITS, PENDING))
         ]
+        if not witness.has_lost_states:
+            left += witness.unanswered_fires()
         left += [
             f"{client.name} is away"
             for client in self.clients

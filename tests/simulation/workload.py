@@ -199,7 +199,7 @@ class Producer(Habit):
             options["unique_key"] = f"unique-{chance.randint(1, 4)}"
         if some(0.15):
             options["job_id"] = f"custom-{chance.randint(1, 12)}"
-        if some(0.08):
+        if some(0.15):
             options["debounce_id"] = f"debounce-{chance.randint(1, 3)}"
             options["debounce_ttl"] = 400
 
@@ -410,9 +410,17 @@ class Owner(Habit):
                     jobs.Promote(id=job_id),
                     jobs.ChangePriority(id=job_id, priority=chance.randint(-2, 2)),
                     jobs.Log(id=job_id, message="seen"),
+                    self._update(job_id),
                 )
             )
         )
+
+    def _update(self, job_id: int) -> jobs.UpdateJob:
+        """Change a payload, but not what it is known by."""
+        job = self.town.witness.facts_of(job_id)
+        number = None if job is None else job.payload
+        data = Raw(encode_msgpack({"p": number, "changed": True}))
+        return jobs.UpdateJob(id=job_id, data=data)
 
     def _limit(self, queue: str) -> None:
         chance = self.world.chance
