@@ -37,8 +37,10 @@ UNREAD_MESSAGES_MAX: Final = 100_000
 """Messages kept for a router that does not read; above it they are undeliverable."""
 UNHEARD_EVENTS_MAX: Final = 10_000
 """Events kept for a listener that does not read; above it they are lost, and it sees a gap."""
-GAP_MS: Final = 1000
-"""A process that comes back so much later than it wanted to was stopped, and counts no time."""
+GAP_MS: Final = 100
+"""A process that comes back so much later than it wanted to did not run, and counts no time."""
+GRACE_MS: Final = 200
+"""How long the world then stands still for it: what was sent to it meanwhile is on its way."""
 LINGER_MS: Final = 500
 RECONNECT_MS: Final = 20
 
@@ -94,14 +96,14 @@ def _serve(node: Node, sockets: Sockets, lifecycle: Lifecycle, clock: Clock) -> 
         sockets.send(node)
         before_ms = clock.mono_ms()
         if before_ms - now_ms > GAP_MS:
-            node.stretch(before_ms - now_ms)
+            node.stretch(before_ms - now_ms + GRACE_MS)
         due_ms = node.next_deadline_ms()
         wait_ms = None if due_ms is None else max(0, due_ms - before_ms)
         ready = sockets.wait(wait_ms, lifecycle.wake_fd)
         now_ms = clock.mono_ms()
         late_ms = now_ms - before_ms - (wait_ms or 0)
         if wait_ms is not None and late_ms > GAP_MS:
-            node.stretch(late_ms)
+            node.stretch(late_ms + GRACE_MS)
         node.observe(clock.wall_ms(), now_ms)
         if lifecycle.wake_fd in ready:
             lifecycle.clear_wake()

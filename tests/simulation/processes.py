@@ -19,7 +19,7 @@ from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
-from flashq.shard.process import GAP_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
+from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
 from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
 from tests.simulation.shards import WatchedNode
 from tests.simulation.storage import SimulatedWriter
@@ -277,7 +277,7 @@ class ShardProcess(Process):
             late_ms = now_ms - self._waited_from_ms - self._wait_ms
             if late_ms > GAP_MS:
                 self.world.seen["gaps noticed by a shard"] += 1
-                node.stretch(late_ms)
+                node.stretch(late_ms + GRACE_MS)
         self._send()
         node.observe(self.wall_ms(), now_ms)
         self._receive()

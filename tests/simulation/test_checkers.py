@@ -5,6 +5,7 @@ Each test breaks one rule that the design names, and plays runs until one of the
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Final
 
 import pytest
@@ -110,7 +111,8 @@ def test_deliveries_that_nobody_sends_back(monkeypatch: pytest.MonkeyPatch) -> N
         for lane in self._lanes:
             lane.frames.clear()
 
-    seeds = range(1, 9)
-    assert sum(play(seed).seen[CAME_BACK] for seed in seeds)
+    came_back = (seed for seed in range(1, SEEDS_MAX + 1) if play(seed).seen[CAME_BACK])
+    seeds = list(islice(came_back, 2))
+    assert seeds
     monkeypatch.setattr(Router, "undeliverable", dropped)
     assert not sum(play(seed).seen[CAME_BACK] for seed in seeds)
