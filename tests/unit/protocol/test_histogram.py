@@ -18,6 +18,7 @@ def test_a_value_counts_in_every_bucket_that_it_fits_into() -> None:
 
 
 def test_a_batch_counts_as_often_as_it_is_large() -> None:
+    """A batch of a thousand costs one step, and counts like a thousand."""
     one_by_one, at_once = Histogram(SECONDS), Histogram(SECONDS)
     for _ in range(1000):
         one_by_one.add(0.25)
@@ -26,6 +27,7 @@ def test_a_batch_counts_as_often_as_it_is_large() -> None:
 
 
 def test_what_was_told_does_not_change_later() -> None:
+    """A snapshot can be sent when it suits, while counting goes on."""
     histogram = Histogram((1,))
     told = histogram.snapshot()
     histogram.add(0)
@@ -33,6 +35,7 @@ def test_what_was_told_does_not_change_later() -> None:
 
 
 def test_processes_add_up() -> None:
+    """The server's figure is the sum of its shards'."""
     first, second = Histogram((1, 2)), Histogram((1, 2))
     first.add(0.5)
     second.add_many(3, 2)
@@ -52,4 +55,5 @@ def test_a_quantile_is_a_bound(share: float, bound: float) -> None:
 
 
 def test_nothing_has_no_quantile() -> None:
+    """A server that was just started has not been slow."""
     assert Histogram((1,)).snapshot().quantile(0.99) == 0
