@@ -1,10 +1,13 @@
 """Writes to storage what the engine hands out, and tells the loop what became of it.
 
-`WriterThread` owns the storage from its start on. It takes everything that has queued up since the
-last commit and writes it as one transaction, so that groups grow by themselves while a commit is
-under way. After an error it asks storage what it has before it writes on: the groups that were
-under way are written again, or were safe, or storage is not what it was, and then the engine has to
-begin anew with what is there. `DirectWriter` is the same without a thread, for a storage in memory.
+`WriterEngine` decides, and is pure: it says which step comes next, and is told how that ended. It
+takes everything that has queued up since the last commit and writes it as one transaction, so that
+groups grow by themselves while a commit is under way. After an error it asks storage what it has
+before it writes on: the groups that were under way are written again, or were safe, or storage is
+not what it was, and then the coordinator has to begin anew with what is there.
+
+`WriterThread` carries its steps out, and owns the storage from its start on. `DirectWriter` is for
+a storage in memory, which is never away and needs neither.
 
 Everything that happens on the way to the loop is a result; the loop takes them when `wake_fd` is
 readable.
@@ -22,7 +25,7 @@ from msgspec.structs import replace
 
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
 from flashq.storage.port import Grant, Opened, Storage, StoredShard, Write
 
@@ -72,6 +75,43 @@ class Broken(NamedTuple):
 
 Result: TypeAlias = Committed | Read | Unreadable | Trouble | Changed | Broken
 Task: TypeAlias = Group | Recovery
+
+
+class Commit(NamedTuple):
+    """Step: write this as one transaction."""
+
+    writes: Sequence[Write]
+
+
+class Recover(NamedTuple):
+    """Step: read what a recovering shard asks for."""
+
+    recovery: Recovery
+
+
+class Tidy(NamedTuple):
+    """Step: delete some of what is superseded."""
+
+
+class Open(NamedTuple):
+    """Step: wait, unless the end comes first, and ask storage what it has."""
+
+    after_ms: int
+    shard_count: int
+
+
+class Rest(NamedTuple):
+    """Step: nothing, until there is something to do."""
+
+
+class End(NamedTuple):
+    """Step: let go of the storage, for good."""
+
+
+Call: TypeAlias = Commit | Recover | Tidy | Open
+Step: TypeAlias = Call | Rest | End
+Outcome: TypeAlias = Opened | Read | Unreadable | bool | None
+"""What a call gives: of `Open`, of `Recover`, of `Tidy` whether there is more, of `Commit`."""
 
 
 class Writer(Protocol):
@@ -140,6 +180,182 @@ class DirectWriter:
         self._storage.close()
 
 
+class WriterEngine:
+    """See the module. Between a step and its `done` or `failed` everything else may be called.
+
+    Args:
+        opened: what storage has.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._mirror = Mirror(opened)
+        self._tasks: deque[Task] = deque()
+        #: what is being carried out: groups as one transaction, or else a recovery
+        self._groups: list[Group] = []
+        self._recovery: Recovery | None = None
+        self._results: list[Result] = []
+        #: submitted, and without a result yet that was taken
+        self._open_tasks = 0
+        #: storage has failed, and has not said yet what it has
+        self._is_lost = False
+        #: storage has changed, and the loop does not know yet: its tasks are void
+        self._is_void = False
+        #: there may be something to tidy
+        self._is_untidy = True
+        self._is_closing = False
+        #: how long to wait before the next try; 0 while storage works
+        self._retry_ms = 0
+
+    # --- the loop's side
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was submitted has its result."""
+        return not self._open_tasks
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the end has come."""
+        return self._is_closing
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._results)
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        if not self._is_void:
+            self._open_tasks += 1
+            self._tasks.append(task)
+
+    def take_results(self) -> list[Result]:
+        """Return what has been done since the last call, in order."""
+        results, self._results = self._results, []
+        for result in results:
+            if isinstance(result, Committed):
+                self._open_tasks -= len(result.groups)
+            elif isinstance(result, Read | Unreadable):
+                self._open_tasks -= 1
+        return results
+
+    def restart(self) -> None:
+        """Go on after `Changed`."""
+        self._is_void = False
+        self._open_tasks = 0
+
+    def close(self) -> None:
+        """Write what is queued, if that is possible at once, and end."""
+        self._is_closing = True
+
+    def break_off(self, error: BaseException) -> None:
+        """End by an error that waiting does not cure."""
+        self._results.append(Broken(error))
+
+    # --- the storage's side
+
+    def next_step(self) -> Step:
+        """Return what to do now."""
+        if self._is_lost:
+            if self._is_closing:
+                return End()
+            return Open(self._retry_ms, self._mirror.shard_count)
+        while self._take_task():
+            if self._recovery is not None:
+                return Recover(self._recovery)
+            writes = self._writes()
+            if writes:
+                return Commit(writes)
+            self._finish_groups()
+        if self._is_closing:
+            return End()
+        return Tidy() if self._is_untidy else Rest()
+
+    def _take_task(self) -> bool:
+        """See that there is something to carry out: a recovery, or all groups up to the next one.
+        What storage has not carried out comes again."""
+        tasks = self._tasks
+        if self._recovery is None and not self._groups:
+            while tasks and isinstance(tasks[0], Group):
+                self._groups.append(tasks.popleft())  # type: ignore[arg-type]
+            if tasks and not self._groups:
+                self._recovery = tasks.popleft()  # type: ignore[assignment]
+        return self._recovery is not None or bool(self._groups)
+
+    def _writes(self) -> list[Write]:
+        return [write for group in self._groups for write in group.writes]
+
+    def done(self, outcome: Outcome) -> None:
+        """Storage has carried out the step.
+
+        Args:
+            outcome: what that gave.
+        """
+        match outcome:
+            case Opened():
+                self._opened(outcome)
+                return
+            case Read() | Unreadable():
+                self._recovery = None
+                self._is_untidy = True
+                self._results.append(outcome)
+            case None:
+                self._finish_groups()
+            case is_untidy:
+                self._is_untidy = is_untidy
+        self._note_success()
+
+    def failed(self, error: FlashQError) -> None:
+        """Storage could not carry out the step, or it is not known whether it has."""
+        self._is_lost = True
+        self._retry_ms = min(2 * self._retry_ms, RETRY_MS_MAX) or RETRY_MS_MIN
+        self._results.append(Trouble(error.text))
+
+    def _opened(self, opened: Opened) -> None:
+        """Compare what storage has with what it must have."""
+        self._is_lost = False
+        writes = self._writes()
+        if not self._mirror.fits(opened, writes):
+            self._mirror = Mirror(opened)
+            self._is_void = True
+            self._tasks.clear()
+            self._groups, self._recovery = [], None
+            self._results.append(Changed(opened))
+        elif writes and self._mirror.has_written(opened, writes):
+            self._finish_groups()
+            self._note_success()
+
+    def _finish_groups(self) -> None:
+        self._mirror.note(self._writes())
+        self._is_untidy = True
+        self._results.append(Committed(self._groups))
+        self._groups = []
+
+    def _note_success(self) -> None:
+        """Storage has carried something out: whatever was wrong with it is over."""
+        if self._retry_ms:
+            self._retry_ms = 0
+            self._results.append(Trouble(""))
+
+
+def carry_out(call: Call, storage: Storage) -> Outcome:
+    """Carry out a step.
+
+    Raises:
+        StorageUnavailable, ConfigError: to be told to the engine by `failed`.
+    """
+    match call:
+        case Commit(writes):
+            storage.write(writes)
+            return None
+        case Recover(recovery):
+            return _read(storage, recovery)
+        case Tidy():
+            return storage.tidy()
+        case Open(shard_count=shard_count):
+            return storage.open(shard_count)
+
+
 class WriterThread:
     """See the module.
 
@@ -150,19 +366,12 @@ class WriterThread:
 
     def __init__(self, storage: Storage, opened: Opened) -> None:
         self._storage = storage
-        self._mirror = Mirror(opened)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        #: guards the fields below; notified when there is something to do
+        #: guards the engine; notified when there is something to do
         self._news = threading.Condition()
-        self._tasks: deque[Task] = deque()
-        self._results: list[Result] = []
-        #: submitted, and without a result yet
-        self._open_tasks = 0
-        self._is_closing = False
-        #: storage has changed, and the loop does not know yet: its tasks are void
-        self._is_void = False
-        #: of the thread: how long to wait before the next try; 0 while storage works
-        self._retry_ms = 0
+        self._engine = WriterEngine(opened)
+        #: `wake_fd` is readable
+        self._is_awake = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -176,39 +385,31 @@ class WriterThread:
     @property
     def is_idle(self) -> bool:
         """Whether everything that was submitted has its result."""
-        return not self._open_tasks
+        return self._engine.is_idle
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
         with self._news:
-            if not self._is_void:
-                self._open_tasks += 1
-                self._tasks.append(task)
-                self._news.notify()
+            self._engine.submit(task)
+            self._news.notify()
 
     def take_results(self) -> list[Result]:
         """Return what has been done since the last call."""
         with self._news:
-            results, self._results = self._results, []
-            if results:
+            if self._is_awake:
+                self._is_awake = False
                 os.eventfd_read(self._wake_fd)
-        for result in results:
-            if isinstance(result, Committed):
-                self._open_tasks -= len(result.groups)
-            elif isinstance(result, Read | Unreadable):
-                self._open_tasks -= 1
-        return results
+            return self._engine.take_results()
 
     def restart(self) -> None:
         """Go on after `Changed`."""
         with self._news:
-            self._is_void = False
-            self._open_tasks = 0
+            self._engine.restart()
 
     def close(self) -> None:
         """Write what is queued, if that is possible at once, and end."""
         with self._news:
-            self._is_closing = True
+            self._engine.close()
             self._news.notify()
         self._thread.join()
         os.close(self._wake_fd)
@@ -217,126 +418,46 @@ class WriterThread:
 
     def _run(self) -> None:
         try:
-            while True:
+            while (call := self._next_call()) is not None:
                 try:
-                    tasks = self._next_tasks()
-                    if tasks is None:
-                        return
-                    self._carry_out(tasks)
-                except _VoidTasks:
-                    continue
+                    outcome = carry_out(call, self._storage)
+                except (StorageUnavailable, ConfigError) as error:
+                    with self._news:
+                        self._engine.failed(error)
+                else:
+                    with self._news:
+                        self._engine.done(outcome)
         except Exception as error:  # noqa: BLE001  the edge of the thread: the loop raises it again
-            self._tell(Broken(error))
+            with self._news:
+                self._engine.break_off(error)
+                self._wake_loop()
         finally:
             self._storage.close()
 
-    def _next_tasks(self) -> list[Task] | None:
-        """Return everything that has queued up, None at the end; tidy while there is nothing."""
-        is_untidy = True
-        while True:
-            with self._news:
-                while not self._tasks and not self._is_closing and not is_untidy:
-                    self._news.wait()
-                if self._tasks:
-                    tasks = list(self._tasks)
-                    self._tasks.clear()
-                    return tasks
-                if self._is_closing:
-                    return None
-            try:
-                is_untidy = self._storage.tidy()
-            except StorageUnavailable as error:
-                self._reopen(error, [])
-            else:
-                self._note_success()
+    def _next_call(self) -> Call | None:
+        """Wait until there is something to do; return None at the end."""
+        engine, news = self._engine, self._news
+        with news:
+            while True:
+                step = engine.next_step()
+                self._wake_loop()
+                match step:
+                    case End():
+                        return None
+                    case Rest():
+                        news.wait()
+                    case Open(after_ms=after_ms) if news.wait_for(
+                        lambda: engine.is_closing, after_ms / 1000
+                    ):
+                        continue
+                    case _:
+                        return step
 
-    def _carry_out(self, tasks: Sequence[Task]) -> None:
-        groups: list[Group] = []
-        for task in tasks:
-            if isinstance(task, Group):
-                groups.append(task)
-                continue
-            self._commit(groups)
-            groups = []
-            self._read(task)
-        self._commit(groups)
-
-    def _read(self, recovery: Recovery) -> None:
-        while True:
-            try:
-                result = _read(self._storage, recovery)
-            except StorageUnavailable as error:
-                self._reopen(error, [])
-            else:
-                self._note_success()
-                self._tell(result)
-                return
-
-    def _commit(self, groups: Sequence[Group]) -> None:
-        """Write groups as one transaction."""
-        if not groups:
-            return
-        writes = [write for group in groups for write in group.writes]
-        while writes:
-            try:
-                self._storage.write(writes)
-            except StorageUnavailable as error:
-                opened = self._reopen(error, writes)
-                if self._mirror.has_written(opened, writes):
-                    break
-            else:
-                break
-        if writes:
-            self._mirror.note(writes)
-            self._note_success()
-        self._tell(Committed(groups))
-
-    def _note_success(self) -> None:
-        """Storage has carried something out: whatever was wrong with it is over."""
-        if self._retry_ms:
-            self._retry_ms = 0
-            self._tell(Trouble(""))
-
-    def _reopen(self, error: StorageUnavailable, writes: Sequence[Write]) -> Opened:
-        """Try storage until it answers, and return what it has.
-
-        Args:
-            error: why it has to be tried.
-            writes: those of which it is not known whether they are stored.
-
-        Raises:
-            _VoidTasks: the end came first, or storage is not what it was.
-        """
-        self._tell(Trouble(error.text))
-        while True:
-            self._retry_ms = min(2 * self._retry_ms, RETRY_MS_MAX) or RETRY_MS_MIN
-            with self._news:
-                if self._news.wait_for(lambda: self._is_closing, self._retry_ms / 1000):
-                    self._tasks.clear()
-                    raise _VoidTasks
-            try:
-                opened = self._storage.open(self._mirror.shard_count)
-            except (StorageUnavailable, ConfigError) as again:
-                self._tell(Trouble(again.text))
-                continue
-            if self._mirror.fits(opened, writes):
-                return opened
-            self._mirror = Mirror(opened)
-            with self._news:
-                self._is_void = True
-                self._tasks.clear()
-            self._tell(Changed(opened))
-            raise _VoidTasks
-
-    def _tell(self, result: Result) -> None:
-        with self._news:
-            if not self._results:
-                os.eventfd_write(self._wake_fd, 1)
-            self._results.append(result)
-
-
-class _VoidTasks(Exception):
-    """What is queued or under way does not count any more."""
+    def _wake_loop(self) -> None:
+        """Make `wake_fd` readable, if there is something to take."""
+        if self._engine.has_results and not self._is_awake:
+            self._is_awake = True
+            os.eventfd_write(self._wake_fd, 1)
 
 
 def _read(storage: Storage, recovery: Recovery) -> Read | Unreadable:
