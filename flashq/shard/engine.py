@@ -41,6 +41,7 @@ from flashq.shard.lifecycle import DELAYED, WAITING
 from flashq.shard.outbox import Origin, Outbox
 from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
+from flashq.shard.workers import list_workers
 from flashq.tokens import fits
 
 Handler = Callable[[Context, Any, Origin], Decision]
@@ -402,11 +403,15 @@ class Engine:
 
     def _dispatch_own(self, command: Any, origin: Origin) -> None:
         if isinstance(command, leases.Pull | leases.PullBatch):
+            if command.session is not None:
+                self._leases.note_pull(command.session, command.queue)
             self._pulling.pull(command, origin)
         elif isinstance(command, jobs.WaitJob):
             self._pulling.wait(command, origin)
         elif isinstance(command, Heartbeat):
             self._core.reply_now(origin, self._leases.heartbeat(command))
+        elif isinstance(command, server.ListWorkers):
+            self._core.reply_now(origin, list_workers(self._core, self._leases))
         elif isinstance(command, Goodbye):
             if command.session is None:
                 raise InvalidRequest(detail="missing field `session`")

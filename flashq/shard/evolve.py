@@ -7,7 +7,7 @@ state. A record that does not fit raises `Damage`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
@@ -30,6 +30,7 @@ from flashq.shard.lifecycle import (
     Job,
     is_plain,
     options_of,
+    special_of,
 )
 from flashq.shard.state import (
     DEFAULT_SETTINGS,
@@ -42,7 +43,7 @@ from flashq.shard.state import (
     is_volatile,
 )
 
-_QUEUE_OF: Final = attrgetter("queue")
+_TOKEN_OF: Final = attrgetter("lease.token")
 _OUTCOMES: Final = {COMPLETED: OUTCOME_COMPLETED, FAILED: OUTCOME_FAILED}
 
 
@@ -126,8 +127,7 @@ def _acked(state: ShardState, record: r.Acked) -> None:
     jobs = state.take_many(record.ids)
     state.totals.latency_ms_sum += now * len(jobs) - sum([job.created_at for job in jobs])
     state.totals.completed += len(jobs)
-    plain = [job for job in jobs if is_plain(job) and job.lease is not None]
-    if len(plain) == len(jobs):
+    if not special_of(jobs) and not [job for job in jobs if job.lease is None]:
         _complete_plain(state, jobs)
         if results:
             for job, result in zip(jobs, results, strict=True):
@@ -141,21 +141,27 @@ def _acked(state: ShardState, record: r.Acked) -> None:
 
 def _complete_plain(state: ShardState, jobs: list[Job]) -> None:
     """Complete active jobs without options: nothing of them but their leases is to be released."""
-    now, open_lease, released = state.now_ms, None, 0
-    for job in jobs:
-        lease = job.lease
-        job.state = COMPLETED
-        job.ended_at = now
-        job.lease = None
-        if lease is not open_lease:
-            state.release(open_lease, released)
-            open_lease, released = lease, 0
-        released += 1
-    state.release(open_lease, released)
-    for name, run in groupby(jobs, _QUEUE_OF):
-        state.file_plain(list(run), state.queues[name])
+    now = state.now_ms
+    for lease, held in _by_delivery(jobs):
+        for job in held:
+            job.state = COMPLETED
+            job.ended_at = now
+            job.lease = None
+        state.release(lease, len(held))
+        state.file_plain(held, state.queues[held[0].queue])
     state.counts[ACTIVE] -= len(jobs)
     state.counts[COMPLETED] += len(jobs)
+
+
+def _by_delivery(jobs: list[Job]) -> Iterator[tuple[Delivery | None, list[Job]]]:
+    """Yield those that were handed out together, and so are of one queue."""
+    first = jobs[0].lease
+    if not [job for job in jobs if job.lease is not first]:
+        yield first, jobs
+        return
+    for _, held in groupby(jobs, _TOKEN_OF):
+        together = list(held)
+        yield together[0].lease, together
 
 
 def _complete(state: ShardState, job: Job, queue: Queue, result: bytes | None) -> None:
@@ -288,14 +294,16 @@ def _data_set(state: ShardState, record: r.DataSet) -> None:
 
 
 def _removed(state: ShardState, record: r.Removed) -> None:
-    plain: list[Job] = []
-    for job in state.take_many(record.ids):
-        if job.state == COMPLETED and job.extra is None and is_plain(job):
-            plain.append(job)
-            continue
-        outcome = _OUTCOMES.get(job.state, OUTCOME_REMOVED)
-        settle_awaited(state, job)
-        state.forget(job, state.queues[job.queue], outcome)
+    jobs = state.take_many(record.ids)
+    plain = [job for job in jobs if job.state == COMPLETED]
+    if len(plain) < len(jobs) or special_of(jobs):
+        plain = [job for job in plain if job.extra is None and is_plain(job)]
+        others = {job.id: job for job in jobs}
+        for job in plain:
+            del others[job.id]
+        for job in others.values():
+            settle_awaited(state, job)
+            state.forget(job, state.queues[job.queue], _OUTCOMES.get(job.state, OUTCOME_REMOVED))
     if plain:
         state.forget_plain(plain)
     totals, count = state.totals, len(record.ids)

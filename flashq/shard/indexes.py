@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Iterable, Iterator
 from copy import copy
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -44,6 +45,16 @@ class Page:
 _NO_JOBS: Final[list[Job | None]] = [None] * PAGE_SEQUENCES
 
 
+def slices(sequences: range) -> Iterator[tuple[int, int, int]]:
+    """Yield where sequences that follow each other stand: page number, first offset, count."""
+    at, stop = sequences.start, sequences.stop
+    while at < stop:
+        number, offset = divmod(at, PAGE_SEQUENCES)
+        count = min(PAGE_SEQUENCES - offset, stop - at)
+        yield number, offset, count
+        at += count
+
+
 class JobIndex:
     """Jobs by id. An id outside this shard is simply not found."""
 
@@ -65,6 +76,13 @@ class JobIndex:
     def get_many(self, job_ids: list[int]) -> list[Job | None]:
         """Return the jobs of many ids, in line with them."""
         found: list[Job | None] = []
+        sequences = self.run_of(job_ids)
+        if sequences is not None:
+            for number, offset, count in slices(sequences):
+                page = self.pages.get(number)
+                jobs = _NO_JOBS if page is None else page.jobs
+                found += jobs[offset : offset + count]
+            return found
         append, pages = found.append, self.pages
         span, step, shard = self._span, self._shard_count, self._shard
         last, jobs = -1, _NO_JOBS
@@ -78,9 +96,28 @@ class JobIndex:
             append(jobs[sequence % PAGE_SEQUENCES] if owner == shard else None)
         return found
 
+    def run_of(self, job_ids: list[int]) -> range | None:
+        """Return the sequences of ids that follow each other without a hole, as those of a batch
+        do: None when these are others. It saves looking at each of them."""
+        if not job_ids:
+            return None
+        first, last, step = job_ids[0], job_ids[-1], self._shard_count
+        if last - first != (len(job_ids) - 1) * step or first % step != self._shard:
+            return None
+        if job_ids != list(range(first, last + 1, step)):
+            return None
+        return range(first // step, last // step + 1)
+
     def place(self, job_id: int) -> tuple[int, int]:
         """Return the number of the id's page and its offset there."""
         return divmod(job_id // self._shard_count, PAGE_SEQUENCES)
+
+    def pages_of(self, job_ids: list[int]) -> Iterable[int]:
+        """Return the numbers of the pages that ids belong to, each once."""
+        sequences = self.run_of(job_ids)
+        if sequences is not None:
+            return range(sequences[0] // PAGE_SEQUENCES, sequences[-1] // PAGE_SEQUENCES + 1)
+        return {job_id // self._span for job_id in job_ids}
 
     def page(self, number: int) -> Page:
         """Return a page, made if there was none."""

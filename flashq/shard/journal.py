@@ -15,6 +15,7 @@ from flashq.errors import Busy, FlashQError, StorageUnavailable
 from flashq.protocol.internal import Append
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Entry, encode_entries
+from flashq.shard.identity import Identity
 
 JOURNAL_REFUSALS: Final = (Busy, StorageUnavailable)
 """Why a journal takes on no changes."""
@@ -26,17 +27,20 @@ class Journal:
     Args:
         shard, epoch: whose log it is.
         seq: the last sequence that storage has.
+        log_bytes: how much log it has since the last checkpoint.
     """
 
-    def __init__(self, shard: int, epoch: int, seq: int) -> None:
+    def __init__(self, shard: int, epoch: int, seq: int, log_bytes: int = 0) -> None:
         self._shard = shard
         self._epoch = epoch
         #: the last sequence written, and the last that is safe
         self.seq = seq
         self.safe = seq
-        #: bytes that are not safe yet, and bytes written since `restart_count`
+        #: bytes that are not safe yet, and bytes of log since the last checkpoint began
         self.unsafe_bytes = 0
-        self.bytes_written = 0
+        self.bytes_written = log_bytes
+        #: storage has as much log of all shards as it may have
+        self.log_full = False
         self._unsafe: deque[tuple[Append, int]] = deque()
 
     def write(self, entries: list[Entry], mono_ms: int, *, awaited: bool = False) -> Append:
@@ -80,11 +84,26 @@ class Journal:
         """Return why no change can be taken on before storage has confirmed more."""
         if self.unsafe_bytes > limits.unsafe_bytes_max:
             return Busy(detail=f"{limits.unsafe_bytes_max} bytes wait for storage")
+        if self.log_full:
+            return Busy(
+                detail=f"the log of all shards has reached {limits.log_bytes_max} bytes, "
+                "and checkpoints are replacing it"
+            )
         oldest_ms = self.oldest_ms()
         if oldest_ms is not None and mono_ms - oldest_ms > limits.storage_wait_ms:
             waited_ms = mono_ms - oldest_ms
             return StorageUnavailable(detail=f"changes have waited for it for {waited_ms} ms")
         return None
+
+    def is_checkpoint_due(self, identity: Identity) -> bool:
+        """Tell whether there is enough log for a checkpoint to replace.
+
+        When the log of all shards is full, half of an equal share is enough: some shard has more.
+        """
+        due = identity.checkpoint_log_bytes
+        if self.log_full:
+            due = min(due, identity.limits.log_bytes_max // (2 * identity.shard_count))
+        return self.bytes_written >= due
 
     def restart_count(self) -> None:
         """Count `bytes_written` from here: a checkpoint has begun."""

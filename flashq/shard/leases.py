@@ -16,7 +16,7 @@ from msgspec import Struct
 from flashq.errors import Busy
 from flashq.protocol import records as r
 from flashq.protocol.records import AnyRecord
-from flashq.protocol.sessions import Heartbeat, HeartbeatReply
+from flashq.protocol.sessions import About, Heartbeat, HeartbeatReply
 from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers.leasing import is_lost_delivery
 from flashq.shard.lifecycle import (
@@ -26,6 +26,8 @@ from flashq.shard.lifecycle import (
     options_of,
 )
 
+PULLED_QUEUES_MAX: Final = 100
+"""Queues remembered of one session as those that it pulls from; the oldest is forgotten first."""
 MISSED_MAX: Final = 2
 """A lease that so many heartbeats in a row do not name goes back to its queue."""
 
@@ -40,6 +42,12 @@ class LiveSession(Struct):
     is_silent: bool = False
     waiters: list[Waiter] = []
     open: int = 1
+    queues: dict[str, None] = {}
+    """Those that it has pulled from, as long as this process knows it."""
+    taken: int = 0
+    """Jobs that were handed to it in that time."""
+    about: About | None = None
+    """What it has said of itself."""
 
 
 class _Watch:
@@ -123,6 +131,14 @@ class Leases:
             live.waiters = [other for other in live.waiters if other.open]
             live.waiters.append(waiter)
 
+    def note_pull(self, session_id: bytes, queue: str) -> None:
+        """Note from which queue a session takes its jobs."""
+        live = self.sessions.get(session_id)
+        if live is not None and queue not in live.queues:
+            if len(live.queues) >= PULLED_QUEUES_MAX:
+                del live.queues[next(iter(live.queues))]
+            live.queues[queue] = None
+
     def _check(self, live: LiveSession) -> None:
         """A session's deadline has come: is it silent, and for how long?"""
         core, limits = self._core, self._core.limits
@@ -161,7 +177,7 @@ class Leases:
             if waiter.open:
                 self._drop(waiter)
         live.waiters = []
-        held = self._held(live.id)
+        held = self.held(live.id)
         if not held:
             return
         if lost:
@@ -170,7 +186,8 @@ class Leases:
         else:
             core.commit([r.Requeued([job.id for job in held], "released", 0)], durable=False)
 
-    def _held(self, session_id: bytes) -> list[Job]:
+    def held(self, session_id: bytes) -> list[Job]:
+        """Return the jobs that a session holds."""
         session = self._core.state.sessions.get(session_id)
         if session is None:
             return []
@@ -199,7 +216,8 @@ class Leases:
         session_id, state = command.session, self._core.state
         if session_id in state.expired_sessions:
             return HeartbeatReply(ok=True, lost=list(command.leases))
-        self.hear(session_id)
+        live = self.hear(session_id)
+        live.about = command.about or live.about
         lost: list[int] = []
         adopted: dict[int, list[int]] = {}
         named: set[int] = set()
@@ -259,6 +277,13 @@ class Leases:
     def watch_ids(self, job_ids: list[int]) -> None:
         """Set the deadline of jobs that have been adopted together."""
         self.watch(job for job in self._core.state.index.get_many(job_ids) if job is not None)
+
+    def hand_out(self, jobs: list[Job], session_id: bytes) -> None:
+        """Note that jobs have just been handed to a session (empty for none)."""
+        live = self.sessions.get(session_id) if session_id else None
+        if live is not None:
+            live.taken += len(jobs)
+        self.watch(jobs)
 
     def watch(self, jobs: Iterable[Job]) -> None:
         """Set the deadline of jobs that have just been handed out together."""

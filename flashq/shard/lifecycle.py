@@ -183,6 +183,16 @@ def is_plain(job: Job) -> bool:
     return job.options is None or job.options is JSON_ONLY
 
 
+def special_of(jobs: list[Job]) -> list[Job]:
+    """Return those of many jobs that are more than a payload in a queue: with options, or with
+    something that few jobs have."""
+    return [
+        job
+        for job in jobs
+        if job.extra is not None or (job.options is not None and job.options is not JSON_ONLY)
+    ]
+
+
 def options_of(job: Job) -> Options:
     """Return the job's options, the defaults if it has none."""
     return NO_OPTIONS if job.options is None else job.options

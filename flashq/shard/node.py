@@ -12,9 +12,8 @@ bounces), with the coordinator (hello, recovery, log, checkpoints, sequence bloc
                                                                       v or time is up
                                                                      DEAD
 
-Until SERVING every request is answered `starting`. A reply leaves when the log is safe up to its
-gate (`gate.py`), or, when storage lags behind an async level, up to the sequence at which it was
-computed. An event waits for its gate too.
+Until SERVING every request is answered `starting`. What leaves waits for its gate (`gate.py`); a
+reply, when storage lags behind an async level, for the sequence at which it was computed.
 """
 
 from __future__ import annotations
@@ -419,7 +418,7 @@ class Node:
         """Everything is here: take the sequences that nobody has used, and ask for a block."""
         identity, state = self._identity, self._state
         state.next_sequence = max(state.next_sequence, self._reserved + 1)
-        self._journal = Journal(identity.shard, self._epoch, state.seq)
+        self._journal = Journal(identity.shard, self._epoch, state.seq, self._recovery.log_bytes)
         self._mailing = Mailing(state, self._post)
         self._checkpoints = Checkpointing(state, self._epoch, self._tell)
         self._release(state.seq)
@@ -449,6 +448,7 @@ class Node:
     def _on_resumed(self, message: Resumed) -> None:
         if not self.is_serving:
             return
+        self._journal.log_full = message.log_full
         if message.resync:  # also while one is on its way: a new coordinator lacks its beginning
             self._resyncing = True
             self._begin_checkpoint(full=True)
@@ -465,8 +465,9 @@ class Node:
         self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
 
     def _on_safe(self, message: Safe) -> None:
-        if message.epoch == self._epoch and not self._resyncing:
-            self._confirm(message.seq)
+        if message.epoch == self._epoch:
+            self._journal.log_full = message.log_full
+            self._confirm(self._journal.safe if self._resyncing else message.seq)
 
     def _confirm(self, seq: int) -> None:
         self._journal.confirm(seq)
@@ -481,9 +482,8 @@ class Node:
     # --- checkpoints
 
     def _consider_checkpoint(self) -> None:
-        if self._checkpoints.is_under_way or self._resyncing:
-            return
-        if self._journal.bytes_written >= self._identity.checkpoint_log_bytes:
+        is_due = self._journal.is_checkpoint_due(self._identity)
+        if is_due and not (self._checkpoints.is_under_way or self._resyncing):
             self._begin_checkpoint()
 
     def _begin_checkpoint(self, *, full: bool = False) -> None:

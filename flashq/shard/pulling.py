@@ -227,7 +227,7 @@ class Pulling:
             answer = Answer(waiter.session, waiter.n, waiter.done_below, b"", token)
         record = r.Delivered(waiter.queue, [job.id for job in jobs], token, waiter.session)
         core.commit([record], durable=False, answer=answer)
-        self._leases.watch(jobs)
+        self._leases.hand_out(jobs, waiter.session)
         self._answer(waiter, jobs)
 
     def _answer(self, waiter: Waiter, jobs: list[Job]) -> None:

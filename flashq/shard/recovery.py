@@ -29,6 +29,8 @@ class Recovery:
         #: of the piece that comes next
         self._cursor = 0
         self._loader: JobLoader | None = JobLoader(state)
+        #: how much log was replayed, which is what the next checkpoint replaces
+        self.log_bytes = 0
 
     def fetch(self) -> Fetch:
         """Return the request for the next piece, which may be sent again."""
@@ -70,6 +72,7 @@ class Recovery:
             return
         if first != state.seq + 1:
             raise Damage(f"the log of shard {state.shard} goes on at {first} after {state.seq}")
+        self.log_bytes += len(records)
         try:
             entries = decode_entries(records)
         except BadMessage as error:

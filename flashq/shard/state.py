@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.records import Answer, Options, QueueSettings
-from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, JobIndex, Page, ReadyJobs, retire
+from flashq.shard.indexes import (
+    PAGE_SEQUENCES,
+    DueHeap,
+    JobIndex,
+    Page,
+    ReadyJobs,
+    retire,
+    slices,
+)
 from flashq.shard.lifecycle import (
     ACTIVE,
     COMPLETED,
@@ -305,8 +313,8 @@ class ShardState:
 
     def touch_many(self, job_ids: list[int]) -> None:
         """`touch` for many ids."""
-        span, pages, kept = self.shard_count * PAGE_SEQUENCES, self.index.pages, False
-        for number in {job_id // span for job_id in job_ids}:
+        pages, kept = self.index.pages, False
+        for number in self.index.pages_of(job_ids):
             page = pages.get(number)
             if page is None:
                 raise Damage(f"record about a job of page {number}, which is not there")
@@ -463,10 +471,43 @@ class ShardState:
     def forget_plain(self, jobs: list[Job]) -> None:
         """Take completed jobs without options and extra out of everything: `forget` for many,
         which have been touched."""
-        step, last, size = self.shard_count, -1, 0
-        span = step * PAGE_SEQUENCES
+        ids = [job.id for job in jobs]
+        sequences = self.index.run_of(ids)
+        if sequences is None:
+            self._forget_scattered(ids)
+        else:
+            self._forget_run(sequences)
+        size = sum([len(job.data) for job in jobs])
         for job in jobs:
-            job_id = job.id
+            job.state = GONE
+            job.data = b""
+        by_queue = Counter([job.queue for job in jobs])
+        for name, count in by_queue.items():
+            self.queues[name].counts[COMPLETED] -= count
+        self.index.count -= len(jobs)
+        self.counts[COMPLETED] -= len(jobs)
+        self.bytes -= size + JOB_BYTES * len(jobs)
+        for name in by_queue:
+            self.forget_if_idle(self.queues[name])
+
+    def _forget_run(self, sequences: range) -> None:
+        """Empty the places of completed jobs that follow each other."""
+        ends: dict[int, int] = {}
+        for number, offset, count in slices(sequences):
+            page = self.index.pages[number]
+            if page.outcomes is None:
+                page.outcomes = bytearray(PAGE_SEQUENCES)
+            page.jobs[offset : offset + count] = [None] * count
+            page.outcomes[offset : offset + count] = bytes([OUTCOME_COMPLETED]) * count
+            page.live -= count
+            ends[number] = count
+        self._note_ends(ends)
+
+    def _forget_scattered(self, job_ids: list[int]) -> None:
+        """Empty the places of completed jobs, wherever they are."""
+        step, last = self.shard_count, -1
+        span = step * PAGE_SEQUENCES
+        for job_id in job_ids:
             number = job_id // span
             if number != last:
                 page, last = self.index.pages[number], number
@@ -477,16 +518,7 @@ class ShardState:
             slots[offset] = None
             outcomes[offset] = OUTCOME_COMPLETED
             page.live -= 1
-            size += len(job.data)
-            job.state = GONE
-            job.data = b""
-            self.queues[job.queue].counts[COMPLETED] -= 1
-        self._note_ends(Counter([job.id // span for job in jobs]))
-        self.index.count -= len(jobs)
-        self.counts[COMPLETED] -= len(jobs)
-        self.bytes -= size + JOB_BYTES * len(jobs)
-        for name in {job.queue for job in jobs}:
-            self.forget_if_idle(self.queues[name])
+        self._note_ends(Counter([job_id // span for job_id in job_ids]))
 
     def _note_ends(self, ends: dict[int, int]) -> None:
         """Count ends, by page, and drop the outcomes of pages where nothing has ended for long."""

@@ -6,6 +6,7 @@ PULL and PULLB are the engine's own: their answer may have to wait.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from flashq.errors import (
     BatchTooLarge,
@@ -40,6 +41,7 @@ from flashq.shard.lifecycle import (
     WAITING,
     Job,
     is_plain,
+    special_of,
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.retention import keep_newest_of_queue
@@ -128,13 +130,14 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         return Decision(reply)
     if not any(result is not None for result in results):
         results = []
-    records.append(r.Acked([job.id for job in held], results))
-    special = [job for job in held if job.extra is not None or not is_plain(job)]
+    records.append(r.Acked(ids if len(held) == len(ids) else [job.id for job in held], results))
+    special = special_of(held)
     for job in special:
         records += context.ending(job, None)
     if special:
         records += keep_newest_of_queue(context, held)
-    return Decision(reply, records, any(context.is_durable(job) for job in held))
+    durable = len(special) < len(held) and context.is_durable(None)
+    return Decision(reply, records, durable or any(map(context.is_durable, special)))
 
 
 def _held_of(
@@ -149,13 +152,8 @@ def _held_of(
     ids = command.ids
     tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
     jobs = context.state.index.get_many(ids)
-    current = [
-        job
-        for job, token in zip(jobs, tokens, strict=True)
-        if job is not None and job.lease is not None and token in (None, job.lease.token)
-    ]
-    if len(current) == len(ids) == len(set(ids)):
-        return current, range(len(ids)), [], []
+    if _are_all_held(jobs, tokens):
+        return cast("list[Job]", jobs), range(len(ids)), [], []
     held: list[Job] = []
     places: list[int] = []
     lost: list[int] = []
@@ -170,6 +168,16 @@ def _held_of(
         places.append(place)
         records += adopting(job, token, command.session)
     return held, places, lost, records
+
+
+def _are_all_held(jobs: list[Job | None], tokens: Sequence[int | None]) -> bool:
+    """Tell whether these are different jobs, each under the lease that its token names."""
+    odd = [
+        None
+        for job, token in zip(jobs, tokens, strict=True)
+        if job is None or job.lease is None or token not in (None, job.lease.token)
+    ]
+    return not odd and len(set(map(id, jobs))) == len(jobs)
 
 
 def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object] | None) -> None:
