@@ -494,6 +494,7 @@ _ORDERED: Final = (
     ("message_bytes_max", "peer_bytes_max", 1),
     ("message_bytes_max", "unsafe_bytes_max", 1),
     ("payload_bytes_max", "shard_bytes_max", 1),
+    ("checkpoint_log_bytes", "log_bytes_max", 1),
 )
 
 

@@ -50,7 +50,6 @@ from flashq.protocol.internal import (
     Refused,
     Reserve,
     RouterHello,
-    Safe,
     ShardHello,
     ShardReady,
     decode_internal,
@@ -90,7 +89,9 @@ class Coordinator:
         self._shard_count = settings.shard_count
         self._config_hash = settings.config_hash
         self._outbox = Outbox()
-        self._links = ShardLinks(opened.shards, settings.config_hash, self._outbox)
+        self._links = ShardLinks(
+            opened.shards, settings.config_hash, self._outbox, settings.limits.log_bytes_max
+        )
         self._mailboxes = Mailboxes(
             settings.shard_count, self._incarnation_from(opened, now_ms), self._outbox
         )
@@ -278,8 +279,7 @@ class Coordinator:
         if self._probe_at_ms is not None and mono_ms >= self._probe_at_ms:
             self._probe_at_ms = mono_ms + PROBE_MS
             for link in self._links.connected():
-                assert link.identity is not None  # it is connected
-                self._outbox.send(link.identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+                self._links.tell_safe(link)
 
     def _fire_crons(self, now_ms: int, mono_ms: int) -> None:
         """Fire what is due. Next run, executions and message are written in one group.

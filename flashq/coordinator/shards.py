@@ -14,6 +14,7 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
+from flashq.coordinator.logsizes import LogSizes
 from flashq.coordinator.outbox import Group, Outbox
 from flashq.ids import EPOCH_BITS
 from flashq.protocol.internal import (
@@ -122,13 +123,21 @@ class ShardLinks:
         stored: what storage knows of each.
         config_hash: what a shard's has to be.
         outbox: where writes and messages go.
+        log_bytes_max: how much log storage may have of all shards.
     """
 
-    def __init__(self, stored: Sequence[StoredShard], config_hash: str, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        stored: Sequence[StoredShard],
+        config_hash: str,
+        outbox: Outbox,
+        log_bytes_max: int,
+    ) -> None:
         self._links = [ShardLink(shard, of) for shard, of in enumerate(stored)]
         self._config_hash = config_hash
         self._outbox = outbox
         self._recoveries: list[Recovery] = []
+        self._sizes = LogSizes(stored, log_bytes_max)
         #: shards whose log is safe further than they know, and when they are told
         self._untold: set[int] = set()
         self.tell_at_ms: int | None = None
@@ -144,6 +153,11 @@ class ShardLinks:
     def epochs(self) -> list[int]:
         """Each shard's epoch, 0 for one that is not ready."""
         return [link.epoch if link.ready else 0 for link in self._links]
+
+    @property
+    def log_bytes(self) -> int:
+        """How much log has been taken that no checkpoint has replaced."""
+        return self._sizes.total
 
     def connected(self) -> list[ShardLink]:
         """Return the shards that can be talked to."""
@@ -239,7 +253,7 @@ class ShardLinks:
         link.resuming = True
         # One that is on its way is not demanded a second time.
         resync = link.resyncing and link.resync_generation is None
-        resumed = Resumed(last_seq=link.last_seq, resync=resync)
+        resumed = Resumed(last_seq=link.last_seq, resync=resync, log_full=self._sizes.is_full)
         self._outbox.then(partial(self._resume_now, link, link.epoch, resumed))
 
     def _resume_now(self, link: ShardLink, epoch: int, resumed: Resumed) -> None:
@@ -300,6 +314,8 @@ class ShardLinks:
         if not link.ready:
             link.recovering = False
             self._change(link, ready=True)
+            if self._sizes.is_full:
+                self.tell_safe(link)
         return link.shard
 
     # --- log, checkpoints, blocks
@@ -314,7 +330,7 @@ class ShardLinks:
             or blob.last_seq < blob.first_seq
             or crc32(blob.records) != blob.checksum
         ):
-            self._outbox.send(identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+            self.tell_safe(link)
             return
         size = len(blob.records)
         if self._unsafe_bytes and self._unsafe_bytes + size > UNSAFE_BYTES_MAX:
@@ -322,6 +338,10 @@ class ShardLinks:
             return
         self._unsafe_bytes += size
         link.last_seq = blob.last_seq
+        was_full = self._sizes.is_full
+        self._sizes.add(link.shard, blob.last_seq, size)
+        if self._sizes.is_full and not was_full:
+            self._tell_all()
         self._outbox.write(blob)
         self._outbox.append(link.shard, link.epoch, link.last_seq, size, awaited=blob.awaited)
 
@@ -333,7 +353,7 @@ class ShardLinks:
             if link.epoch != epoch:
                 continue
             if shard in group.awaited:
-                self._tell_safe(link)
+                self.tell_safe(link)
             else:
                 self._untold.add(shard)
         self._unsafe_bytes -= group.log_bytes
@@ -343,10 +363,16 @@ class ShardLinks:
                     link.behind = False
                     self._let_resume(link)
 
-    def _tell_safe(self, link: ShardLink) -> None:
+    def tell_safe(self, link: ShardLink) -> None:
+        """Tell a shard how far its log is safe, and whether the log of all is full."""
         self._untold.discard(link.shard)
         if link.identity is not None:
-            self._outbox.send(link.identity, Safe(epoch=link.epoch, seq=link.safe_seq))
+            safe = Safe(epoch=link.epoch, seq=link.safe_seq, log_full=self._sizes.is_full)
+            self._outbox.send(link.identity, safe)
+
+    def _tell_all(self) -> None:
+        for link in self._links:
+            self.tell_safe(link)
 
     def tick(self, mono_ms: int) -> None:
         """Tell those shards how far their log is safe that did not have to know at once."""
@@ -356,7 +382,7 @@ class ShardLinks:
             self.tell_at_ms = mono_ms + SAFE_DELAY_MS
         elif mono_ms >= self.tell_at_ms:
             for shard in sorted(self._untold):
-                self._tell_safe(self._links[shard])
+                self.tell_safe(self._links[shard])
             self.tell_at_ms = None
 
     def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
@@ -410,6 +436,10 @@ class ShardLinks:
                 # Storage has everything again, as of the checkpoint's sequence.
                 self._end_resync(link)
                 link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
+            was_full = self._sizes.is_full
+            self._sizes.trim(link.shard, part.seq)
+            if was_full and not self._sizes.is_full:
+                self._tell_all()
         self._answer_slice(link, part)
 
     def _answer_slice(self, link: ShardLink, part: CheckpointSlice) -> None:

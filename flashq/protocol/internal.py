@@ -66,10 +66,12 @@ class Granted(Internal, kw_only=True, tag="granted"):
 class Resumed(Internal, kw_only=True, tag="resumed"):
     """To a shard that already runs: go on, and send the log again from `last_seq` + 1. With
     `resync`, storage has less than it had acknowledged: first send a checkpoint of everything, and
-    a new one if one was on its way; the log goes on once that is safe."""
+    a new one if one was on its way; the log goes on once that is safe. `log_full` is as in `Safe`.
+    """
 
     last_seq: int
     resync: bool = False
+    log_full: bool = False
 
 
 class Refused(Internal, kw_only=True, tag="refused"):
@@ -132,10 +134,12 @@ class Append(Internal, kw_only=True, tag="append"):
 
 
 class Safe(Internal, kw_only=True, tag="safe"):
-    """The log is safe up to and including `seq`."""
+    """The log is safe up to and including `seq`. With `log_full` storage has as much log of all
+    shards as it may have: checkpoints come first, and changes later."""
 
     epoch: int
     seq: int
+    log_full: bool = False
 
 
 class Reserve(Internal, kw_only=True, tag="reserve"):

@@ -71,6 +71,15 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
             "above it a change is answered `busy`.",
         ),
     ] = 256 * MIB
+    log_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=MIB,
+            le=1024 * GIB,
+            description="Log of all shards that storage keeps until checkpoints replace it; above "
+            "it changes are answered `busy` until they have.",
+        ),
+    ] = 4 * GIB
     storage_wait_ms: Annotated[
         int,
         Meta(

@@ -149,6 +149,7 @@ class _Shard:
             current=self.current,
             unfinished=None if unfinished is None else unfinished.name,
             slices=0 if unfinished is None else unfinished.slices,
+            log_bytes=sum(len(blob.records) for blob in self.log),
         )
 
     def pieces(self) -> Iterator[tuple[str, bytes] | tuple[int, bytes] | Append]:

@@ -37,6 +37,7 @@ class StoredShard(Struct, frozen=True, kw_only=True):
         current: the current checkpoint; None before the first.
         unfinished: the one that is being written; None for none.
         slices: how many slices of it are stored, which is the number of the next.
+        log_bytes: size of the log that the checkpoint does not replace.
     """
 
     epoch: int
@@ -47,6 +48,7 @@ class StoredShard(Struct, frozen=True, kw_only=True):
     current: Generation | None = None
     unfinished: Generation | None = None
     slices: int = 0
+    log_bytes: int = 0
 
 
 class Opened(Struct, frozen=True):

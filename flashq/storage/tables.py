@@ -39,7 +39,8 @@ Row = tuple[Any, ...]
 
 
 class ShardRow(Struct, kw_only=True):
-    """A shard's row; see `sql/` for what its columns say. `last_seq` is not a column."""
+    """A shard's row; see `sql/` for what its columns say. `last_seq` and `log_bytes` are not
+    among them; the latter is as of when it was read."""
 
     shard: int
     epoch: int
@@ -56,6 +57,7 @@ class ShardRow(Struct, kw_only=True):
     building_slices: int
     void: int
     last_seq: int = 0
+    log_bytes: int = 0
 
     def stored(self) -> StoredShard:
         """Return it as the port has it."""
@@ -68,6 +70,7 @@ class ShardRow(Struct, kw_only=True):
             current=(self.current_epoch, self.current_generation) if self.current else None,
             unfinished=self.building_name,
             slices=self.building_slices,
+            log_bytes=self.log_bytes,
         )
 
     @property
@@ -110,6 +113,8 @@ class Tables(ABC):
         for shard, last_seq in self._rows("last_sequences"):
             row = self._shards[shard]
             row.last_seq = max(row.checkpoint_seq, last_seq or 0)
+        for shard, size in self._rows("log_bytes"):
+            self._shards[shard].log_bytes = size
         gaps = self._rows("gaps")
         if gaps:
             shard, previous, first_seq = gaps[0]
@@ -204,7 +209,8 @@ class Tables(ABC):
             reply.log.append((first_seq, last_seq, content))
 
 
-_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name != "last_seq")
+_DERIVED: Final = ("last_seq", "log_bytes")
+_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name not in _DERIVED)
 
 
 class TableStorage(Tables):
@@ -411,7 +417,8 @@ class TableStorage(Tables):
         if self._changed:
             rows = [structs.asdict(self._shards[shard]) for shard in sorted(self._changed)]
             for row in rows:
-                del row["last_seq"]
+                for name in _DERIVED:
+                    del row[name]
             self._execute_many("set_shard", rows)
             self._changed.clear()
 

@@ -135,6 +135,14 @@ class StorageConformance:
         storage.write([Grant(1, EPOCH, 1, reserved)])
         assert storage.open(SHARDS).shards[1].reserved == reserved + 2000
 
+    def test_the_size_of_the_log_is_known(self, storage: Storage) -> None:
+        """It is bounded, and what a checkpoint replaces does not count, deleted or not."""
+        storage.open(SHARDS)
+        storage.write([blob(1, 1, 5, 100), blob(1, 6, 9, 1000), blob(2, 1, 3, 10)])
+        assert [shard.log_bytes for shard in storage.open(SHARDS).shards][:3] == [0, 1100, 10]
+        storage.write([checkpoint(7, 5)])
+        assert [shard.log_bytes for shard in storage.open(SHARDS).shards][:3] == [0, 1000, 10]
+
     def test_an_empty_part_is_gone(self, storage: Storage) -> None:
         """Parts are replaced by name, and removed by empty content."""
         storage.write([Put("a", b"1"), Put("b", b"1")])

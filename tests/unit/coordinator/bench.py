@@ -43,16 +43,19 @@ class Outcome(Struct):
 class Bench:
     """What stands around the engine in a test: storage, clocks, and what was sent to whom."""
 
-    def __init__(self, storage: Storage | None = None) -> None:
+    def __init__(
+        self, storage: Storage | None = None, *, limits: EngineLimits | None = None
+    ) -> None:
         self.now_ms = NOW_MS
         self.mono_ms = 1000
         self.storage = storage or MemoryStorage(NOW_MS, bytes(16))
         self.sent: list[tuple[bytes, bytes, bytes]] = []
+        self.limits = limits or EngineLimits()
         self.start()
 
     def start(self) -> None:
         """Start the coordinator, with what the storage has."""
-        settings = CoordinatorSettings(shard_count=SHARDS, limits=EngineLimits(), config_hash=HASH)
+        settings = CoordinatorSettings(shard_count=SHARDS, limits=self.limits, config_hash=HASH)
         self.coordinator = Coordinator(settings, self.storage.open(SHARDS), self.now_ms)
         self.turn()
 
@@ -136,9 +139,11 @@ class Bench:
         return epochs.epochs
 
 
-def blob(shard: int, epoch: int, first: int, last: int, *, awaited: bool = True) -> Append:
-    """A piece of a shard's log whose content tells which it is."""
-    records = f"{first}-{last}".encode()
+def blob(
+    shard: int, epoch: int, first: int, last: int, *, awaited: bool = True, size: int = 0
+) -> Append:
+    """A piece of a shard's log whose content tells which it is, of at least this size."""
+    records = f"{first}-{last}".encode().ljust(size)
     return Append(
         shard=shard,
         epoch=epoch,

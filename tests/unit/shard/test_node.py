@@ -9,6 +9,8 @@ from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
 from flashq.protocol.internal import (
     Append,
+    CheckpointSafe,
+    CheckpointSlice,
     Fetch,
     Granted,
     Happened,
@@ -34,20 +36,27 @@ QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2
 
 
 def serving(
-    level: str = "async", *, before: Internal | None = None, piece_by_piece: bool = False
+    level: str = "async",
+    *,
+    before: Internal | None = None,
+    piece_by_piece: bool = False,
+    limits: EngineLimits | None = None,
+    log: list[tuple[int, int, bytes]] | None = None,
 ) -> Node:
     """Return a node that has nothing and serves.
 
     Args:
         before: what it is told between grant and recovery.
         piece_by_piece: it has its grant, and what it recovers is still to come.
+        limits: of its engine.
+        log: what it recovers.
     """
     node = Node(
         Identity(
             shard=0,
             shard_count=2,
             config_hash="",
-            limits=EngineLimits(),
+            limits=limits or EngineLimits(),
             level=level,
             version="",
             checkpoint_log_bytes=1 << 20,
@@ -62,7 +71,7 @@ def serving(
         tell(node, before)
     if piece_by_piece:
         return node
-    tell(node, Recovered(epoch=1, cursor=0))
+    tell(node, Recovered(epoch=1, cursor=0, log=log or []))
     tell(node, ReservedUpTo(epoch=1, upto=1_000_000))
     assert node.is_serving
     return node
@@ -166,6 +175,52 @@ def test_changes_wait_for_storage_and_then_are_refused() -> None:
     node.flush()
     tell(node, Safe(epoch=1, seq=2))
     assert answers(node)[3]["ok"]
+
+
+def test_a_full_log_is_replaced_by_a_checkpoint_and_then_changes_go_on() -> None:
+    """
+    1. The log of all shards has reached its bound. This shard, which has its share of it, takes a
+       checkpoint, though by itself it would not yet; changes are refused, and say why.
+    2. What was under way is answered, and reading goes on.
+    3. The coordinator says that there is room again: changes are taken on.
+    """
+    limits = EngineLimits(log_bytes_max=1 << 20)
+    node = serving(level="durable", limits=limits)
+    said(node)
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data="x" * (limits.log_bytes_max // 4))
+    node.tidy()
+    assert [type(message) for message in said(node)] == [Append]
+    tell(node, Safe(epoch=1, seq=1, log_full=True))
+    assert answers(node)[1]["ok"]
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
+    ask(node, 3, cmd="COUNT", queue=QUEUE)
+    told = answers(node)
+    assert (told[2]["code"], told[2]["retryable"]) == ("busy", True)
+    assert "1048576 bytes" in told[2]["error"]
+    assert told[3]["ok"]
+    node.tidy()
+    (piece,) = said(node)
+    assert isinstance(piece, CheckpointSlice)
+    assert piece.last
+    tell(node, CheckpointSafe(epoch=1, generation=piece.generation, last=True))
+    node.tidy()
+    assert said(node) == []  # there is nothing more to replace
+    tell(node, Safe(epoch=1, seq=1))
+    node.flush()
+    ask(node, 4, cmd="PUSH", queue=QUEUE, data=4)
+    node.flush()
+    tell(node, Safe(epoch=1, seq=2))
+    assert answers(node)[4]["ok"]
+
+
+def test_log_that_was_recovered_counts_for_the_next_checkpoint() -> None:
+    """A shard that is killed before each checkpoint would make its log longer for ever."""
+    before = serving()
+    ask(before, 1, cmd="PUSHB", queue=QUEUE, jobs=[{"data": "x" * (1 << 19)}] * 2)
+    (append,) = (message for message in said(before) if isinstance(message, Append))
+    node = serving(log=[(append.first_seq, append.last_seq, append.records)])
+    node.tidy()
+    assert any(isinstance(message, CheckpointSlice) for message in said(node))
 
 
 def said(node: Node) -> list[Any]:

@@ -31,6 +31,11 @@ SELECT shard, (
 )
 FROM shards ORDER BY shard
 
+-- name: log_bytes
+SELECT shard, sum(octet_length(records))::bigint FROM log JOIN shards USING (shard)
+WHERE last_seq > checkpoint_seq
+GROUP BY shard
+
 -- name: gaps
 SELECT shard, previous, first_seq FROM (
     SELECT shard, first_seq,

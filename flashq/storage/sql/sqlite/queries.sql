@@ -30,6 +30,11 @@ SELECT shard, (
 )
 FROM shards ORDER BY shard
 
+-- name: log_bytes
+SELECT shard, sum(length(records)) FROM log JOIN shards USING (shard)
+WHERE last_seq > checkpoint_seq
+GROUP BY shard
+
 -- name: gaps
 SELECT shard, previous, first_seq FROM (
     SELECT shard, first_seq,
