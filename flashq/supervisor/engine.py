@@ -20,6 +20,9 @@ START_DEATHS_MAX: Final = 5
 of a machine short of memory, says nothing of the next try, but a crash at each try does."""
 DRAIN_GRACE_MS: Final = 1000
 """What a program gets beyond its own drain time-out before it is killed."""
+REPEAT_MS: Final = 500
+"""What comes so soon after the first request to stop is part of it: whoever signals a process and
+then its whole group (`timeout`, `make`) means it once."""
 
 
 class Program(NamedTuple):
@@ -125,6 +128,8 @@ class Engine:
     _stage: int = -1
     #: when what is left of the stage is killed; None once that has been done
     _kill_at_ms: int | None = None
+    #: until when a request to stop is the one that is being carried out
+    _repeats_until_ms: int = 0
     #: what the supervisor exits with
     _status: int = 0
 
@@ -187,7 +192,10 @@ class Engine:
     def stop(self, mono_ms: int) -> None:
         """Somebody wants the server to end; who asks twice does not want to wait."""
         if self.phase is not Phase.DRAINING:
+            self._repeats_until_ms = mono_ms + REPEAT_MS
             self._drain(mono_ms, status=0)
+            return
+        if mono_ms < self._repeats_until_ms:
             return
         self._kill_at_ms = None
         self.actions.extend(Kill(life.program.name) for life in self._running())

@@ -96,6 +96,7 @@ class Supervisor:
         for number in HANDLED_SIGNALS:
             signal.signal(number, _wake)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         gc.collect()
         gc.freeze()
         self._engine.start()
@@ -104,13 +105,14 @@ class Supervisor:
             numbers = self._signals() if self._wake_read in readable else b""
             for fd in readable - {self._wake_read}:
                 self._take_report(fd)
-            if signal.SIGCHLD in numbers:
-                self._reap()
             if self._rereads and signal.SIGHUP in numbers:
                 self._pass_on_hangup()
+            # Before the ends of children: a signal to the whole group has ended those too.
             for _ in (number for number in numbers if number in self._stop_signals):
                 self._report.stopping()
                 self._engine.stop(self._clock.mono_ms())
+            if signal.SIGCHLD in numbers:
+                self._reap()
             self._engine.tick(self._clock.mono_ms())
         return status
 
@@ -124,24 +126,33 @@ class Supervisor:
 
     def _carry_out(self) -> int | None:
         """Do what the engine decided; return the exit status if that was the last of it."""
-        actions, self._engine.actions = self._engine.actions, []
-        for action in actions:
-            match action:
-                case Fork(name):
-                    self._fork(self._specs[name])
-                case Terminate(name):
-                    self._signal(name, signal.SIGTERM)
-                case Kill(name):
-                    self._signal(name, signal.SIGKILL)
-                case Announce(endpoints):
-                    self._report.ready(endpoints)
-                case Refuse(sentence):
-                    self._report.failed(sentence)
-                case Log(text, is_problem):
-                    (self._log.warning if is_problem else self._log.info)(text)
-                case Exit(status):
-                    return status
+        while self._engine.actions:
+            actions, self._engine.actions = self._engine.actions, []
+            for action in actions:
+                match action:
+                    case Fork(name):
+                        self._start(name)
+                    case Terminate(name):
+                        self._signal(name, signal.SIGTERM)
+                    case Kill(name):
+                        self._signal(name, signal.SIGKILL)
+                    case Announce(endpoints):
+                        self._report.ready(endpoints)
+                    case Refuse(sentence):
+                        self._report.failed(sentence)
+                    case Log(text, is_problem):
+                        (self._log.warning if is_problem else self._log.info)(text)
+                    case Exit(status):
+                        return status
         return None
+
+    def _start(self, name: str) -> None:
+        """Fork a program; one that cannot be forked is as good as one that died at once."""
+        try:
+            self._fork(self._specs[name])
+        except OSError as error:
+            how = f"could not be forked ({error.strerror})"
+            self._engine.exited(name, how, self._clock.mono_ms())
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal, unless the child was waited for after the engine had decided on it."""
@@ -184,16 +195,25 @@ class Supervisor:
             self._engine.exited(name, _how_it_ended(status), self._clock.mono_ms())
 
     def _fork(self, spec: ProgramSpec) -> None:
-        """Fork a program. Signals wait until the child has forgotten its parent's handlers."""
+        """Fork a program. Signals wait until the child has forgotten its parent's handlers.
+
+        Raises:
+            OSError: the machine has no process or descriptor to spare.
+        """
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        sys.stdout.flush()
-        sys.stderr.flush()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            self._become(spec, write_fd, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(write_fd)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pid = os.fork()
+            if pid == 0:
+                self._become(spec, write_fd, before)
+        except OSError:
+            os.close(read_fd)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(write_fd)
         self._pids[spec.name], self._pipes[read_fd] = pid, spec.name
 
     def _become(self, spec: ProgramSpec, fd: int, mask: set[signal.Signals | int]) -> NoReturn:
@@ -204,8 +224,10 @@ class Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
+            # What a terminal sends to the whole group is the supervisor's business.
             for number in HANDLED_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+                is_terminals = number in (signal.SIGINT, signal.SIGHUP)
+                signal.signal(number, signal.SIG_IGN if is_terminals else signal.SIG_DFL)
             os.closerange(3, fd)
             os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -280,4 +302,6 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     for name in names_without_effect(environ):
         log_of("flashq serve").info(f"{name} has no effect in this version")
     setproctitle("flashq serve")
+    # A signal that comes while everything is imported waits until there is somebody to handle it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     return Supervisor(server_programs(settings), settings.drain_timeout_ms, report).run()

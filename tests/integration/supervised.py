@@ -6,14 +6,19 @@ drained. Arguments name a program that misbehaves, and how.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 import sys
+from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 from flashq.errors import ConfigError
-from flashq.lifecycle import Lifecycle, TerminalReport
+from flashq.lifecycle import Lifecycle, TerminalReport, carry_out
 from flashq.observability.logging import configure_log
+from flashq.supervisor import process
 from flashq.supervisor.process import ProgramSpec, Supervisor
 
 DRAIN_MS = 200
@@ -42,9 +47,34 @@ def program(name: str, behaviour: str, life: Lifecycle) -> None:
     tell(f"-{name}")
 
 
+def fork_in_vain_once() -> None:
+    """Let the machine have no process to spare, for the first fork."""
+    real = os.fork
+
+    def fork() -> int:
+        os.fork = real
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = fork
+
+
+def interrupt_each_child() -> None:
+    """Let the terminal's interrupt reach each child before it has a handler of its own."""
+
+    def interrupted(run: Callable[[Lifecycle], None], life: Lifecycle) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return carry_out(run, life)
+
+    patch.object(process, "carry_out", interrupted).start()
+
+
 def main() -> int:
     """Supervise three programs; the arguments are a name and a behaviour."""
     odd, behaviour = sys.argv[1:] or ("", "")
+    if behaviour == "no-fork":
+        fork_in_vain_once()
+    elif behaviour == "interrupted":
+        interrupt_each_child()
     stages = {"coordinator": 2, "shard": 1, "router": 0}
     specs = [
         ProgramSpec(name, stage, partial(program, name, behaviour if name == odd else ""))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +174,60 @@ def test_the_terminals_interrupt_reaches_everybody_and_still_drains_in_order(sta
         os.kill(pid, signal.SIGINT)
     assert server.rest() == ["-router", "-shard", "-coordinator"]
     assert server.process.wait() == 0
+
+
+def test_an_interrupt_in_the_first_moment_of_a_program_does_not_end_it(start: Start) -> None:
+    """Ctrl-C while the server starts: a program that has no handler yet must not die of it, which
+    the supervisor would take for a crash."""
+    server = start("", "interrupted")
+    server.until("ready")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0
+    assert server.errors() == ""
+
+
+def test_what_a_signal_to_the_whole_group_has_ended_is_not_started_again(start: Start) -> None:
+    """The supervisor finds the end of a shard and its own SIGTERM at the same time."""
+    server = start()
+    server.until("ready")
+    server.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+    shard = pidfd_of(server.pids["shard"])
+    assert shard is not None
+    os.kill(server.pids["shard"], signal.SIGKILL)
+    poll = select.poll()
+    poll.register(shard, select.POLLIN)
+    assert poll.poll()
+    os.close(shard)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGCONT)
+    assert server.rest() == ["-router", "-coordinator"]
+    assert server.process.wait() == 0
+    assert server.errors() == ""
+
+
+def test_a_machine_without_a_process_to_spare_is_asked_again(start: Start) -> None:
+    """A fork that fails is a death like any other; the supervisor outlives it."""
+    server = start("", "no-fork")
+    server.until("ready")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait() == 0
+    assert "could not be forked (Resource temporarily unavailable)" in server.errors()
+
+
+def test_a_signal_during_the_imports_waits_for_its_handler(tmp_path: Path) -> None:
+    """Ctrl-C right after the start ends the server as any other, without a traceback."""
+    story = (
+        "import os, signal, sys\n"
+        "from flashq.supervisor import process\n"
+        "process.server_programs = lambda _: [os.kill(os.getpid(), signal.SIGINT)][1:]\n"
+        "sys.exit(process.main(sys.argv[1:]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", story, "--run-dir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

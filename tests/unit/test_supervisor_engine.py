@@ -6,6 +6,7 @@ import pytest
 
 from flashq.supervisor.engine import (
     DRAIN_GRACE_MS,
+    REPEAT_MS,
     RESTART_DELAY_MS,
     RESTART_DELAY_MS_MAX,
     STABLE_MS,
@@ -160,11 +161,20 @@ def test_whoever_asks_twice_does_not_want_to_wait() -> None:
     engine = a_running_engine()
     engine.stop(0)
     taken(engine)
-    engine.stop(1)
+    engine.stop(REPEAT_MS)
     assert taken(engine) == [Kill(name) for name in NAMES]
     for name in NAMES:
-        engine.exited(name, "was killed by SIGKILL", 2)
+        engine.exited(name, "was killed by SIGKILL", REPEAT_MS + 1)
     assert taken(engine)[-1] == Exit(0)
+
+
+def test_the_echo_of_a_request_to_stop_is_not_a_second_one() -> None:
+    """`timeout` and `make` signal the process and then its whole group: that is asked once."""
+    engine = a_running_engine()
+    engine.stop(0)
+    taken(engine)
+    engine.stop(REPEAT_MS - 1)
+    assert taken(engine) == []
 
 
 def test_nothing_is_restarted_while_draining() -> None:
