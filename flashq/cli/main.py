@@ -34,6 +34,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "webhook": ("flashq.cli.webhooks", "Addresses that are told of what happens to jobs."),
     "stats": ("flashq.cli.server", "Count all jobs by state, and show each shard's condition."),
     "metrics": ("flashq.cli.server", "Show the totals since the server's start."),
+    "workers": ("flashq.cli.server", "List the workers that were heard of lately."),
     "events": ("flashq.cli.server", "Print what happens to jobs, as it happens."),
     "top": ("flashq.cli.top", "Watch the queues in a live table."),
     "bench": ("flashq.cli.bench", "Measure the running server by a short load."),

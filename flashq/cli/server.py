@@ -1,4 +1,4 @@
-"""`flashq stats`, `metrics` and `events`: the server as a whole."""
+"""`flashq stats`, `metrics`, `workers` and `events`: the server as a whole."""
 
 from __future__ import annotations
 
@@ -59,6 +59,32 @@ def metrics(invocation: Invocation) -> None:
             if name != "queues":
                 text = f"{value:.2f}" if isinstance(value, float) else str(value)
                 table.add_row(name.removeprefix("total_").replace("_", " "), text)
+        invocation.table(table)
+    invocation.warn_missing(found.missing_shards)
+
+
+@click.command(cls=Verb)
+@pass_invocation
+def workers(invocation: Invocation) -> None:
+    """List the workers that were heard of in the last 30 s."""
+    with invocation.client() as client:
+        found = client.list_workers()
+    if invocation.as_json:
+        invocation.documents(found)
+    else:
+        numbers = ["held", "waiting", "processed"]
+        table = table_of("worker", "name", "queues", *numbers, "heard of", numbers=numbers)
+        for one in found:
+            at = datetime.fromtimestamp(one.last_heartbeat / 1000, UTC).astimezone()
+            table.add_row(
+                one.id,
+                one.name or "",
+                ", ".join(one.queues),
+                str(one.jobs_held),
+                str(one.pulls_waiting),
+                str(one.jobs_processed),
+                f"{at:%H:%M:%S}",
+            )
         invocation.table(table)
     invocation.warn_missing(found.missing_shards)
 

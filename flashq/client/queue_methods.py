@@ -322,6 +322,11 @@ class QueueMethods(Caller):
         """Return how many jobs are in each state, and each shard's condition."""
         return self._call(server.Stats(), server.StatsReply)
 
+    def list_workers(self) -> Page[server.WorkerInfo]:
+        """Return all workers heard of in the last 30 s, whatever door they use."""
+        reply = self._call(server.ListWorkers(), server.WorkersReply)
+        return Page(reply.workers, missing_shards=reply.missing_shards)
+
     def metrics(self) -> server.MetricsReply:
         """Return the totals and each queue's counts, in its `metrics`."""
         return self._call(server.GetMetrics(), server.MetricsReply)

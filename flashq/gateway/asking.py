@@ -73,7 +73,7 @@ class Ask:
         outline: what was read of it.
     """
 
-    __slots__ = ("body", "command", "full", "json", "outline")
+    __slots__ = ("body", "command", "full", "json", "outline", "shard")
 
     def __init__(
         self, command: Command, body: bytes, outline: JsonOutline | MsgpackOutline, *, json: bool
@@ -84,6 +84,8 @@ class Ask:
         self.json = json
         #: job objects in the reply have all their keys
         self.full = command.word not in _WITHOUT_JOBS
+        #: where it goes whatever it says; None for where it says
+        self.shard: int | None = None
 
     @property
     def is_pull(self) -> bool:
@@ -159,6 +161,8 @@ class Ask:
             InvalidRequest: the field that names the shard is missing.
         """
         outline, scope = self.outline, self.command.scope
+        if self.shard is not None:
+            return self.shard
         if scope is Scope.QUEUE or scope is Scope.QUEUE_OR_ALL:
             if outline.queue is not None:
                 return shard_of_queue(outline.queue, shard_count)

@@ -63,6 +63,7 @@ class Bridge:
         name: str = "flashq-gateway",
     ) -> None:
         self._url: Final = url
+        self.shard_count: Final = shard_count
         self._events: Final = EventFan(self._subscribe, self._unsubscribe)
         self._upstream: Final = Upstream(
             lambda: os.urandom(16),

@@ -48,7 +48,6 @@ from flashq.gateway.http_pages import Pages
 from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
 from flashq.gateway.sse import sse_response
 from flashq.gateway.websocket import Sockets
-from flashq.gateway.workers import Workers
 from flashq.tokens import Guard, Keyring
 
 BACKLOG: Final = 1024
@@ -84,12 +83,10 @@ class HttpDoor:
         self._settings: Final = settings
         self._mono_s: Final = asyncio.get_running_loop().time
         self._access: Final = Access(guard or _guard_of(settings), clock.mono_ms)
-        self._wall_ms: Final = clock.wall_ms
         self._commands: Final = Commands(bridge)
         self._overview: Final = Overview(bridge, clock.wall_ms, self._mono_s)
-        self._workers: Final = Workers()
         self._logs: Final = EventLogs(bridge, os.urandom(6).hex())
-        self._sockets: Final = Sockets(self._access, self._logs, self._overview, self._workers)
+        self._sockets: Final = Sockets(self._access, self._logs, self._overview)
         self._durations: Final = prometheus.Durations()
         self._pages: Final = Pages()
         self._description: Final = msgspec.json.encode(openapi.document())
@@ -99,7 +96,7 @@ class HttpDoor:
         self._administration: Final = Administration(
             self._commands,
             self._overview,
-            self._workers,
+            bridge.shard_count,
             self._place,
             wall_ms=clock.wall_ms,
             mono_s=self._mono_s,
@@ -255,7 +252,6 @@ class HttpDoor:
     async def _prometheus(self, _request: Request, _visitor: Visitor) -> Response:
         view = await self._overview.look(is_fresh=True)
         figures = prometheus.GatewayFigures(
-            workers=len(self._workers.alive(self._wall_ms())),
             listeners=self._logs.readers,
             websockets=self._sockets.connections,
             outstanding=self._bridge.outstanding,

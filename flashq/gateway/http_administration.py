@@ -17,14 +17,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flashq.errors import CronNotFound, FlashQError, InvalidRequest, NotSupported, ParameterInvalid
+from flashq.errors import CronNotFound, InvalidRequest, NotSupported, ParameterInvalid
 from flashq.gateway import http_requests
 from flashq.gateway.http_access import Visitor
 from flashq.gateway.http_commands import Commands, respond
 from flashq.gateway.http_machine import Machine
 from flashq.gateway.http_overview import Overview
 from flashq.gateway.http_replies import envelope, members_of
-from flashq.gateway.workers import Registration, Workers
+from flashq.gateway.workers import Registration, heartbeat_of
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.registry import BY_WORD
 from flashq.version import __version__
@@ -72,7 +72,7 @@ class Administration:
     Args:
         commands: carries commands out.
         overview: asks the server.
-        workers: who has registered here.
+        shard_count: how many shards the server has.
         place: where this gateway stands.
         wall_ms, mono_s: the clocks.
         stop_server: makes the whole server end; None where this gateway cannot.
@@ -82,7 +82,7 @@ class Administration:
         self,
         commands: Commands,
         overview: Overview,
-        workers: Workers,
+        shard_count: int,
         place: Callable[[], Place],
         *,
         wall_ms: Callable[[], int],
@@ -91,7 +91,7 @@ class Administration:
     ) -> None:
         self._commands: Final = commands
         self._overview: Final = overview
-        self._workers: Final = workers
+        self._shard_count: Final = shard_count
         self._place: Final = place
         self._wall_ms: Final = wall_ms
         self._mono_s: Final = mono_s
@@ -197,19 +197,6 @@ class Administration:
         """Give the figures of the last minutes."""
         return _data(list(self._overview.history))
 
-    async def workers(self, _request: Request, _visitor: Visitor) -> Response:
-        """List the workers that registered here, and count the sessions of all others.
-
-        The server tells how many sessions there are, not whose.
-        """
-        alive = encode_json(self._workers.alive(self._wall_ms()))
-        try:
-            stats = await self._overview.stats()
-        except FlashQError:  # the list is worth having all the same
-            return respond(envelope(alive))
-        sessions = max((shard.sessions for shard in stats.shards), default=0)
-        return respond(envelope(alive, {"sessions": encode_json(sessions)}))
-
     async def heartbeat(self, request: Request, _visitor: Visitor) -> Response:
         """Note that a worker is there."""
         http_requests.check_content_type(request)
@@ -219,7 +206,9 @@ class Administration:
             told = msgspec.json.decode(body, type=Registration, strict=False)
         except msgspec.ValidationError as error:
             raise InvalidRequest(detail=str(error)) from None
-        self._workers.heard(request.path_params["worker"], told, self._wall_ms())
+        await self._commands.ask(
+            heartbeat_of(request.path_params["worker"], told, self._shard_count)
+        )
         return _data(None)
 
     async def push_incoming(self, request: Request, visitor: Visitor) -> Response:

@@ -22,7 +22,15 @@ from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.crons import CronsReply, ListCrons
 from flashq.protocol.objects import Metrics, QueueInfo
 from flashq.protocol.queues import ListQueues, QueuesReply
-from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
+from flashq.protocol.server import (
+    GetMetrics,
+    ListWorkers,
+    MetricsReply,
+    Stats,
+    StatsReply,
+    WorkerInfo,
+    WorkersReply,
+)
 
 SHARED_S: Final = 0.9
 """How long an answer serves also those who ask later: a little less than a dashboard's second."""
@@ -40,6 +48,7 @@ class View(Struct, kw_only=True, frozen=True):
     stats: StatsReply
     metrics: Metrics
     queues: list[QueueInfo]
+    workers: list[WorkerInfo]
     timestamp: int
 
 
@@ -108,13 +117,18 @@ class Overview:
         return await asyncio.shield(self._looking)
 
     async def _gather(self) -> View:
-        stats, metrics, queues = await asyncio.gather(
+        stats, metrics, queues, workers = await asyncio.gather(
             self.stats(),
             self._ask(GetMetrics(), MetricsReply),
             self._ask(ListQueues(), QueuesReply),
+            self._ask(ListWorkers(), WorkersReply),
         )
         self._view = View(
-            stats=stats, metrics=metrics.metrics, queues=queues.queues, timestamp=self._wall_ms()
+            stats=stats,
+            metrics=metrics.metrics,
+            queues=queues.queues,
+            workers=workers.workers,
+            timestamp=self._wall_ms(),
         )
         self._view_until = self._mono_s() + SHARED_S
         return self._view
@@ -198,7 +212,7 @@ class StorageWatch:
         return [f"storage has confirmed nothing for {worst:.0f} s"]
 
 
-def dashboard_frame(view: View, workers: Any, history: Any) -> bytes:
+def dashboard_frame(view: View, history: Any) -> bytes:
     """Return what a dashboard is told each second."""
     stats = view.stats
     return encode_json(
@@ -213,7 +227,7 @@ def dashboard_frame(view: View, workers: Any, history: Any) -> bytes:
             },
             "metrics": view.metrics,
             "queues": view.queues,
-            "workers": workers,
+            "workers": view.workers,
             "metrics_history": history,
             "missing_shards": stats.missing_shards,
             "timestamp": view.timestamp,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from flashq.gateway.http_overview import Point
-from flashq.gateway.workers import Registration, WorkerInfo
+from flashq.gateway.workers import Registration
 from flashq.protocol.command import Command, Role
 from flashq.protocol.registry import COMMANDS
 
@@ -127,11 +127,9 @@ OWN_ROUTES: Final[tuple[Route, ...]] = (
          tag="events"),
     _get("/events/{queue}", "sse", "Streams a queue's events.", None, media=_STREAM,
          query=_LAST_ID, tag="events"),
-    _get("/workers", "workers", "Lists workers heard of in the last 30 s.", list[WorkerInfo],
-         tag="workers"),
     Route(method="POST", path="/workers/{worker}/heartbeat", handler="heartbeat", body=Registration,
           summary="Says that a worker is there; it is listed for 30 s.", data=_NULL,
-          role=Role.WORKER, spans_queues=False, tag="workers"),
+          role=Role.WORKER, spans_queues=False),
     Route(method="POST", path="/webhooks/incoming/{queue}", handler="push_incoming", body={},
           summary="Adds a job whose payload is the body.", data=_JOB, role=Role.PRODUCER,
           tag="jobs"),

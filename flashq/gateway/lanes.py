@@ -25,9 +25,14 @@ _STAMP_PAIRS: Final = 3
 class Holder:
     """A downstream connection that jobs are handed to."""
 
-    __slots__ = ("lanes", "waiting")
+    __slots__ = ("lanes", "name", "session", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        #: who it is, for people who look at the server
+        self.name = name
+        #: as whom all shards know it at first, so that it is one worker in their lists; None until
+        #: it pulls
+        self.session: bytes | None = None
         #: by route
         self.lanes: Final[dict[int, Lane]] = {}
         #: the corr of each of its requests that wait for something
@@ -136,7 +141,9 @@ class Lanes:
         """Return a holder's session on a shard that it is about to pull from."""
         lane = holder.lanes.get(route)
         if lane is None:
-            lane = holder.lanes[route] = Lane(self._new_session(), route, holder)
+            if holder.session is None:
+                holder.session = self._new_session()
+            lane = holder.lanes[route] = Lane(holder.session, route, holder)
         lane.parked += 1
         self._live.add(lane)
         return lane
@@ -207,12 +214,12 @@ class Lanes:
         return list(self._live)
 
     def leave(self, holder: Holder) -> list[Lane]:
-        """Let go of everything a holder has, and return its sessions that had something."""
-        live = [lane for lane in holder.lanes.values() if lane.is_live]
-        for lane in live:
+        """Let go of everything a holder has, and return its sessions, which shards can forget."""
+        lanes = list(holder.lanes.values())
+        for lane in lanes:
             self._live.discard(lane)
             for job_id in lane.leases:
                 if self._held.get(job_id) is lane:
                     del self._held[job_id]
             lane.leases.clear()
-        return live
+        return lanes

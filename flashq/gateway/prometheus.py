@@ -45,7 +45,6 @@ _TOTALS: Final = (
 class GatewayFigures(NamedTuple):
     """What this gateway knows of itself and nobody else."""
 
-    workers: int
     listeners: int
     websockets: int
     outstanding: int
@@ -110,7 +109,7 @@ class _Figures(Collector):
     def _own(self) -> Iterator[Metric]:
         figures = self._gateway
         for name, text, value in (
-            ("flashq_workers_active", "Workers that registered here lately.", figures.workers),
+            ("flashq_workers_active", "Workers heard of lately.", len(self._view.workers)),
             ("flashq_event_readers", "Readers of events at this gateway.", figures.listeners),
             ("flashq_websockets", "WebSocket connections of this gateway.", figures.websockets),
             (

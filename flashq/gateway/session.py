@@ -162,7 +162,7 @@ class Conversation:
         self._bytes_max: Final = bytes_max
         self._reader: LineReader | FrameReader | None = None
         self._json = True
-        self._holder: Final = Holder()
+        self._holder: Final = Holder(UNIX_ADDRESS)
         #: requests that were read and wait for room, or for a request before them
         self._unread: deque[Item] = deque()
         #: requests without an id and without an answer sent, in order
@@ -183,6 +183,11 @@ class Conversation:
         self._ended = False
         self._given_up = False
         self._lost = False
+
+    def come_from(self, host: str, port: int) -> None:
+        """Note where the client is, when it did not come over the Unix socket."""
+        self.address = host
+        self._holder.name = f"tcp/{f'[{host}]' if ':' in host else host}:{port}"
 
     # --- what the shell asks
 

@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         connected = transport.get_extra_info("socket")
         if connected.family != socket.AF_UNIX:
             peer = transport.get_extra_info("peername")
-            self._talk.address = peer[0] if peer else ""
+            self._talk.come_from(*(peer[:2] if peer else ("", 0)))
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 

@@ -57,6 +57,7 @@ from flashq.protocol.framing import (
 from flashq.protocol.leases import Release
 from flashq.protocol.registry import BY_WORD
 from flashq.protocol.sessions import (
+    About,
     Auth,
     EventNotice,
     GapNotice,
@@ -235,12 +236,12 @@ class Upstream:
 
     def leave(self, holder: Holder, now: int) -> None:
         """A connection is gone: what it holds and waits for goes back at once."""
-        live = self._lanes.leave(holder)
+        lanes = self._lanes.leave(holder)
         for corr in sorted(holder.waiting):
             pending = self._pending.get(corr)
             assert pending is not None, "a request that ended is still said to wait"
             self.abandon(pending)
-        for lane in live:
+        for lane in lanes:
             self._enqueue_own(Goodbye(session=lane.session), lane.route, now)
 
     def _give_back(self, leases: Iterable[tuple[int, int]], now: int) -> None:
@@ -484,7 +485,13 @@ class Upstream:
         self._beats[self._say(ROUTE_ROUTER, Heartbeat(session=self._session))] = _Beat(None, {})
         for lane in self._lanes.live():
             named = dict(lane.leases)
-            beat = Heartbeat(session=lane.session, leases=[*named], tokens=[*named.values()])
+            assert lane.holder is not None, "nothing is handed to the gateway itself"
+            beat = Heartbeat(
+                session=lane.session,
+                leases=[*named],
+                tokens=[*named.values()],
+                about=About(name=lane.holder.name),
+            )
             self._beats[self._say(lane.route, beat)] = _Beat(lane, named)
 
     def _on_heartbeat_reply(self, beat: _Beat, body: bytes, now: int) -> None:

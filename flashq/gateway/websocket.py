@@ -18,7 +18,6 @@ from flashq.gateway.events import ALL, Dropped, Missed, notice_line
 from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_events import EventLogs, Reader
 from flashq.gateway.http_overview import Overview, dashboard_frame
-from flashq.gateway.workers import Workers
 
 SEND_S: Final = 10.0
 """How long a frame may take to get into the connection of a client that does not read."""
@@ -39,17 +38,13 @@ class Sockets:
     Args:
         access: who may listen.
         logs: the events.
-        overview, workers: the dashboard's figures.
-        wall_ms: the clock.
+        overview: the dashboard's figures.
     """
 
-    def __init__(
-        self, access: Access, logs: EventLogs, overview: Overview, workers: Workers
-    ) -> None:
+    def __init__(self, access: Access, logs: EventLogs, overview: Overview) -> None:
         self._access: Final = access
         self._logs: Final = logs
         self._overview: Final = overview
-        self._workers: Final = workers
         self._closing: Final = asyncio.Event()
         self.connections = 0
 
@@ -136,8 +131,7 @@ class Sockets:
                 return
             with suppress(FlashQError):  # nothing is said for as long as nothing is known
                 view = await self._overview.look()
-                workers = self._workers.alive(view.timestamp)
-                frame = dashboard_frame(view, workers, list(self._overview.history))
+                frame = dashboard_frame(view, list(self._overview.history))
                 await _send(socket, frame)
             with suppress(TimeoutError):
                 async with asyncio.timeout(DASHBOARD_INTERVAL_S):

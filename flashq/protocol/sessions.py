@@ -6,9 +6,9 @@ address: a client that reconnects under another one keeps its session.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
 from flashq.protocol.command import Role, Scope, command
@@ -38,16 +38,34 @@ class HelloReply(Reply, kw_only=True):
     message_bytes_max: int
 
 
+_Name = Annotated[str, Meta(max_length=256)]
+
+
+class About(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What a session says of itself, for people who look at the server.
+
+    A worker that names an `id` is listed under it for as long as its heartbeats go on, also when it
+    has no jobs of this session: so one registers that works over another door.
+    """
+
+    id: _Name | None = None
+    name: _Name | None = None
+    queues: Annotated[list[_Name], Meta(max_length=1000)] = []
+    concurrency: Unsigned = 0
+    jobs_processed: Unsigned = 0
+
+
 class Heartbeat(Request, kw_only=True, omit_defaults=True, tag="SESSIONHEARTBEAT"):
     """To the router, and to each shard that the session holds jobs of or waits on.
 
     `leases` names the jobs held of that shard, `tokens` their tokens. A lease that two heartbeats
-    do not name goes back to its queue.
+    do not name goes back to its queue. A shard shows `about` in LISTWORKERS.
     """
 
     session: SessionId
     leases: list[Unsigned] = []
     tokens: list[Unsigned] = []
+    about: About | None = None
 
 
 class HeartbeatReply(Reply, kw_only=True, omit_defaults=True):

@@ -27,7 +27,7 @@ from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
 from flashq.protocol.queues import QueuesReply
-from flashq.protocol.server import MetricsReply, StatsReply
+from flashq.protocol.server import MetricsReply, StatsReply, WorkerInfo, WorkersReply
 from flashq.router.sessions import Asker
 
 T = TypeVar("T")
@@ -321,6 +321,30 @@ def _merge_metrics(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return MetricsReply(ok=True, metrics=metrics, missing_shards=missing)
 
 
+def _merge_workers(json: bool, replies: Bodies, missing: list[int]) -> Any:
+    """One entry for each worker: a session takes jobs from several shards."""
+    found: dict[str, WorkerInfo] = {}
+    for part in _read(replies, WorkersReply, json):
+        for info in part.workers:
+            known = found.get(info.id)
+            found[info.id] = info if known is None else _as_one(known, info)
+    workers = [found[name] for name in sorted(found)]
+    return WorkersReply(ok=True, workers=workers, missing_shards=missing)
+
+
+def _as_one(one: WorkerInfo, other: WorkerInfo) -> WorkerInfo:
+    return WorkerInfo(
+        id=one.id,
+        queues=list(dict.fromkeys([*one.queues, *other.queues])),
+        concurrency=max(one.concurrency, other.concurrency),
+        last_heartbeat=max(one.last_heartbeat, other.last_heartbeat),
+        jobs_processed=one.jobs_processed + other.jobs_processed,
+        name=one.name or other.name,
+        jobs_held=one.jobs_held + other.jobs_held,
+        pulls_waiting=one.pulls_waiting + other.pulls_waiting,
+    )
+
+
 def _merge_goodbyes(_json: bool, _replies: Bodies, _missing: list[int]) -> Any:
     return Reply()
 
@@ -329,6 +353,7 @@ _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GETJOBBYCUSTOMID": _merge_found,
     "GOODBYE": _merge_goodbyes,
     "LISTQUEUES": _merge_queues,
+    "LISTWORKERS": _merge_workers,
     "METRICS": _merge_metrics,
 }
 """How the replies to a request that all shards get as it is become one."""

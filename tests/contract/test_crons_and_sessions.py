@@ -166,3 +166,23 @@ def test_a_number_below_what_is_done_is_expired_and_not_carried_out(
     text = refused(dealer, "PUSH", queue=queue, data=1, session=session, n=4)
     assert text == "session expired"
     assert dealer.ask("COUNT", queue=queue)["count"] == 1
+
+
+@pytest.mark.covers("LISTWORKERS", "SESSIONHEARTBEAT")
+def test_whoever_takes_jobs_is_listed_as_a_worker(dealer: Dealer, queue: str) -> None:
+    """Once, whatever shards it takes jobs from; a heartbeat to one of them says what it is
+    called."""
+    session = said_bytes(dealer, os.urandom(16))
+    for n in range(6):
+        job_id = push(dealer, f"{queue}-{n}")
+        dealer.ask("PULL", queue=f"{queue}-{n}", timeout=0, session=session, n=n + 1)
+    about = {"name": queue, "concurrency": 6}
+    beat = {"leases": [job_id], "about": about, "route": job_id % 4}
+    assert dealer.ask("SESSIONHEARTBEAT", session=session, **beat) == {"ok": True}
+    reply = dealer.ask("LISTWORKERS")
+    assert list(reply) == ["ok", "workers"]
+    (worker,) = [one for one in reply["workers"] if one.get("name") == queue]
+    assert sorted(worker["queues"]) == [f"{queue}-{n}" for n in range(6)]
+    assert (worker["jobs_held"], worker["jobs_processed"], worker["concurrency"]) == (6, 0, 6)
+    dealer.ask("GOODBYE", session=session)
+    assert queue not in [one.get("name") for one in dealer.ask("LISTWORKERS")["workers"]]

@@ -110,6 +110,7 @@ FIELDS: Final[dict[str, Fields]] = {
     "LISTQUEUES": Fields({}, {}),
     "STATS": Fields({}, {}),
     "METRICS": Fields({}, {}),
+    "LISTWORKERS": Fields({}, {}),
     "CANCEL": ONE_JOB,
     "CHANGEPRIORITY": Fields({"id": UNSIGNED, "priority": SIGNED}, {}),
     "MOVETODELAYED": Fields({"id": UNSIGNED, "delay": UNSIGNED}, {}),

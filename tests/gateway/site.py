@@ -42,12 +42,16 @@ class Gateway:
 
     def address(self) -> tuple[str, int]:
         """Wait until it is ready, and return its host and port."""
+        return _address(next(one for one in self.endpoints() if one.startswith(SCHEME)))
+
+    def endpoints(self) -> list[str]:
+        """Wait until it is ready, and return where its doors are. Once."""
         assert self.process.stdout is not None
         lines = []
         for line in self.process.stdout:
             lines.append(line.strip())
             if lines[-1] == "ready":
-                return _address(next(one for one in lines if one.startswith(SCHEME)))
+                return lines
         raise AssertionError(f"it ended before it was ready: {lines}")
 
     def finish(self, within_s: float) -> tuple[int, str]:

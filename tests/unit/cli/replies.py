@@ -140,6 +140,19 @@ REPLIES: Final[dict[str, dict[str, Any]]] = {
         "dlq": 2,
         "shards": [{**SHARD, "shard": index} for index in range(4)],
     },
+    "LISTWORKERS": {
+        "workers": [
+            {
+                "id": "a1b2",
+                "queues": ["mail"],
+                "concurrency": 4,
+                "last_heartbeat": NOW_MS,
+                "jobs_processed": 9,
+                "name": "mailer",
+                "jobs_held": 2,
+            }
+        ]
+    },
     "METRICS": {
         "metrics": {
             **{f"total_{name}": number for number, name in enumerate(TOTALS)},

@@ -61,6 +61,7 @@ LINES: Final[dict[str, tuple[str, ...]]] = {
     "WEBHOOKRETRY": ("webhook", "retry"),
     "STATS": ("stats",),
     "METRICS": ("metrics",),
+    "LISTWORKERS": ("workers",),
     "HELLO": ("stats",),
     "GOODBYE": ("stats",),
     "AUTH": ("stats", "--token", "secret"),

@@ -1,4 +1,4 @@
-"""`flashq stats`, `metrics` and `events`."""
+"""`flashq stats`, `metrics`, `workers` and `events`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def test_metrics(ask: Run, fake: FakeServer) -> None:
     assert "timed out" in out
     assert "1.50" in out
     assert ask("metrics", "--json").document["total_completed"] == 1
+
+
+def test_workers(ask: Run, fake: FakeServer) -> None:
+    """Who they are and what they are at."""
+    teach(fake)
+    out = ask("workers").out
+    for text in ("a1b2", "mailer", "mail", "2", "9"):
+        assert text in out
+    assert ask("workers", "--json").documents == [
+        {"id": "a1b2", "queues": ["mail"], "concurrency": 4, "last_heartbeat": NOW_MS,
+         "jobs_processed": 9, "name": "mailer", "jobs_held": 2}
+    ]  # fmt: skip
 
 
 def test_events_until_enough_were_seen(ask: Run, fake: FakeServer) -> None:

@@ -66,6 +66,7 @@ REPLIES: dict[str, dict[str, Any]] = {
     "WEBHOOKRETRY": {"count": 2},
     "WEBHOOKPULL": {"lease": None},
     "STATS": {"queued": 1, "processing": 0, "delayed": 0, "dlq": 0},
+    "LISTWORKERS": {"workers": [], "missing_shards": [3]},
     "METRICS": {
         "metrics": {
             "total_pushed": 1, "total_completed": 0, "total_failed": 0, "total_expired": 0,

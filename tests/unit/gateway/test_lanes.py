@@ -44,13 +44,14 @@ def test_a_renewed_session_goes_on_counting() -> None:
     assert lane.number() == 2
 
 
-def test_each_holder_has_a_session_of_its_own_on_each_shard() -> None:
+def test_each_holder_has_a_session_of_its_own() -> None:
     """So that the end of one gives back nothing of another's."""
     book, one, other = lanes(), Holder(), Holder()
     sessions = {book.park(holder, route).session for holder in (one, other) for route in (0, 1)} | {
         book.own(0).session
     }
-    assert len(sessions) == 5
+    assert len(sessions) == 3
+    assert len({id(lane) for lane in one.lanes.values()}) == 2
     assert book.park(one, 0) is book.park(one, 0)
     assert book.own(0) is book.own(0)
 
@@ -81,6 +82,16 @@ def test_a_job_handed_out_anew_belongs_to_the_later_one() -> None:
     assert book.leave(one) == [first]
     assert book.holds(5, 51)
     assert second.leases == {5: 51}
+
+
+def test_a_holder_is_one_worker_to_all_shards() -> None:
+    """Its sessions have one name, until a shard has forgotten it; when it goes, all of them end,
+    also those that have nothing left."""
+    book, holder = lanes(), Holder()
+    first, second = book.park(holder, 1), book.park(holder, 2)
+    assert first.session == second.session != book.park(Holder(), 1).session
+    first.parked = second.parked = 0
+    assert book.leave(holder) == [first, second]
 
 
 def test_a_heartbeats_answer_takes_away_what_it_named() -> None:

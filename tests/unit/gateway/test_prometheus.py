@@ -9,9 +9,9 @@ from flashq.gateway import prometheus
 from flashq.gateway.http_overview import View
 from flashq.gateway.prometheus import Durations, GatewayFigures, render
 from flashq.protocol.objects import Metrics, QueueInfo
-from flashq.protocol.server import ShardStats, StatsReply
+from flashq.protocol.server import ShardStats, StatsReply, WorkerInfo
 
-NOBODY = GatewayFigures(workers=3, listeners=2, websockets=1, outstanding=0)
+NOBODY = GatewayFigures(listeners=2, websockets=1, outstanding=0)
 
 
 def queue(name: str, pending: int = 0) -> QueueInfo:
@@ -36,7 +36,11 @@ def view(*queues: QueueInfo) -> View:
         total_retried=0, total_timed_out=0, total_stalled=0, total_lost=0, total_evicted=0,
         jobs_per_second=1.234, avg_latency_ms=5.678, queues=[],
     )  # fmt: skip
-    return View(stats=stats, metrics=metrics, queues=list(queues), timestamp=5)
+    workers = [
+        WorkerInfo(id=name, queues=[], concurrency=1, last_heartbeat=1, jobs_processed=0)
+        for name in "abc"
+    ]
+    return View(stats=stats, metrics=metrics, queues=list(queues), workers=workers, timestamp=5)
 
 
 def values(page: bytes) -> dict[tuple[str, ...], float]:

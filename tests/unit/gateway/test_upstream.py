@@ -380,6 +380,13 @@ class TestLeases:
         assert {beat.route for beat in beats} == {SHARD}
         assert len({beat.fields["session"] for beat in beats}) == 2
 
+    def test_a_connection_has_a_name_for_people(self, site: Site) -> None:
+        """The shard hears it with every heartbeat."""
+        site.pull(Holder("tcp/10.0.0.7:4321"), (job(1), 10))
+        site.pass_time(BEAT_MS)
+        _, beat = site.sent()
+        assert beat.fields["about"] == {"name": "tcp/10.0.0.7:4321"}
+
     def test_a_lease_that_is_lost_is_not_named_again(self, site: Site) -> None:
         """The shard says so in its answer."""
         holder = Holder()
@@ -456,14 +463,19 @@ class TestLeases:
         site.pass_time(10)
         assert site.one().cmd == "GOODBYE"
 
-    def test_a_connection_that_held_nothing_says_nothing(self, site: Site) -> None:
-        """Most connections only push."""
+    def test_a_connection_that_pulled_nothing_says_nothing(self, site: Site) -> None:
+        """Most connections only push. One that holds nothing any more is forgotten by the shard."""
+        holder = Holder()
+        site.ask(holder, cmd="PUSH", queue=QUEUE, data=1)
+        site.answer(site.one(), id=job(1))
+        site.upstream.leave(holder, site.now)
+        assert site.sent() == []
         holder = Holder()
         site.pull(holder, (job(1), 10))
         site.ask(holder, cmd="ACK", id=job(1))
         site.answer(site.one())
         site.upstream.leave(holder, site.now)
-        assert site.sent() == []
+        assert site.one().cmd == "GOODBYE"
 
     def test_a_delivery_that_nobody_waits_for_goes_back(self, site: Site) -> None:
         """1. a pull without a connection is abandoned; 2. its job comes all the same."""

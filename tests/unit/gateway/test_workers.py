@@ -1,51 +1,46 @@
-"""The list of workers that say they are there."""
+"""What a worker that registers over HTTP says to a shard."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from flashq.errors import Busy, FieldTooLarge
-from flashq.gateway import workers
-from flashq.gateway.workers import ALIVE_MS, Registration, Workers
+from flashq.errors import FieldTooLarge
+from flashq.gateway.workers import Registration, heartbeat_of
+from flashq.protocol.codec import decode_request
 
 
-def ids(known: Workers, now_ms: int) -> list[str]:
-    """Return who is listed."""
-    return [worker.id for worker in known.alive(now_ms)]
+def test_every_gateway_says_the_same_of_a_worker() -> None:
+    """One session on one shard, so that two gateways keep one entry alive."""
+    first = heartbeat_of("w-1", Registration(queues=["q"], concurrency=2, jobs_processed=5), 4)
+    second = heartbeat_of("w-1", Registration(), 4)
+    other = heartbeat_of("w-2", Registration(), 4)
+    assert first.route(4) == second.route(4)
+    sessions = [json.loads(ask.body)["session"] for ask in (first, second, other)]
+    assert sessions[0] == sessions[1] != sessions[2]
+    about = decode_request(first.body, json=True).about
+    assert (about.id, about.queues, about.concurrency, about.jobs_processed) == ("w-1", ["q"], 2, 5)
 
 
-def test_a_worker_is_listed_for_as_long_as_it_says_so() -> None:
-    """Its silence takes it off the list."""
-    known = Workers()
-    known.heard("a", Registration(queues=["q"], concurrency=2, jobs_processed=5), 1000)
-    known.heard("b", Registration(), 2000)
-    known.heard("a", Registration(queues=["q"]), 3000)
-    assert ids(known, 3000) == ["b", "a"]
-    assert ids(known, 2000 + ALIVE_MS) == ["a"]
-    assert ids(known, 3000 + ALIVE_MS) == []
+def test_what_it_leaves_out_is_nothing() -> None:
+    """Older workers write null."""
+    ask = heartbeat_of("w", Registration(concurrency=None, jobs_processed=None), 1)
+    about = decode_request(ask.body, json=True).about
+    assert (about.queues, about.concurrency, about.jobs_processed) == ([], 0, 0)
 
 
-def test_the_last_heartbeat_counts() -> None:
-    """Whatever it leaves out is nothing."""
-    known = Workers()
-    known.heard("a", Registration(queues=["q"], concurrency=2, jobs_processed=5), 1000)
-    known.heard("a", Registration(concurrency=None, jobs_processed=None), 2000)
-    (worker,) = known.alive(2000)
-    assert (worker.queues, worker.concurrency, worker.jobs_processed) == ([], 0, 0)
-    assert worker.last_heartbeat == 2000
+def test_a_name_that_is_no_text_is_one_all_the_same() -> None:
+    """Half of a surrogate pair has no bytes."""
+    ask = heartbeat_of("w\ud800", Registration(), 1)
+    assert decode_request(ask.body, json=True).about.id == "w?"
 
 
-def test_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In workers, and in what each may say."""
-    monkeypatch.setattr(workers, "WORKERS_MAX", 2)
-    known = Workers()
-    for name in ("a", "b"):
-        known.heard(name, Registration(), 0)
-    known.heard("b", Registration(), 1)
-    with pytest.raises(Busy):
-        known.heard("c", Registration(), 1)
-    known.heard("c", Registration(), ALIVE_MS)
+def test_what_it_may_say_is_bounded() -> None:
+    """A long queue name is cut, as it is only shown."""
     with pytest.raises(FieldTooLarge):
-        known.heard("x" * 257, Registration(), 0)
+        heartbeat_of("x" * 257, Registration(), 1)
     with pytest.raises(FieldTooLarge):
-        known.heard("x", Registration(queues=["q"] * 1001), 0)
+        heartbeat_of("x", Registration(queues=["q"] * 1001), 1)
+    ask = heartbeat_of("x", Registration(queues=["q" * 300]), 1)
+    assert decode_request(ask.body, json=True).about.queues == ["q" * 256]

@@ -345,6 +345,28 @@ def test_queues_are_listed_by_name(flags: int) -> None:
     assert reply["queues"] == [queue_info(name) for name in "abcd"]
 
 
+def worker(worker_id: str, **fields: Any) -> dict[str, Any]:
+    """An entry of LISTWORKERS."""
+    figures = {"queues": ["q"], "concurrency": 1, "last_heartbeat": 5, "jobs_processed": 1}
+    return {"id": worker_id, **figures, **fields}
+
+
+@BOTH
+def test_a_worker_of_several_shards_is_one(flags: int) -> None:
+    """With all its queues and jobs, and the last that was heard of it."""
+    reply = gather(
+        {"cmd": "LISTWORKERS"},
+        {"workers": [worker("b", jobs_held=2), worker("a", last_heartbeat=9)]},
+        {"workers": []},
+        {"workers": [worker("b", queues=["r", "q"], jobs_held=3, last_heartbeat=7, name="n")]},
+        None,
+        flags=flags,
+    )
+    merged = {"queues": ["q", "r"], "jobs_held": 5, "last_heartbeat": 7, "jobs_processed": 2}
+    assert reply["workers"] == [worker("a", last_heartbeat=9), worker("b", **merged, name="n")]
+    assert reply["missing_shards"] == [3]
+
+
 def shard_stats(shard: int) -> dict[str, Any]:
     """A shard's condition."""
     names = ("epoch", "jobs", "bytes", "sessions", "waiters", "unsafe_bytes", "log_seq")

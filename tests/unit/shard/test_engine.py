@@ -191,7 +191,12 @@ class TestGate:
         shard = Shard(level="durable")
         shard.push()
         beat: dict[str, Any] = {"session": ALICE}
-        for cmd, fields in (("SESSIONHEARTBEAT", beat), ("STATS", {}), ("METRICS", {})):
+        for cmd, fields in (
+            ("SESSIONHEARTBEAT", beat),
+            ("STATS", {}),
+            ("METRICS", {}),
+            ("LISTWORKERS", {}),
+        ):
             corr = shard.send(cmd, **fields)
             assert shard.replies[corr].gate == 0, cmd
 

@@ -1,0 +1,58 @@
+"""LISTWORKERS: who takes jobs from this shard, or has registered here.
+
+Owns the list as people see it. It reads what the leases know of sessions, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from heapq import nlargest
+from typing import Final
+
+from flashq.protocol.server import WorkerInfo, WorkersReply
+from flashq.protocol.sessions import About
+from flashq.shard.core import Core
+from flashq.shard.leases import Leases, LiveSession
+
+ALIVE_MS: Final = 30_000
+"""Silence after which a worker is not listed any more."""
+LISTED_MAX: Final = 10_000
+"""Workers in one list; of more, those heard of last."""
+_NOTHING: Final = About()
+
+
+def list_workers(core: Core, leases: Leases) -> WorkersReply:
+    """Return the workers of this shard that were heard of lately."""
+    alive = [
+        live
+        for live in leases.sessions.values()
+        if core.clock_ms - live.heard_ms < ALIVE_MS and _is_worker(live, core)
+    ]
+    if len(alive) > LISTED_MAX:
+        alive = nlargest(LISTED_MAX, alive, key=lambda live: live.heard_ms)
+    return WorkersReply(ok=True, workers=[_info(live, core, leases) for live in alive])
+
+
+def _is_worker(live: LiveSession, core: Core) -> bool:
+    """Tell whether a session takes jobs, or says that it is a worker's."""
+    if live.queues or (live.about is not None and live.about.id is not None):
+        return True
+    known = core.state.sessions.get(live.id)
+    return known is not None and bool(known.deliveries)
+
+
+def _info(live: LiveSession, core: Core, leases: Leases) -> WorkerInfo:
+    about = live.about or _NOTHING
+    held = leases.held(live.id)
+    queues = dict.fromkeys([*about.queues, *live.queues, *(job.queue for job in held)])
+    return WorkerInfo(
+        # Whoever knows a session can end it, so that only a digest of it is told.
+        id=about.id or sha256(live.id).hexdigest()[:16],
+        queues=list(queues),
+        concurrency=about.concurrency,
+        last_heartbeat=core.state.now_ms - (core.clock_ms - live.heard_ms),
+        jobs_processed=about.jobs_processed or max(0, live.taken - len(held)),
+        name=about.name,
+        jobs_held=len(held),
+        pulls_waiting=sum(waiter.open for waiter in live.waiters),
+    )
