@@ -12,15 +12,15 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Final, Protocol
 
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
-from flashq.observability.logging import configure_log
+from flashq.observability.logging import STDERR_FILENO, STDOUT_FILENO, configure_log, write_all
 
 READY_WORD: Final = "ready"
 FAILED_WORD: Final = "failed"
@@ -94,27 +94,39 @@ class TerminalReport:
 
     def ready(self, endpoints: tuple[str, ...]) -> None:
         """Print each endpoint, then `ready`."""
-        print(*endpoints, READY_WORD, sep="\n", flush=True)
+        _say(STDOUT_FILENO, *endpoints, READY_WORD)
         self._notify("READY=1")
 
     def failed(self, sentence: str) -> None:
         """Print the sentence as an error."""
-        print(f"{self._program}: {sentence}", file=sys.stderr, flush=True)
+        _say(STDERR_FILENO, f"{self._program}: {sentence}")
 
     def stopping(self) -> None:
         """Tell systemd, which then waits its own time for the end."""
         self._notify("STOPPING=1")
 
     def _notify(self, state: str) -> None:
-        """Send one state as `sd_notify(3)` does: a datagram to a Unix or abstract address."""
+        """Send one state as `sd_notify(3)` does: a datagram to a Unix or abstract address.
+
+        Nobody there is no reason to end: the variable may be somebody else's, inherited.
+        """
         if not self._notify_address:
             return
         address = self._notify_address
         if address.startswith("@"):
             address = "\0" + address[1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.connect(address)
-            notify.send(state.encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+                notify.connect(address)
+                notify.send(state.encode())
+        except OSError as error:
+            self.failed(f"NOTIFY_SOCKET {self._notify_address} is not heard ({error.strerror})")
+
+
+def _say(fd: int, *lines: str) -> None:
+    """Write lines for whoever started the program; nobody who reads them is no reason to end."""
+    with suppress(OSError):
+        write_all(fd, "\n".join(lines) + "\n")
 
 
 class Lifecycle:
@@ -229,7 +241,7 @@ def carry_out(run: Callable[[Lifecycle], None], lifecycle: Lifecycle) -> int:
         lifecycle.failed(str(error))
         return 1
     except Exception as error:  # noqa: BLE001  the edge of the process: report, then end
-        traceback.print_exc()
+        _say(STDERR_FILENO, traceback.format_exc().rstrip("\n"))
         lifecycle.failed(f"{type(error).__name__}: {error}")
         return 1
     return 0

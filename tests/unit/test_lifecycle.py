@@ -110,11 +110,11 @@ def test_a_supervisor_that_is_gone_is_no_error() -> None:
 
 
 def test_by_hand_each_endpoint_is_printed_and_then_ready(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Scripts wait for the line `ready`."""
     Lifecycle(TerminalReport("flashq-router")).ready("tcp://127.0.0.1:6788", "ipc:///r.sock")
-    assert capsys.readouterr().out == "tcp://127.0.0.1:6788\nipc:///r.sock\nready\n"
+    assert capfd.readouterr().out == "tcp://127.0.0.1:6788\nipc:///r.sock\nready\n"
 
 
 def test_systemd_is_told_ready_and_stopping(tmp_path: Path) -> None:
@@ -144,13 +144,31 @@ def test_systemds_abstract_address_is_understood() -> None:
         assert systemd.recv(100) == b"READY=1"
 
 
+def test_a_start_that_nobody_hears_of_is_a_start(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that is gone, a full disk under its output, a NOTIFY_SOCKET of somebody else's:
+    the program is ready all the same."""
+    TerminalReport("flashq-router", "/nonexistent/notify").ready(("tcp://127.0.0.1:6788",))
+    shown = capfd.readouterr()
+    assert shown.out == "tcp://127.0.0.1:6788\nready\n"
+    assert "NOTIFY_SOCKET /nonexistent/notify is not heard (No such file" in shown.err
+
+    def write(_fd: int, _data: bytes) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", write)
+    TerminalReport("flashq-router").ready(("tcp://127.0.0.1:6788",))
+    TerminalReport("flashq-router").failed("its port is in use")
+
+
 def test_a_drained_program_ends_with_0() -> None:
     """systemd and the supervisor take everything else for a failure."""
     assert carry_out(lambda life: life.ready(), Lifecycle(TerminalReport("x"))) == 0
 
 
 def test_what_a_program_cannot_run_with_is_one_sentence(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A lock that another process holds is no reason for a traceback."""
 
@@ -158,11 +176,11 @@ def test_what_a_program_cannot_run_with_is_one_sentence(
         raise ConfigError("router runs already")
 
     assert carry_out(run, Lifecycle(TerminalReport("flashq-router"))) == 1
-    assert capsys.readouterr().err == "flashq-router: router runs already\n"
+    assert capfd.readouterr().err == "flashq-router: router runs already\n"
 
 
 def test_an_unforeseen_error_is_reported_with_its_traceback(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Our own mistake has to be found by whoever reads the log."""
 
@@ -170,7 +188,7 @@ def test_an_unforeseen_error_is_reported_with_its_traceback(
         raise RuntimeError("surprise")
 
     assert carry_out(run, Lifecycle(TerminalReport("flashq-router"))) == 1
-    shown = capsys.readouterr().err
+    shown = capfd.readouterr().err
     assert "Traceback" in shown
     assert shown.endswith("flashq-router: RuntimeError: surprise\n")
 
@@ -190,12 +208,12 @@ def test_a_program_started_alone_gets_its_settings() -> None:
     assert [settings.shards for settings in seen] == [2]
 
 
-def test_a_setting_out_of_bounds_ends_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_out_of_bounds_ends_the_start(capfd: pytest.CaptureFixture[str]) -> None:
     """The sentence names value and bounds, and the program does not run."""
     seen: list[Settings] = []
     assert alone(["--shards", "0"], seen) == 1
     assert seen == []
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         'flashq-router: --shards is "0", but must be a whole number from 1 to 1024 processes\n'
     )
 
