@@ -38,6 +38,8 @@ CALLS_PER_LEASE: Final = 3
 """How often a lease is renewed while it would last."""
 RETRY_S: Final = 0.5
 """Time until a call that has failed is made again."""
+FAREWELL_S: Final = 1.0
+"""How long a gateway that ends waits to be heard; unheard, its leases end by themselves."""
 
 
 class WebhookDelivery:
@@ -77,15 +79,22 @@ class WebhookDelivery:
             timeout_s: how long that may take.
         """
         self._is_closing = True
+        ends_at = asyncio.get_running_loop().time() + timeout_s
         if self._pulling is not None:
             self._pulling.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pulling
-            with suppress(FlashQError):  # the parked call ends; a lease it was just given is void
-                await self._ask(self._next_call(timeout_ms=0, renew_only=True), PullDeliveriesReply)
+            # The parked call ends; a lease it was just given is void. A server that ends as well,
+            # or never was there, does not hear it, and is not waited for.
+            with suppress(FlashQError, TimeoutError):
+                last = self._next_call(timeout_ms=0, renew_only=True)
+                await asyncio.wait_for(
+                    self._ask(last, PullDeliveriesReply), min(timeout_s, FAREWELL_S)
+                )
         tasks = list(self._held.values())
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+            left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait(tasks, timeout=left_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

@@ -298,10 +298,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     except FlashQError as error:
         report.failed(str(error))
         return 1
+    # A signal that comes while everything is imported waits until there is somebody to handle it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     configure_log(settings.log_level, settings.log_format)
     for name in names_without_effect(environ):
         log_of("flashq serve").info(f"{name} has no effect in this version")
     setproctitle("flashq serve")
-    # A signal that comes while everything is imported waits until there is somebody to handle it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     return Supervisor(server_programs(settings), settings.drain_timeout_ms, report).run()

@@ -34,9 +34,13 @@ class Coordinator:
         self.reports: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         #: how the next reports are refused
         self.refusals: list[FlashQError] = []
+        #: cleared, nothing is answered
+        self.hears = asyncio.Event()
+        self.hears.set()
 
     async def carry_out(self, ask: Ask) -> Answer:
         """Answer one request."""
+        await self.hears.wait()
         said = msgpack.decode(ask.body)
         if said.pop("cmd") == "WEBHOOKPULL":
             self.calls.append(said)
@@ -206,3 +210,12 @@ async def test_a_drain_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.wait_for(receiver.sent.get(), PATIENCE_S)
         await delivery.drain(0)
         assert coordinator.reports.empty()
+
+
+async def test_a_server_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all programs are told to end at once, or the router never came up, nobody hears that the
+    gateway ends; it once waited all of its time for that."""
+    monkeypatch.setattr(webhook_delivery, "FAREWELL_S", 0)
+    async with at_work(monkeypatch) as (delivery, coordinator, _):
+        coordinator.hears.clear()
+        await asyncio.wait_for(delivery.drain(1000 * PATIENCE_S), PATIENCE_S)
