@@ -1,8 +1,8 @@
 """Clients that do on the wire exactly what the existing ones do, and no more.
 
-Owns the habits of each: which fields are sent when the caller says nothing, whether requests carry
-an id, how long a reply may take, how long a line may be. They import nothing of flashq, so that a
-mistake that server and client share cannot hide.
+Owns the habits of each: whether requests carry an id, how long a reply may take, how long a line
+may be, how an option that was left out is written; which options there are is in `sdks`. They
+import nothing of flashq, so that a mistake that server and client share cannot hide.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgpack
+
+from tests.gateway import sdks
 
 Reply = dict[str, Any]
 
@@ -23,16 +25,6 @@ TIMEOUT_S: Final = 5.0
 """After which each of them gives up, also on a pull."""
 LINE_BYTES_MAX: Final = 64 * 1024
 """What the Python client's stream reader takes."""
-
-_PYTHON_OPTIONS: Final = (
-    "priority", "delay", "ttl", "timeout", "max_attempts", "backoff", "unique_key", "depends_on",
-    "tags",
-)  # fmt: skip
-_TYPESCRIPT_OPTIONS: Final = (
-    "delay", "ttl", "timeout", "max_attempts", "backoff", "unique_key", "depends_on", "tags",
-    "stall_timeout", "debounce_id", "debounce_ttl", "job_id", "keep_completed_age",
-    "keep_completed_count",
-)  # fmt: skip
 
 
 class ServerSaid(Exception):
@@ -46,6 +38,11 @@ class Client:
         address: host and port, or the path of a Unix socket.
     """
 
+    calls: ClassVar[sdks.Calls] = {}
+    """What is sent for each call."""
+    says_nil: ClassVar[bool] = False
+    """Whether an option that was left out is sent as nil."""
+
     def __init__(self, address: tuple[str, int] | str) -> None:
         self.address = address
         kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -53,13 +50,16 @@ class Client:
         self.socket.settimeout(TIMEOUT_S)
         self.socket.connect(address)
 
-    def ask(self, cmd: str, *, within_s: float = TIMEOUT_S, **fields: Any) -> Reply:
-        """Send one request and return its reply.
+    def ask(self, cmd: str, **fields: Any) -> Reply:
+        """Make one call and return its reply.
 
         Raises:
             ServerSaid: with the text of an error.
+            ConnectionError: the connection is gone.
         """
-        reply = self.exchange({"cmd": cmd, **fields}, within_s)
+        sent = sdks.call(self.calls, cmd, fields, says_nil=self.says_nil)
+        waits_ms = sent.get("timeout") if cmd in ("PULL", "WAITJOB") else None
+        reply = self.exchange({"cmd": cmd, **sent}, (waits_ms or 0) / 1000 + TIMEOUT_S)
         if not reply["ok"]:
             assert [key for key in reply if key != "reqId"] == ["ok", "error"]
             raise ServerSaid(reply["error"])
@@ -69,26 +69,21 @@ class Client:
         """Send one request and return its reply, whatever it is."""
         raise AssertionError
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what is sent of a push's options."""
-        return given
-
     def push(self, queue: str, data: Any, **options: Any) -> int:
         """Push a job, and return its id."""
-        reply = self.ask("PUSH", queue=queue, data=data, **self.options(options))
-        assert isinstance(reply["id"], int)
-        return reply["id"]
+        job_id = self.ask("PUSH", queue=queue, data=data, **options)["id"]
+        assert isinstance(job_id, int)
+        return job_id
 
     def push_batch(self, queue: str, jobs: list[dict[str, Any]]) -> list[int]:
         """Push jobs, and return their ids."""
-        entries = [{"data": job["data"], **self.options(_rest(job))} for job in jobs]
-        ids = self.ask("PUSHB", queue=queue, jobs=entries)["ids"]
+        ids = self.ask("PUSHB", queue=queue, jobs=jobs)["ids"]
         assert all(isinstance(job_id, int) for job_id in ids)
         return list(ids)
 
     def pull(self, queue: str, timeout: int = 0) -> Reply | None:
         """Pull a job."""
-        job = self.ask("PULL", queue=queue, timeout=timeout, within_s=timeout / 1000 + 5)["job"]
+        job = self.ask("PULL", queue=queue, timeout=timeout)["job"]
         assert job is None or next(iter(job)) == "id"
         return job  # type: ignore[no-any-return]
 
@@ -103,12 +98,8 @@ class Client:
         self.close()
 
 
-def _rest(job: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in job.items() if key != "data"}
-
-
 class LineClient(Client):
-    """JSON lines without request ids, as the Go and PHP clients: what was not given is left out."""
+    """JSON lines without request ids, written by hand."""
 
     def __init__(self, address: tuple[str, int] | str) -> None:
         super().__init__(address)
@@ -117,13 +108,18 @@ class LineClient(Client):
     def exchange(self, request: dict[str, Any], within_s: float) -> Reply:
         """Send a line, and take the next line for its reply."""
         self.socket.settimeout(min(within_s, TIMEOUT_S))
-        self.socket.sendall(json.dumps(request).encode() + b"\n")
+        self.write(request)
         return self.read_line()
+
+    def write(self, request: dict[str, Any]) -> None:
+        """Send one request."""
+        self.socket.sendall(json.dumps(request).encode() + b"\n")
 
     def read_line(self) -> Reply:
         """Return the next line."""
         line = self.stream.readline()
-        assert line.endswith(b"\n"), "the connection was closed"
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("the connection was closed")
         found = json.loads(line)
         assert isinstance(found, dict)
         return found
@@ -134,16 +130,28 @@ class LineClient(Client):
         super().close()
 
 
+class GoClient(LineClient):
+    """The Go client: what was not given is left out; a failure without a text has an empty one."""
+
+    calls = sdks.GO
+
+
+class PhpClient(LineClient):
+    """The PHP client: what was not given is left out, but for the text of a failure."""
+
+    calls = sdks.PHP
+
+
 class PythonClient(LineClient):
     """The Python client: null for what was not given, and lines of at most 64 KiB."""
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Its nine options are always there, others as the caller writes them."""
-        return dict.fromkeys(_PYTHON_OPTIONS) | given
+    calls = sdks.PYTHON
 
     def read_line(self) -> Reply:
         """Return the next line, if it can be read."""
         line = self.stream.readline(LINE_BYTES_MAX + 1)
+        if not line:
+            raise ConnectionResetError("the connection was closed")
         assert line.endswith(b"\n"), f"no line within {LINE_BYTES_MAX} bytes"
         found = json.loads(line)
         assert isinstance(found, dict)
@@ -153,7 +161,9 @@ class PythonClient(LineClient):
 class TypeScriptClient(LineClient):
     """The TypeScript client: an id with each request, and replies found by it in any order."""
 
+    calls = sdks.TYPESCRIPT
     _numbers = itertools.count(1)
+    """One counter for all connections of a process."""
 
     def __init__(self, address: tuple[str, int] | str) -> None:
         super().__init__(address)
@@ -178,11 +188,6 @@ class TypeScriptClient(LineClient):
         self.socket.settimeout(within_s)
         return self.answer(self.send(**request))
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Four options are always said."""
-        always = {"priority": 0, "lifo": False, "remove_on_complete": False}
-        return always | {"remove_on_fail": False} | given
-
     def write(self, request: dict[str, Any]) -> None:
         """Send a request in the client's mode."""
         self.socket.sendall(json.dumps(request, separators=(",", ":")).encode() + b"\n")
@@ -195,9 +200,7 @@ class TypeScriptClient(LineClient):
 class BinaryTypeScriptClient(TypeScriptClient):
     """The same in its binary mode: frames, and nil for every option that was not given."""
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Everything is said."""
-        return dict.fromkeys(_TYPESCRIPT_OPTIONS) | super().options(given)
+    says_nil = True
 
     def write(self, request: dict[str, Any]) -> None:
         """Send a frame."""
@@ -206,14 +209,18 @@ class BinaryTypeScriptClient(TypeScriptClient):
 
     def read(self) -> Reply:
         """Return the next frame."""
-        size = int.from_bytes(self.stream.read(4), "big")
-        found = msgpack.unpackb(self.stream.read(size))
+        head = self.stream.read(4)
+        body = self.stream.read(int.from_bytes(head, "big"))
+        if not body:
+            raise ConnectionResetError("the connection was closed")
+        found = msgpack.unpackb(body)
         assert isinstance(found, dict)
         return found
 
 
 CLIENTS: Final[dict[str, type[Client]]] = {
-    "go-php": LineClient,
+    "go": GoClient,
+    "php": PhpClient,
     "python": PythonClient,
     "typescript": TypeScriptClient,
     "typescript-binary": BinaryTypeScriptClient,

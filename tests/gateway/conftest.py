@@ -1,4 +1,4 @@
-"""A server with all its doors, and clients of every kind in front of them."""
+"""A server with all its doors, and names for the queues of its tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.clients import CLIENTS, Client, connected
-from tests.gateway.site import address_of, path_of
 from tests.server import Server
 
 _numbers = itertools.count()
@@ -31,15 +29,6 @@ def doors() -> Iterator[Server]:
             assert "Traceback" not in server.log()
         finally:
             server.close()
-
-
-@pytest.fixture(params=[*CLIENTS, "python-unix"])
-def client(request: pytest.FixtureRequest, doors: Server) -> Iterator[Client]:
-    """Return a client; each test runs with one of every kind."""
-    name, _, is_unix = request.param.partition("-unix")
-    address = path_of(doors) if is_unix else address_of(doors)
-    with connected(CLIENTS[name], address) as found:
-        yield found
 
 
 @pytest.fixture
