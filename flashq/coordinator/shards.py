@@ -146,6 +146,8 @@ class ShardLinks:
         self._is_writing_slice = False
         #: log that was taken and is not stored yet
         self._unsafe_bytes = 0
+        #: shards that serve, as their log shows, and have not said hello to this coordinator
+        self._ungreeted: set[int] = set()
         #: epochs or readiness have changed since the routers were told
         self.changed = False
 
@@ -175,6 +177,12 @@ class ShardLinks:
     def is_at(self, shard: int, identity: bytes) -> bool:
         """Tell whether a shard was heard last at this address."""
         return 0 <= shard < len(self._links) and self._links[shard].identity == identity
+
+    def take_ungreeted(self) -> list[int]:
+        """Return the shards that serve without having said hello, since the last call."""
+        shards = sorted(self._ungreeted)
+        self._ungreeted.clear()
+        return shards
 
     def take_recoveries(self) -> list[Recovery]:
         """Return what storage has to be asked for, once the group is committed."""
@@ -285,6 +293,18 @@ class ShardLinks:
         link.identity = identity
         return link
 
+    def _writer(self, identity: bytes, shard: int, epoch: int) -> ShardLink | None:
+        """Return the link of a shard that writes log or a checkpoint.
+
+        Whoever does serves, also when it has not noticed that this coordinator is new: as long as
+        its log is confirmed, it has no reason to say hello.
+        """
+        link = self._holder(identity, shard, epoch)
+        if link is not None and not link.ready and not link.recovering:
+            self._ungreeted.add(shard)
+            self._change(link, ready=True)
+        return link
+
     # --- recovery
 
     def fetch(self, identity: bytes, fetch: Fetch) -> None:
@@ -322,7 +342,7 @@ class ShardLinks:
 
     def append(self, identity: bytes, blob: Append) -> None:
         """Take a blob of the log if it joins on to what is there, else say what is safe."""
-        link = self._holder(identity, blob.shard, blob.epoch)
+        link = self._writer(identity, blob.shard, blob.epoch)
         if link is None or link.resyncing or link.behind:
             return
         if (
@@ -392,7 +412,7 @@ class ShardLinks:
         whole. While storage has less than it had told the shard, only a checkpoint of everything
         counts; the log goes on from it.
         """
-        link = self._holder(identity, part.shard, part.epoch)
+        link = self._writer(identity, part.shard, part.epoch)
         if link is None or link.pending_slice is not None:
             return  # the shard repeats what takes long
         name = part.epoch, part.generation

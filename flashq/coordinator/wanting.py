@@ -85,7 +85,9 @@ class Wanting:
         self._waiting.append(_Waiting(self._version, mono_ms + PATIENCE_MS, action))
 
     def tick(self, mono_ms: int) -> None:
-        """Do what has waited long enough."""
+        """Tell shards that have not asked, and do what has waited long enough."""
+        for shard in self._links.take_ungreeted():
+            self.greet(shard, fresh=False)
         if not self._waiting:
             return
         heeded = min(

@@ -19,7 +19,7 @@ from flashq.protocol.internal import (
     ShardHello,
     Wanted,
 )
-from tests.unit.coordinator.bench import HASH, NOW_MS, ROUTER, SHARDS, Bench, Outcome
+from tests.unit.coordinator.bench import HASH, NOW_MS, ROUTER, SHARDS, Bench, Outcome, blob
 
 SHARD = shard_of_queue("mail", SHARDS)
 IDENTITY = b"shard-%d" % SHARD
@@ -123,6 +123,18 @@ def test_a_restarted_coordinator_tells_the_shards_again() -> None:
     assert [one.pairs for one in told] == [[(None, "*")]]
     bench.say(IDENTITY, Heeded(shard=SHARD, version=told[0].version))
     assert not [one for one in bench.say(IDENTITY, hello) if isinstance(one, Wanted)]
+
+
+def test_a_restarted_coordinator_tells_shards_that_do_not_ask() -> None:
+    """They serve under a steady load, and see no reason to say hello."""
+    bench = Bench()
+    granted = bench.start_shard(SHARD)
+    ask_later(bench, cmd="WEBHOOK", url=URL, events=["*"])
+    bench.restart(lose=False)
+    said = bench.say(IDENTITY, blob(SHARD, granted.epoch, 1, 1))
+    assert [one.pairs for one in said if isinstance(one, Wanted)] == [[(None, "*")]]
+    said = bench.say(IDENTITY, blob(SHARD, granted.epoch, 2, 2))
+    assert not [one for one in said if isinstance(one, Wanted)]
 
 
 def test_mail_counts_once_also_across_a_restart() -> None:

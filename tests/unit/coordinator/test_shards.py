@@ -289,6 +289,25 @@ def test_a_running_shard_goes_on_with_a_coordinator_that_lost_nothing() -> None:
     assert bench.say(OLD, blob(1, granted.epoch, 4, 4)) == [Safe(epoch=granted.epoch, seq=4)]
 
 
+def test_a_shard_that_writes_serves_though_it_has_not_said_hello() -> None:
+    """
+    1. The coordinator is killed, and its successor has lost nothing.
+    2. A shard under load is told in time that its log is safe, and so does not say hello.
+    3. It serves all the same: routers hear of it, and mail for it does not wait.
+    """
+    bench = Bench()
+    epoch = bench.start_shard(1, OLD).epoch
+    bench.say(OLD, blob(1, epoch, 1, 3))
+    bench.restart(lose=False)
+    assert bench.epochs()[1] == 0
+    bench.say(OLD, blob(1, epoch, 4, 4))
+    assert bench.epochs()[1] == epoch
+    # One that was granted an epoch by this coordinator has to recover first, whatever it says.
+    [granted] = bench.say(NEW, hello())
+    bench.say(NEW, blob(1, granted.epoch, 5, 5))
+    assert bench.epochs()[1] == 0
+
+
 def test_a_running_shard_gives_everything_to_a_coordinator_that_lost_it() -> None:
     """
     1. The coordinator is killed with its memory; log up to 3 was safe.
