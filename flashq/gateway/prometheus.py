@@ -14,13 +14,15 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
 from flashq.gateway.http_overview import View
+from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics
-from flashq.protocol.server import ShardStats
+from flashq.protocol.server import ShardStats, StatsReply
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 QUEUES_MAX: Final = 1000
@@ -101,6 +103,8 @@ class _Figures(Collector):
         yield from _states(view)
         yield from _queues(view)
         yield from _shards(view.stats.shards)
+        yield from _durations(view.stats)
+        yield from _storage(view.stats)
         missing = _gauge("flashq_shards_missing", "Shards that did not answer in time.")
         missing.add_metric((), len(view.stats.missing_shards))
         yield missing
@@ -171,6 +175,34 @@ def _queues(view: View) -> Iterator[Metric]:
     yield known
 
 
+_DURATIONS: Final = (
+    (
+        "wait_seconds",
+        "flashq_queue_wait_seconds",
+        "From when a job was due to its delivery; each delivery counts.",
+    ),
+    (
+        "processing_seconds",
+        "flashq_processing_seconds",
+        "From a job's delivery to the worker's word that the attempt has ended.",
+    ),
+)
+
+
+def _durations(stats: StatsReply) -> Iterator[Metric]:
+    """Yield histograms of the whole server: labels for queues would be without bound."""
+    for field, name, text in _DURATIONS:
+        counted = getattr(stats, field)
+        if counted is not None:
+            yield _histogram(name, text, counted)
+
+
+def _histogram(name: str, text: str, counted: Distribution) -> HistogramMetricFamily:
+    bounds = [*map(str, counted.bounds), "+Inf"]
+    buckets = list(zip(bounds, counted.cumulative, strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=counted.sum)
+
+
 _SHARD_GAUGES: Final = (
     ("jobs", "flashq_shard_jobs", "Unfinished and kept jobs in a shard."),
     ("bytes", "flashq_shard_bytes", "What a shard's jobs take, estimated."),
@@ -192,3 +224,40 @@ def _shards(shards: list[ShardStats]) -> Iterator[Metric]:
     for shard in shards:
         lag.add_metric((str(shard.shard),), max(0, shard.log_seq - shard.safe_seq))
     yield lag
+
+
+_STORAGE_GAUGES: Final = (
+    ("log_bytes", "flashq_storage_log_bytes", "Log that no checkpoint has replaced yet."),
+    ("log_bytes_max", "flashq_storage_log_bytes_max", "Log from which on changes are refused."),
+)
+_STORAGE_COUNTERS: Final = (
+    ("committed_bytes", "flashq_storage_committed_bytes", "Log that was stored."),
+    (
+        "losses",
+        "flashq_storage_losses",
+        "Times that storage came back without something that it had acknowledged.",
+    ),
+)
+
+
+def _storage(stats: StatsReply) -> Iterator[Metric]:
+    works = _gauge("flashq_storage_up", "Whether storage works; changes wait while it does not.")
+    works.add_metric((), int(not stats.storage))
+    yield works
+    told = stats.coordinator
+    if told is None:
+        return
+    for field, name, text in _STORAGE_GAUGES:
+        gauge = _gauge(name, text)
+        gauge.add_metric((), getattr(told, field))
+        yield gauge
+    lag = _gauge("flashq_storage_lag_seconds", "Age of the oldest change that is not stored yet.")
+    lag.add_metric((), told.lag_ms / 1000)
+    yield lag
+    for field, name, text in _STORAGE_COUNTERS:
+        counter = CounterMetricFamily(name, text)
+        counter.add_metric((), getattr(told, field))
+        yield counter
+    yield _histogram(
+        "flashq_storage_commit_seconds", "How long storage took for a commit.", told.commit_seconds
+    )

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from flashq.protocol.base import Reply, Request
 from flashq.protocol.command import Scope, reading
+from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics
 
 
@@ -31,8 +32,32 @@ class ShardStats(Struct, kw_only=True, omit_defaults=True):
     mailbox_out: int
 
 
+class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
+    """How storage does, as the coordinator has measured it since its process began.
+
+    Args:
+        lag_ms: for how long the oldest change has waited that is not stored yet.
+        log_bytes: size of the log of all shards that no checkpoint has replaced yet.
+        log_bytes_max: from this size on changes are refused until one has.
+        committed_bytes: size of the log that was stored.
+        losses: how often storage came back without something that it had acknowledged.
+        commit_seconds: how long storage took for each commit.
+    """
+
+    lag_ms: int
+    log_bytes: int
+    log_bytes_max: int
+    committed_bytes: int
+    losses: int
+    commit_seconds: Distribution
+
+
 class StatsReply(Reply, kw_only=True, omit_defaults=True):
-    """`storage` says what is wrong with storage, so that changes wait; absent when nothing is."""
+    """`storage` says what is wrong with storage, so that changes wait; absent when nothing is.
+    `coordinator` is at most 2 s old, and absent before the router has heard of it.
+
+    `wait_seconds` are from when a job was due to each of its deliveries, `processing_seconds` from
+    a delivery to its worker's ACK or FAIL; both since the shards' processes began."""
 
     ok: bool
     queued: int
@@ -44,6 +69,9 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     shards: list[ShardStats] = []
     missing_shards: list[int] = []
     storage: str = ""
+    wait_seconds: Distribution | None = None
+    processing_seconds: Distribution | None = None
+    coordinator: CoordinatorStats | None = None
 
 
 class ListWorkers(Request, kw_only=True, tag="LISTWORKERS"):

@@ -22,6 +22,7 @@ from flashq.shard.lifecycle import (
     is_plain,
     options_of,
 )
+from flashq.shard.measuring import Measures
 from flashq.shard.retry import is_final, retry_delay_ms
 from flashq.shard.state import Queue, ShardState
 
@@ -50,7 +51,7 @@ class Decision(Struct):
 class Context:
     """The state, the limits and the moment of one decision."""
 
-    __slots__ = ("epoch", "level", "limits", "reserved", "state", "throughput")
+    __slots__ = ("epoch", "level", "limits", "measures", "reserved", "state", "throughput")
 
     def __init__(self, state: ShardState, limits: EngineLimits, epoch: int, level: str) -> None:
         self.state = state
@@ -62,6 +63,7 @@ class Context:
         self.reserved = 2**63
         #: completions a second, lately
         self.throughput = 0.0
+        self.measures: Final = Measures()
 
     @property
     def now_ms(self) -> int:

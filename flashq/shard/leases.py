@@ -283,6 +283,7 @@ class Leases:
         live = self.sessions.get(session_id) if session_id else None
         if live is not None:
             live.taken += len(jobs)
+        self._core.context.measures.delivered(jobs, self._core.state.now_ms)
         self.watch(jobs)
 
     def watch(self, jobs: Iterable[Job]) -> None:

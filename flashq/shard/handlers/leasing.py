@@ -110,6 +110,8 @@ def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     job = _held_job(context, command.id, command.token)
     result = _result(context, command.result, origin)
     records = adopting(job, command.token, command.session)
+    if not records:
+        context.measures.ended([job], context.now_ms)
     records.append(r.Acked([job.id], [] if result is None else [result]))
     if job.extra is not None or not is_plain(job):
         records += context.ending(job, None)
@@ -130,6 +132,9 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
         return Decision(reply)
     if not any(result is not None for result in results):
         results = []
+    current = [job for job in held if job.lease is not None] if records else held
+    if current:
+        context.measures.ended(current, context.now_ms)
     records.append(r.Acked(ids if len(held) == len(ids) else [job.id for job in held], results))
     special = special_of(held)
     for job in special:
@@ -194,6 +199,8 @@ def fail(context: Context, command: Fail, origin: Origin) -> Decision:
     job = _held_job(context, command.id, command.token)
     error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
     records = adopting(job, command.token, command.session)
+    if not records:
+        context.measures.ended([job], context.now_ms)
     records += context.failing(job, "failed", error)
     return Decision(Reply(), records, context.is_durable(job))
 

@@ -224,6 +224,8 @@ def stats(context: Context, command: Stats, origin: Origin) -> Decision:
             dlq=counts[FAILED],
             completed=counts[COMPLETED],
             waiting_dependencies=counts[PARKED] + counts[FLOW],
+            wait_seconds=context.measures.queue_wait.snapshot(),
+            processing_seconds=context.measures.processing.snapshot(),
         )
     )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from flashq.gateway import prometheus
 from flashq.gateway.http_overview import View
 from flashq.gateway.prometheus import Durations, GatewayFigures, render
+from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics, QueueInfo
-from flashq.protocol.server import ShardStats, StatsReply, WorkerInfo
+from flashq.protocol.server import CoordinatorStats, ShardStats, StatsReply, WorkerInfo
 
 NOBODY = GatewayFigures(listeners=2, websockets=1, outstanding=0)
 
@@ -68,6 +70,18 @@ def test_older_series_are_there_and_declared() -> None:
     assert b"# HELP flashq_jobs_pushed_total" in page
 
 
+def test_waits_and_attempts_are_histograms_of_the_whole_server() -> None:
+    """Without labels."""
+    found = view()
+    seconds = Distribution(bounds=[0.5, 2.0], cumulative=[2, 6, 8], sum=19.0)
+    stats = replace(found.stats, wait_seconds=seconds, processing_seconds=seconds)
+    page = render(Durations(), replace(found, stats=stats), NOBODY)
+    for name in ("flashq_queue_wait_seconds", "flashq_processing_seconds"):
+        assert f"# TYPE {name} histogram" in page.decode()
+        counts = {key[1:]: value for key, value in values(page).items() if key[0].startswith(name)}
+        assert counts == {("0.5",): 2, ("2.0",): 6, ("+Inf",): 8, (): 19.0}
+
+
 def test_names_are_escaped() -> None:
     """A queue's name is a label's value and nothing else."""
     name = 'a"} 1\nflashq_fake{x="\\'
@@ -95,3 +109,26 @@ def test_requests_are_counted_by_command_and_outcome() -> None:
     assert found["flashq_http_request_seconds_count", "PUSH", "ok"] == 2
     assert found["flashq_http_request_seconds_count", "PUSH", "busy"] == 1
     assert found["flashq_http_request_seconds_sum", "PUSH", "ok"] == pytest.approx(0.304)
+
+
+def test_storage_has_series_of_its_own() -> None:
+    """How quick it is, how far behind, and how much log there is."""
+    shown = view()
+    coordinator = CoordinatorStats(
+        lag_ms=250, log_bytes=100, log_bytes_max=1000, committed_bytes=5000, losses=1,
+        commit_seconds=Distribution(bounds=[0.005, 0.02], cumulative=[1, 2, 3], sum=0.5),
+    )  # fmt: skip
+    shown.stats.coordinator = coordinator
+    found = values(render(Durations(), shown, NOBODY))
+    assert found["flashq_storage_up",] == 1
+    assert found["flashq_storage_lag_seconds",] == 0.25
+    assert found["flashq_storage_log_bytes",] == 100
+    assert found["flashq_storage_log_bytes_max",] == 1000
+    assert found["flashq_storage_committed_bytes_total",] == 5000
+    assert found["flashq_storage_losses_total",] == 1
+    assert found["flashq_storage_commit_seconds_bucket", "0.02"] == 2
+    assert found["flashq_storage_commit_seconds_bucket", "+Inf"] == 3
+    assert found["flashq_storage_commit_seconds_count",] == 3
+    assert found["flashq_storage_commit_seconds_sum",] == 0.5
+    shown.stats.storage = "storage unavailable: disk full"
+    assert values(render(Durations(), shown, NOBODY))["flashq_storage_up",] == 0
