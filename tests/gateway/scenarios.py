@@ -15,54 +15,21 @@ import pytest
 
 from tests.gateway.clients import ServerSaid
 from tests.gateway.doors import Door, Event, Listener
-from tests.gateway.steps import done, is_empty, pull, push, push_many, refused, state
+from tests.gateway.steps import (
+    DEFAULTS,
+    OPTIONS,
+    done,
+    is_empty,
+    pull,
+    push,
+    push_many,
+    refused,
+    state,
+)
 from tests.server import eventually
 
 Scenario = Callable[[Door, str], None]
 
-OPTIONS: Final[dict[str, Any]] = {
-    "priority": 5,
-    "ttl": 600_000,
-    "timeout": 30_000,
-    "max_attempts": 3,
-    "backoff": 100,
-    "unique_key": "key-1",
-    "tags": ["a", "b"],
-    "lifo": True,
-    "remove_on_complete": True,
-    "remove_on_fail": True,
-    "stall_timeout": 60_000,
-    "keep_completed_age": 1000,
-    "keep_completed_count": 7,
-}
-DEFAULTS: Final[dict[str, Any]] = {
-    "priority": 0,
-    "started_at": 0,
-    "attempts": 0,
-    "max_attempts": 0,
-    "backoff": 0,
-    "ttl": 0,
-    "timeout": 0,
-    "unique_key": None,
-    "depends_on": [],
-    "progress": 0,
-    "progress_msg": None,
-    "tags": [],
-    "lifo": False,
-    "remove_on_complete": False,
-    "remove_on_fail": False,
-    "last_heartbeat": 0,
-    "stall_timeout": 0,
-    "stall_count": 0,
-    "parent_id": None,
-    "children_ids": [],
-    "children_completed": 0,
-    "custom_id": None,
-    "keep_completed_age": 0,
-    "keep_completed_count": 0,
-    "completed_at": 0,
-}
-"""What a job says of which nothing was said, and to which nothing has happened."""
 NAME_TEXTS: Final = {
     "x" * 257: "Queue name too long (max 256 chars)",
     "a b": "Queue name must contain only alphanumeric characters, underscores, hyphens, or dots",
