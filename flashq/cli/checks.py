@@ -44,6 +44,8 @@ DESCRIPTORS_COMFORTABLE: Final = 4096
 """Below so many, the number of clients over TCP is what reaches its end first."""
 DISK_WRONG_BYTES: Final = 100 * MIB
 DISK_TIGHT_BYTES: Final = GIB
+LOG_TIGHT: Final = 0.7
+"""The share of its bound from which on the log is worth a warning."""
 _PACKAGES: Final = ("pyzmq", "msgspec", "msgpack", "click", "rich")
 _SERVER_PACKAGES: Final = ("croniter", "setproctitle", "structlog")
 
@@ -321,12 +323,7 @@ def check_shards(
     except FlashQError as error:
         yield Finding("shards", "wrong", error.text, "look at the server's log")
         return
-    unsafe_bytes = sum(shard.unsafe_bytes for shard in stats.shards)
-    if stats.storage:
-        text = f"changes wait, {size(unsafe_bytes)} of them: {stats.storage}"
-        yield Finding("storage", "wrong", text, _STORAGE_ADVICE)
-    else:
-        yield ok("storage", f"it is written to; {size(unsafe_bytes)} are under way")
+    yield _check_storage(stats)
     silent = sorted({*stats.missing_shards, *down})
     for index in silent:
         word = "has not started" if index in down else "is ready, but does not answer in time"
@@ -340,6 +337,43 @@ def check_shards(
         )
 
 
+def _check_storage(stats: StatsReply) -> Finding:
+    """Does storage take what it gets, is it quick, and is there room in the log?"""
+    unsafe_bytes = sum(shard.unsafe_bytes for shard in stats.shards)
+    if stats.storage:
+        text = f"changes wait, {size(unsafe_bytes)} of them: {stats.storage}"
+        return Finding("storage", "wrong", text, _STORAGE_ADVICE)
+    text = f"it is written to; {size(unsafe_bytes)} are under way"
+    told = stats.coordinator
+    if told is None:
+        return ok("storage", text)
+    commits = told.commit_seconds
+    if commits.count:
+        text += (
+            f"; {plural(commits.count, 'commit')}, half of them within "
+            f"{_milliseconds(commits.quantile(0.5))} and 99% within "
+            f"{_milliseconds(commits.quantile(0.99))}"
+        )
+    text += f"; the log has {size(told.log_bytes)} of at most {size(told.log_bytes_max)}"
+    if told.losses:
+        text += f"; it came back without something that it had {plural(told.losses, 'time')}"
+        return Finding("storage", "warning", text, _LOSSES_ADVICE)
+    if told.log_bytes > LOG_TIGHT * told.log_bytes_max:
+        return Finding("storage", "warning", text, _LOG_ADVICE)
+    return ok("storage", text)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:g} ms"
+
+
+_LOSSES_ADVICE: Final = (
+    "what the server still had was written again; see that a copy takes over only when it has "
+    "everything, such as with synchronous replication"
+)
+_LOG_ADVICE: Final = (
+    "checkpoints do not keep up; give storage a faster disk, or raise log_bytes_max"
+)
 _STORAGE_ADVICE: Final = (
     "bring it back, or make room; the server tries again by itself and goes on where it was"
 )

@@ -40,6 +40,11 @@ def stats(invocation: Invocation) -> None:
             )
         invocation.say("")
         invocation.table(shards)
+        if (told := found.coordinator) is not None:
+            invocation.say(
+                f"log: {size(told.log_bytes)} of at most {size(told.log_bytes_max)}; "
+                f"the oldest change that is not stored yet has waited {told.lag_ms} ms"
+            )
     if found.storage:
         invocation.complain(f"changes wait: {found.storage}")
     invocation.warn_missing(found.missing_shards)

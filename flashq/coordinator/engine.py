@@ -17,6 +17,7 @@ from msgspec import Struct, msgpack
 from flashq.coordinator.crons import CronTable
 from flashq.coordinator.hooks import Hooks
 from flashq.coordinator.mailboxes import Mailboxes
+from flashq.coordinator.measures import Measures
 from flashq.coordinator.outbox import Group, Outbox, Parcel
 from flashq.coordinator.repeats import Repeats
 from flashq.coordinator.shards import Recovery, ShardLinks
@@ -83,14 +84,25 @@ class Coordinator:
         settings: the server's.
         opened: what storage has.
         now_ms: the wall clock.
+        measures: what is told of storage; who measures it keeps them.
     """
 
-    def __init__(self, settings: CoordinatorSettings, opened: Opened, now_ms: int) -> None:
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        opened: Opened,
+        now_ms: int,
+        measures: Measures | None = None,
+    ) -> None:
         self._shard_count = settings.shard_count
         self._config_hash = settings.config_hash
+        self._log_bytes_max = settings.limits.log_bytes_max
+        self._measures = measures or Measures()
+        #: the monotonic clock of the last input or tick
+        self._mono_ms = 0
         self._outbox = Outbox()
         self._links = ShardLinks(
-            opened.shards, settings.config_hash, self._outbox, settings.limits.log_bytes_max
+            opened.shards, settings.config_hash, self._outbox, self._log_bytes_max
         )
         self._mailboxes = Mailboxes(
             settings.shard_count, self._incarnation_from(opened, now_ms), self._outbox
@@ -133,6 +145,7 @@ class Coordinator:
             now_ms: the wall clock.
             mono_ms: the monotonic clock.
         """
+        self._mono_ms = mono_ms
         try:
             for header_frame, body in pairs(frames):
                 header = unpack_header(header_frame)
@@ -185,7 +198,8 @@ class Coordinator:
         self._outbox.send(identity, self._epochs())
 
     def _epochs(self) -> Epochs:
-        return Epochs(epochs=self._links.epochs, storage=self._trouble)
+        told = self._measures.told(self._mono_ms, self._links.log_bytes, self._log_bytes_max)
+        return Epochs(epochs=self._links.epochs, storage=self._trouble, coordinator=told)
 
     def _tell_routers(self) -> None:
         """Tell every router the epochs, if they have changed."""
@@ -260,6 +274,7 @@ class Coordinator:
 
     def tick(self, now_ms: int, mono_ms: int) -> None:
         """Do what is due: fire crons, send mail again, forget silent routers."""
+        self._mono_ms = mono_ms
         self._links.tick(mono_ms)
         self._wanting.tick(mono_ms)
         self._hooks.tick(mono_ms)

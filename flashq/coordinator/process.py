@@ -14,12 +14,14 @@ import zmq
 from flashq.clock import Clock, SystemClock
 from flashq.config import MEMORY, Settings, configuration_hash, flag_parser
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
+from flashq.coordinator.measures import Measures
 from flashq.coordinator.writer import (
     Broken,
     Changed,
     Committed,
     DirectWriter,
     Read,
+    Took,
     Trouble,
     Unreadable,
     Writer,
@@ -107,12 +109,16 @@ class Turns:
         )
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._clock = clock
-        self._coordinator = Coordinator(self._agreed, opened, clock.wall_ms())
+        self._measures = Measures()
+        self._coordinator = self._new_coordinator(opened)
         self._log = log_of(PROGRAM)
         #: what storage says is wrong
         self._trouble = ""
         #: when storage last answered or had nothing to do, on the monotonic clock
         self._answered_ms = clock.mono_ms()
+
+    def _new_coordinator(self, opened: Opened) -> Coordinator:
+        return Coordinator(self._agreed, opened, self._clock.wall_ms(), self._measures)
 
     def serve(self, writer: Writer, socket: zmq.Socket[bytes], lifecycle: Lifecycle) -> None:
         """Wait, drain a bounded batch, tick, hand on what has to be written, send."""
@@ -161,8 +167,11 @@ class Turns:
                 self._answered_ms = mono_ms
                 match result:
                     case Committed(groups):
+                        self._measures.committed(groups)
                         for group in groups:
                             self._coordinator.committed(group)
+                    case Took(seconds):
+                        self._measures.commit_seconds.add(seconds)
                     case Read(recovery, part):
                         self._coordinator.recovered(recovery, part)
                     case Unreadable(recovery, reason):
@@ -178,6 +187,7 @@ class Turns:
             while (group_or_none := self._coordinator.take_group()) is not None:
                 is_settled = False
                 if group_or_none.writes or not writer.is_idle:
+                    self._measures.submitted(mono_ms)
                     writer.submit(group_or_none)
                 else:
                     self._coordinator.committed(group_or_none)
@@ -190,7 +200,8 @@ class Turns:
         and give again what is missing."""
         self._log.warning("storage came back with something else than it had; beginning anew")
         self.log_dropped()
-        self._coordinator = Coordinator(self._agreed, opened, self._clock.wall_ms())
+        self._measures.begun_anew()
+        self._coordinator = self._new_coordinator(opened)
 
     def _watch(self, writer: Writer, mono_ms: int) -> None:
         """Let everybody know how storage is."""

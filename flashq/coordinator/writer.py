@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -67,13 +68,19 @@ class Changed(NamedTuple):
     opened: Opened
 
 
+class Took(NamedTuple):
+    """How long storage took for a commit."""
+
+    seconds: float
+
+
 class Broken(NamedTuple):
     """The writer has ended by an error that waiting does not cure."""
 
     error: BaseException
 
 
-Result: TypeAlias = Committed | Read | Unreadable | Trouble | Changed | Broken
+Result: TypeAlias = Committed | Took | Read | Unreadable | Trouble | Changed | Broken
 Task: TypeAlias = Group | Recovery
 
 
@@ -162,7 +169,9 @@ class DirectWriter:
         """Write or read."""
         if isinstance(task, Group):
             if task.writes:
+                began_s = time.perf_counter()
                 self._storage.write(task.writes)
+                self._results.append(Took(time.perf_counter() - began_s))
             self._results.append(Committed([task]))
         else:
             self._results.append(_read(self._storage, task))
@@ -247,6 +256,10 @@ class WriterEngine:
     def close(self) -> None:
         """Write what is queued, if that is possible at once, and end."""
         self._is_closing = True
+
+    def took(self, seconds: float) -> None:
+        """Storage has carried out a commit, in so long."""
+        self._results.append(Took(seconds))
 
     def break_off(self, error: BaseException) -> None:
         """End by an error that waiting does not cure."""
@@ -419,13 +432,17 @@ class WriterThread:
     def _run(self) -> None:
         try:
             while (call := self._next_call()) is not None:
+                began_s = time.perf_counter()
                 try:
                     outcome = carry_out(call, self._storage)
                 except (StorageUnavailable, ConfigError) as error:
                     with self._news:
                         self._engine.failed(error)
                 else:
+                    seconds = time.perf_counter() - began_s
                     with self._news:
+                        if isinstance(call, Commit):
+                            self._engine.took(seconds)
                         self._engine.done(outcome)
         except Exception as error:  # noqa: BLE001  the edge of the thread: the loop raises it again
             with self._news:

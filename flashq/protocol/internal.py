@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct, msgpack
 
 from flashq.errors import BadMessage
+from flashq.protocol.server import CoordinatorStats
 
 COORDINATOR: Final = 0xFFFE
 """The coordinator's number as a mailbox peer; shards have their own numbers."""
@@ -212,11 +213,12 @@ class RouterHello(Internal, kw_only=True, tag="router-hello"):
 
 
 class Epochs(Internal, kw_only=True, tag="epochs"):
-    """Each shard's epoch, 0 for one that is not ready, and what is wrong with storage, empty when
-    nothing is: at each hello and at each change."""
+    """Each shard's epoch, 0 for one that is not ready, what is wrong with storage, empty when
+    nothing is, and the coordinator's figures: at each hello and at each change."""
 
     epochs: list[int]
     storage: str = ""
+    coordinator: CoordinatorStats | None = None
 
 
 # --- peers

@@ -135,8 +135,8 @@ class Router:
         #: clients that leave so much unread that their requests are refused; whoever sends to them
         #: maintains it
         self.overfull: set[bytes] = set()
-        #: what the coordinator says is wrong with storage; empty when nothing is
-        self._storage_trouble = ""
+        #: what the coordinator has said last
+        self._told = Epochs(epochs=[])
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
         #: why this router must not run; it exits then
@@ -365,7 +365,7 @@ class Router:
             body,
             self._settings.shard_count,
             json=asker.json,
-            storage_trouble=self._storage_trouble,
+            coordinator=self._told,
         )
 
     # --- scatter and gather
@@ -450,7 +450,7 @@ class Router:
             message = None
         match message:
             case Epochs(epochs=epochs) if len(epochs) == self._settings.shard_count:
-                self._storage_trouble = message.storage
+                self._told = message
                 for shard, epoch in enumerate(epochs):
                     self._set_epoch(shard, epoch)
             case Refused(reason=reason):

@@ -23,6 +23,8 @@ from flashq.errors import (
 from flashq.ids import shard_of_job
 from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.codec import Outline, decode, decode_request, encode
+from flashq.protocol.histogram import Distribution, merge
+from flashq.protocol.internal import Epochs
 from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
@@ -67,12 +69,12 @@ class Gather:
 
 
 def ask_all(
-    word: str, body: bytes, shard_count: int, *, json: bool, storage_trouble: str = ""
+    word: str, body: bytes, shard_count: int, *, json: bool, coordinator: Epochs
 ) -> Division:
     """Divide a request that concerns all shards.
 
     Args:
-        storage_trouble: what the coordinator says is wrong with storage, for STATS.
+        coordinator: what the coordinator has said last, for STATS.
 
     Raises:
         InvalidRequest, BadMessage: it does not fit its command.
@@ -89,7 +91,7 @@ def ask_all(
         body = encode(GetJobs(state=request.state, limit=offset + limit), json=json)
         merge = partial(_merge_jobs, offset, limit, json)
     elif word == "STATS":
-        merge = partial(_merge_stats, storage_trouble, json)
+        merge = partial(_merge_stats, coordinator, json)
     else:
         merge = partial(_MERGES[word], json)
     return Division(dict.fromkeys(range(shard_count), body), merge)
@@ -287,7 +289,7 @@ def _merge_queues(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return QueuesReply(ok=True, queues=queues, missing_shards=missing)
 
 
-def _merge_stats(storage_trouble: str, json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_stats(coordinator: Epochs, json: bool, replies: Bodies, missing: list[int]) -> Any:
     parts = _read(replies, StatsReply, json)
     sums = {
         name: sum(getattr(part, name) for part in parts)
@@ -302,8 +304,20 @@ def _merge_stats(storage_trouble: str, json: bool, replies: Bodies, missing: lis
     }
     shards = [shard for part in parts for shard in part.shards]
     return StatsReply(
-        ok=True, shards=shards, missing_shards=missing, storage=storage_trouble, **sums
+        ok=True,
+        shards=shards,
+        missing_shards=missing,
+        storage=coordinator.storage,
+        coordinator=coordinator.coordinator,
+        wait_seconds=_added([part.wait_seconds for part in parts]),
+        processing_seconds=_added([part.processing_seconds for part in parts]),
+        **sums,
     )
+
+
+def _added(told: list[Distribution | None]) -> Distribution | None:
+    counted = [one for one in told if one is not None]
+    return merge(counted) if counted else None
 
 
 _MEAN: Final = "avg_latency_ms"

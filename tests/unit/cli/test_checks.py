@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -207,6 +207,33 @@ def test_storage_that_is_away(fake: FakeServer) -> None:
     assert (found.check, found.verdict) == ("storage", "wrong")
     assert found.text.startswith("changes wait, ")
     assert found.text.endswith("no space left")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "words"),
+    [
+        ({}, "ok", "2 commits, half of them within 5 ms and 99% within 20 ms; the log has 100 by"),
+        ({"losses": 1}, "warning", "without something that it had 1 time"),
+        ({"log_bytes": 800}, "warning", "800 bytes of at most 1000 bytes"),
+    ],
+)
+def test_how_storage_does(fake: FakeServer, more: Any, verdict: str, words: str) -> None:
+    """How quick it is and how full the log is; that it lost something, and that it is nearly full,
+    is worth a warning."""
+    teach(fake)
+    told = {
+        "lag_ms": 0,
+        "log_bytes": 100,
+        "log_bytes_max": 1000,
+        "committed_bytes": 5000,
+        "losses": 0,
+        "commit_seconds": {"bounds": [0.005, 0.02], "cumulative": [1, 2, 2], "sum": 0.02},
+    }
+    stats = {**REPLIES["STATS"], "coordinator": {**told, **more}}
+    fake.answer("STATS", lambda _: {"ok": True, **stats})
+    found, _ = checks.check_shards(fake.url, None, hello_of(fake))
+    assert (found.check, found.verdict) == ("storage", verdict)
+    assert words in found.text
 
 
 def test_stats_that_do_not_come(fake: FakeServer) -> None:

@@ -9,6 +9,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
+from flashq.coordinator.measures import Measures
 from flashq.protocol.codec import decode, encode
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, unpack_header
 from flashq.protocol.internal import (
@@ -56,7 +57,10 @@ class Bench:
     def start(self) -> None:
         """Start the coordinator, with what the storage has."""
         settings = CoordinatorSettings(shard_count=SHARDS, limits=self.limits, config_hash=HASH)
-        self.coordinator = Coordinator(settings, self.storage.open(SHARDS), self.now_ms)
+        self.measures = Measures()
+        self.coordinator = Coordinator(
+            settings, self.storage.open(SHARDS), self.now_ms, self.measures
+        )
         self.turn()
 
     def restart(self, *, lose: bool) -> None:

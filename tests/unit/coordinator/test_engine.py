@@ -7,9 +7,14 @@ import pytest
 from flashq.coordinator import engine
 from flashq.protocol.base import ErrorReply
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header
-from flashq.protocol.internal import Epochs, Internal, MailAck, Refused, RouterHello, Safe
+from flashq.protocol.internal import Internal, MailAck, Refused, RouterHello, Safe
 from flashq.protocol.internal import ShardHello as Hello
-from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench
+from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench, blob
+
+
+def told(bench: Bench) -> list[tuple[list[int], str]]:
+    """What the router was told of shards and of storage's trouble."""
+    return [(message.epochs, message.storage) for message in bench.said_to(ROUTER)]
 
 
 def test_a_router_is_told_the_epochs_at_each_hello_and_each_change() -> None:
@@ -18,9 +23,9 @@ def test_a_router_is_told_the_epochs_at_each_hello_and_each_change() -> None:
     assert bench.epochs() == [0] * SHARDS
     bench.sent.clear()
     first = bench.start_shard(1)
-    assert bench.said_to(ROUTER) == [Epochs(epochs=[0, first.epoch, 0, 0])]
+    assert told(bench) == [([0, first.epoch, 0, 0], "")]
     [second] = bench.say(b"S-new", Hello(shard=1, config_hash=HASH))
-    assert bench.said_to(ROUTER) == [Epochs(epochs=[0] * SHARDS)]
+    assert told(bench) == [([0] * SHARDS, "")]
     assert second.epoch > first.epoch
 
 
@@ -150,8 +155,24 @@ def test_routers_are_told_what_is_wrong_with_storage() -> None:
     assert bench.coordinator.set_trouble("disk full")
     assert not bench.coordinator.set_trouble("disk full")
     bench.turn()
-    told = Epochs(epochs=[0] * SHARDS, storage="disk full")
-    assert bench.said_to(ROUTER) == [told]
-    assert bench.say(ROUTER, RouterHello(config_hash=HASH)) == [told]
+    none = [0] * SHARDS
+    assert told(bench) == [(none, "disk full")]
+    bench.say(ROUTER, RouterHello(config_hash=HASH))
+    assert told(bench) == [(none, "disk full")]
     assert bench.coordinator.set_trouble("")
-    assert bench.say(ROUTER, RouterHello(config_hash=HASH))[-1] == Epochs(epochs=[0] * SHARDS)
+    bench.say(ROUTER, RouterHello(config_hash=HASH))
+    assert told(bench)[-1] == (none, "")
+
+
+def test_routers_are_told_how_storage_does() -> None:
+    """What was measured of commits, how old what is not stored yet is, and the size of the log."""
+    bench = Bench()
+    epoch = bench.start_shard(1).epoch
+    bench.say(b"shard-1", blob(1, epoch, 1, 1, size=100))
+    bench.measures.commit_seconds.add(0.003)
+    bench.measures.submitted(bench.mono_ms)
+    bench.pass_time(250)
+    [epochs] = bench.say(ROUTER, RouterHello(config_hash=HASH))
+    figures = epochs.coordinator
+    assert (figures.log_bytes, figures.log_bytes_max) == (100, bench.limits.log_bytes_max)
+    assert (figures.lag_ms, figures.commit_seconds.count) == (250, 1)

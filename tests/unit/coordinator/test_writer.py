@@ -20,6 +20,7 @@ from flashq.coordinator.writer import (
     Mirror,
     Read,
     Result,
+    Took,
     Trouble,
     Unreadable,
     WriterThread,
@@ -303,6 +304,20 @@ def test_the_mirror_knows_what_a_group_leaves() -> None:
     assert not Mirror(MemoryStorage(NOW_MS, bytes(16)).open(SHARDS)).fits(storage.open(SHARDS), [])
 
 
+def test_commits_are_timed_and_nothing_else(bench: Bench) -> None:
+    """A group without writes, which only follows another, takes storage no time."""
+    first, empty, second = group(blob(1, 1)), group(), group(blob(2, 2))
+    for each in (first, empty):
+        bench.writer.submit(each)
+        bench.next(Committed)
+    bench.writer.submit(second)
+    took = bench.next(Took)
+    assert isinstance(took, Took)
+    assert took.seconds > 0
+    bench.committed(second)
+    assert not any(isinstance(result, Took) for result in bench.told)
+
+
 def test_without_a_thread_everything_happens_at_once() -> None:
     """As memory needs it."""
     storage = MemoryStorage(NOW_MS, bytes(16))
@@ -311,7 +326,8 @@ def test_without_a_thread_everything_happens_at_once() -> None:
     written = group(blob(1, 1))
     writer.submit(written)
     writer.submit(Recovery(b"to", 1, 1, 0))
-    committed, read = writer.take_results()
+    took, committed, read = writer.take_results()
+    assert isinstance(took, Took)
     assert committed == Committed([written])
     assert isinstance(read, Read)
     assert read.part.log == [(1, 1, b"1-1")]

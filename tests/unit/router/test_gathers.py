@@ -385,6 +385,7 @@ def test_stats_add_up(flags: int) -> None:
             "completed": 5,
             "waiting_dependencies": 7,
             "shards": [shard_stats(shard)],
+            "wait_seconds": {"bounds": [0.5], "cumulative": [1, 2], "sum": 3.5},
         }
         for shard in range(3)
     ]
@@ -398,6 +399,7 @@ def test_stats_add_up(flags: int) -> None:
         "dlq": 3000,
         "completed": 15,
         "waiting_dependencies": 21,
+        "wait_seconds": {"bounds": [0.5], "cumulative": [3, 6], "sum": 10.5},
         "missing_shards": [3],
     }
 
