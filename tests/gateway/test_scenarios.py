@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.contract.test_coverage import OLDER_WORDS
-from tests.gateway import scenarios
+from tests.gateway import scenarios, steps
 from tests.gateway.doors import Door, OpenDoor, ZmqDoor, over_tcp, over_unix
 from tests.gateway.grpc_door import SAYS, GrpcDoor
 from tests.gateway.http_door import ROUTES, HttpDoor
@@ -89,7 +89,8 @@ def test_a_pull_without_a_time_is_answered_before_its_client_gives_up(
 
 def test_every_older_word_is_in_a_scenario() -> None:
     """So what is said of all doors is said of every command."""
-    words = set(re.findall(r'"([A-Z]+)"', inspect.getsource(scenarios)))
+    source = inspect.getsource(scenarios) + inspect.getsource(steps)
+    words = set(re.findall(r'"([A-Z]+)"', source))
     assert words == set(OLDER_WORDS) - ABOUT_CONNECTIONS
     assert set(ROUTES) == words
     assert set(SAYS) < words
