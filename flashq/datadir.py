@@ -7,11 +7,13 @@ storage than the last time would answer as if everything had been lost; so it do
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from flashq.errors import ConfigError
-from flashq.lockfile import LOCK_WAIT_MS, Lockfile
+from flashq.lockfile import Lockfile
 
 LOCK_NAME: Final = "flashq.lock"
 PIN_NAME: Final = "storage-uuid"
@@ -22,12 +24,13 @@ class DataDir:
 
     Args:
         path: the directory; it is made if it is not there.
+        pause: waits for so many seconds while another server still has it.
 
     Raises:
         ConfigError: it cannot be made, or another server uses it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, pause: Callable[[float], object] = time.sleep) -> None:
         self.path: Final = Path(path).absolute()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,7 +39,7 @@ class DataDir:
                 f"data_dir {self.path} cannot be made ({error.strerror}); "
                 "name another one in FLASHQ_DATA_DIR"
             ) from error
-        self._lock = Lockfile.acquire(self.path / LOCK_NAME, wait_ms=LOCK_WAIT_MS)
+        self._lock = Lockfile.acquire(self.path / LOCK_NAME, pause=pause)
 
     def pin(self, uuid: bytes, *, anew: bool = False) -> None:
         """Note which storage is used here, or see that it is the same as before.

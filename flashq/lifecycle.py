@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import socket
 import traceback
@@ -129,6 +130,10 @@ def _say(fd: int, *lines: str) -> None:
         write_all(fd, "\n".join(lines) + "\n")
 
 
+class Stopped(Exception):
+    """The program was told to stop while it waited to start: it has nothing to finish."""
+
+
 class Lifecycle:
     """What a program's loop needs to know of its own life.
 
@@ -205,6 +210,22 @@ class Lifecycle:
         except BlockingIOError:
             pass
 
+    def pause(self, seconds: float) -> None:
+        """Let some time pass during the start, as for a lock that another process holds.
+
+        Args:
+            seconds: how long, at most.
+
+        Raises:
+            Stopped: a signal to stop has come.
+        """
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self.clear_wake()
+        if self._stopping:
+            raise Stopped
+
     def ready(self, *endpoints: str) -> None:
         """Report that the program takes requests.
 
@@ -232,11 +253,13 @@ def carry_out(run: Callable[[Lifecycle], None], lifecycle: Lifecycle) -> int:
         lifecycle: its life.
 
     Returns:
-        0 after a drain, 1 after a reported failure.
+        0 after a drain or a stop before there was anything to drain, 1 after a reported failure.
     """
     lifecycle.install()
     try:
         run(lifecycle)
+    except Stopped:
+        return 0
     except FlashQError as error:
         lifecycle.failed(str(error))
         return 1

@@ -58,8 +58,10 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     """
     run_dir = settings.run()
     run_dir.create()
-    lock = Lockfile.acquire(run_dir.lock("coordinator"))
-    data_dir = None if settings.storage == MEMORY else DataDir(settings.data_dir)
+    lock = Lockfile.acquire(run_dir.lock("coordinator"), pause=lifecycle.pause)
+    data_dir = None
+    if settings.storage != MEMORY:
+        data_dir = DataDir(settings.data_dir, pause=lifecycle.pause)
     context = zmq.Context()
     clock = SystemClock()
     storage = open_storage(settings.storage, clock.wall_ms())

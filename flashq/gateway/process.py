@@ -24,6 +24,7 @@ from flashq.gateway.http import HttpDoor
 from flashq.gateway.tcp import TcpDoor
 from flashq.gateway.webhook_delivery import WebhookDelivery
 from flashq.lifecycle import Lifecycle, run_alone
+from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
 from flashq.tokenfile import TokenSource, own_token
 from flashq.tokens import Guard
@@ -42,8 +43,20 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     Raises:
         ConfigError: a door cannot be opened, or the server is another than the settings say.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, lifecycle))
+    run_dir = settings.run()
+    run_dir.create()
+    # A gateway of this server that still drains is waited for; anybody else's port is refused.
+    ports = {settings.port, settings.http_port, settings.grpc_port} - {0}
+    locks = [
+        Lockfile.acquire(run_dir.lock(f"gateway-{settings.host}-{port}"), pause=lifecycle.pause)
+        for port in sorted(ports)
+    ]
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, lifecycle))
+    finally:
+        for lock in locks:
+            lock.release()
 
 
 async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:

@@ -58,7 +58,7 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     """
     run_dir = settings.run()
     run_dir.create()
-    lock = Lockfile.acquire(run_dir.lock("router"))
+    lock = Lockfile.acquire(run_dir.lock("router"), pause=lifecycle.pause)
     context = zmq.Context()
     try:
         clock = SystemClock()

@@ -56,7 +56,7 @@ def run(settings: Settings, index: int, lifecycle: Lifecycle) -> None:
         raise ConfigError(f"shard {index} of {settings.shards}: the index is 0 to shards - 1")
     run_dir = settings.run()
     run_dir.create()
-    lock = Lockfile.acquire(run_dir.lock(f"shard-{index}"))
+    lock = Lockfile.acquire(run_dir.lock(f"shard-{index}"), pause=lifecycle.pause)
     # Nothing here makes reference cycles worth a pause: a full collection over millions of jobs
     # would stop the shard for longer than everything else it does.
     gc.disable()

@@ -21,12 +21,11 @@ def test_it_is_made_for_the_servers_user_only(tmp_path: Path) -> None:
     directory.close()
 
 
-def test_one_server_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_server_has_it(tmp_path: Path) -> None:
     """A second one is told who has it; it gets it when that one is gone."""
-    monkeypatch.setattr("flashq.datadir.LOCK_WAIT_MS", 0)
     first = DataDir(str(tmp_path))
     with pytest.raises(ConfigError, match=f"process {os.getpid()} has held"):
-        DataDir(str(tmp_path))
+        DataDir(str(tmp_path), pause=lambda _: None)
     first.close()
     DataDir(str(tmp_path)).close()
 

@@ -56,6 +56,18 @@ def test_a_stop_signal_sets_the_flag_and_wakes_the_poller() -> None:
     assert life.stopping
 
 
+def test_a_pause_of_the_start_ends_with_the_signal_to_stop() -> None:
+    """A program that waits for another's lock would else be killed at the end of its time."""
+    life = Lifecycle(TerminalReport("flashq-shard"))
+
+    def run(life: Lifecycle) -> None:
+        life.pause(0)
+        signal.raise_signal(signal.SIGTERM)
+        life.pause(1000)
+
+    assert carry_out(run, life) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_the_terminals_signals_are_the_supervisors_business(number: signal.Signals) -> None:
     """Ctrl-C reaches every process of the terminal at once; if all obeyed, the coordinator would
