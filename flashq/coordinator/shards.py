@@ -446,6 +446,8 @@ class ShardLinks:
     def _slice_stored(self, link: ShardLink, part: CheckpointSlice) -> None:
         self._is_writing_slice = False
         self._write_slice()
+        if part.last:
+            self._trim(link, part.seq)
         if link.pending_slice is not part:
             return  # there is a new epoch
         link.pending_slice = None
@@ -456,11 +458,14 @@ class ShardLinks:
                 # Storage has everything again, as of the checkpoint's sequence.
                 self._end_resync(link)
                 link.last_seq = link.safe_seq = max(link.last_seq, part.seq)
-            was_full = self._sizes.is_full
-            self._sizes.trim(link.shard, part.seq)
-            if was_full and not self._sizes.is_full:
-                self._tell_all()
         self._answer_slice(link, part)
+
+    def _trim(self, link: ShardLink, seq: int) -> None:
+        """A checkpoint is current, whoever holds its shard's epoch by now."""
+        was_full = self._sizes.is_full
+        self._sizes.trim(link.shard, seq)
+        if was_full and not self._sizes.is_full:
+            self._tell_all()
 
     def _answer_slice(self, link: ShardLink, part: CheckpointSlice) -> None:
         if link.identity is not None:

@@ -136,6 +136,11 @@ class Bench:
         assert isinstance(granted, Granted)
         return granted
 
+    def log_bytes(self) -> int:
+        """What a router is told of the log's size."""
+        [epochs] = self.say(ROUTER, RouterHello(config_hash=HASH))
+        return int(epochs.coordinator.log_bytes)
+
     def epochs(self) -> Sequence[int]:
         """What a router is told."""
         [epochs] = self.say(ROUTER, RouterHello(config_hash=HASH))

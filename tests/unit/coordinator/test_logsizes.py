@@ -56,6 +56,19 @@ def test_a_log_that_is_full_at_the_start_is_full() -> None:
     assert LogSizes([stored], 500).is_full
 
 
+def test_the_checkpoint_of_a_shard_that_died_replaces_its_log_all_the_same() -> None:
+    """The last slice was on its way to storage when its shard was killed. The log that it replaced
+    counted for ever, and changes were refused for good (simulation, seed 51 with a low bound)."""
+    bench = Bench()
+    epoch = bench.start_shard(1, b"old").epoch
+    bench.say(b"old", blob(1, epoch, 1, 9, size=1000))
+    whole = CheckpointSlice(shard=1, epoch=epoch, generation=1, seq=9, last=True)
+    bench.hear(b"old", whole)
+    bench.hear(b"new", ShardHello(shard=1, config_hash=HASH))
+    bench.turn()
+    assert bench.log_bytes() == 0
+
+
 def test_shards_are_told_of_the_bound_and_of_its_end() -> None:
     """
     1. The log of two shards reaches the bound: both are told, also the one that wrote little.
