@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from flashq.errors import BadMessage, InvalidRequest
+from flashq.errors import BadMessage, FlashQError, InvalidRequest, JobNotActive, JobNotFound
 from flashq.gateway.splicing import append_fields
 from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.base import OptionalRaw
@@ -127,6 +127,16 @@ class Ask:
         if self.outline.ids is not None:
             return self.outline.ids
         return () if self.job_id is None else (self.job_id,)
+
+    def not_held(self) -> FlashQError:
+        """Return what somebody without a token is told about a job that is not active."""
+        match self.command.word:
+            case "HEARTBEAT" | "MOVETODELAYED":
+                return JobNotActive(id=self.job_id)
+            case "PROGRESS":
+                return JobNotActive(f"Job {self.job_id} not found in processing")
+            case _:
+                return JobNotFound(id=self.job_id)
 
     def name_leases(self, tokens: Mapping[int, int]) -> bool:
         """Say by which delivery the asker holds the jobs, unless the request says so itself.

@@ -29,6 +29,7 @@ from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.events import EventFan, Listener
 from flashq.gateway.lanes import Holder
 from flashq.gateway.pending import Done, Pending
+from flashq.gateway.subscribing import Ready
 from flashq.gateway.upstream import Upstream
 from flashq.observability.logging import log_of
 from flashq.wire import receive
@@ -165,12 +166,17 @@ class Bridge:
         def done(body: bytes, ok: bool) -> None:
             if not future.done():
                 future.set_result(Answer(body, ok))
+            elif ok:  # cancelled in the turn of the loop in which the answer came, before it
+                self.give_back(ask, body)
 
         pending = self.ask(ask, holder, done)
         try:
             return await future
         except asyncio.CancelledError:
-            self.abandon(pending)
+            if future.cancelled():
+                self.abandon(pending)
+            elif future.result().ok:  # cancelled in that turn, after it
+                self.give_back(ask, future.result().body)
             raise
 
     def ask(self, ask: Ask, holder: Holder | None, done: Done | None) -> Pending:
@@ -188,6 +194,13 @@ class Bridge:
         """Nobody waits for that request any more; see `Upstream.abandon`."""
         self._upstream.abandon(pending)
 
+    def give_back(self, ask: Ask, reply: bytes) -> None:
+        """Return the jobs of a successful reply that nobody could take; no attempt is counted.
+        Other replies than those to pulls bring nothing to return."""
+        if ask.is_pull:
+            self._upstream.give_back(reply, self._now_ms(), json=ask.json)
+            self._soon()
+
     def leave(self, holder: Holder) -> None:
         """A connection is gone: what it holds and waits for goes back at once."""
         self._upstream.leave(holder, self._now_ms())
@@ -195,16 +208,22 @@ class Bridge:
 
     # --- events
 
-    def listen(self, listener: Listener) -> None:
-        """Begin to hand events to a listener."""
-        self._events.add(listener)
+    def listen(self, listener: Listener, ready: Ready) -> None:
+        """Begin to hand events to a listener.
+
+        Args:
+            listener: who.
+            ready: called once what happens is handed to it without fail (with None), or with what
+                is wrong. Not called after `unlisten`.
+        """
+        self._events.add(listener, ready)
 
     def unlisten(self, listener: Listener) -> None:
         """Hand nothing more to a listener."""
         self._events.remove(listener)
 
-    def _subscribe(self, queue: str) -> None:
-        self._upstream.subscribe(queue)
+    def _subscribe(self, queue: str, ready: Ready) -> None:
+        self._upstream.subscribe(queue, ready, self._now_ms())
         self._soon()
 
     def _unsubscribe(self, queue: str) -> None:

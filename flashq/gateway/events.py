@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from flashq.errors import BadMessage
+from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import encode_json, encode_msgpack, transcode
 from flashq.protocol.objects import EVENTS, Event
 from flashq.protocol.sessions import EventNotice, GapNotice
@@ -164,11 +165,12 @@ class EventFan:
     """All listeners of a gateway. They share one subscription for each queue.
 
     Args:
-        subscribe, unsubscribe: called with a queue when its first listener comes and its last goes.
+        subscribe: called with a queue and `ready` for each listener that comes.
+        unsubscribe: called with a queue when its last listener goes.
     """
 
     def __init__(
-        self, subscribe: Callable[[str], None], unsubscribe: Callable[[str], None]
+        self, subscribe: Callable[[str, Ready], None], unsubscribe: Callable[[str], None]
     ) -> None:
         self._subscribe: Final = subscribe
         self._unsubscribe: Final = unsubscribe
@@ -178,12 +180,10 @@ class EventFan:
     def __len__(self) -> int:
         return sum(map(len, self._listeners.values()))
 
-    def add(self, listener: Listener) -> None:
-        """Let it have what happens from now on."""
-        known = self._listeners.setdefault(listener.queue, {})
-        if not known:
-            self._subscribe(listener.queue)
-        known[listener] = None
+    def add(self, listener: Listener, ready: Ready) -> None:
+        """Let a listener have what happens, and call `ready` once nothing is missed any more."""
+        self._listeners.setdefault(listener.queue, {})[listener] = None
+        self._subscribe(listener.queue, ready)
 
     def remove(self, listener: Listener) -> None:
         """Let it have nothing more."""

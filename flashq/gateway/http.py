@@ -247,7 +247,7 @@ class HttpDoor:
         return visitor
 
     async def _sse(self, request: Request, visitor: Visitor) -> Response:
-        return sse_response(self._logs, request, visitor)
+        return await sse_response(self._logs, request, visitor)
 
     async def _prometheus(self, _request: Request, _visitor: Visitor) -> Response:
         view = await self._overview.look(is_fresh=True)

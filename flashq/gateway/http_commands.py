@@ -133,9 +133,11 @@ class Commands:
         asking = asyncio.ensure_future(self.ask(ask))
         leaving = asyncio.ensure_future(_gone(request))
         closing = asyncio.ensure_future(self._closing.wait())
+        is_taken = False
         try:
             await asyncio.wait({asking, leaving, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
+            if asking.done() and not leaving.done():
+                is_taken = True
                 return respond(enveloped(shape_of(command), asking.result()))
             # A pull that is cancelled gives back what it may still bring.
             raise ShuttingDown
@@ -143,7 +145,9 @@ class Commands:
             for task in (asking, leaving, closing):
                 task.cancel()
             with suppress(asyncio.CancelledError, FlashQError):
-                await asking
+                reply = await asking
+                if not is_taken:
+                    self._bridge.give_back(ask, reply)
 
     # --- more than that
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from flashq.errors import Busy
+from flashq.errors import Busy, FlashQError
 from flashq.gateway.events import Dropped, Happening, Listener, Missed
+from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import encode_json
 
 LOG_EVENTS_MAX: Final = 16_384
@@ -34,8 +36,8 @@ UNHEARD_MAX: Final = 1_000_000
 class Source(Protocol):
     """Where events come from: the bridge."""
 
-    def listen(self, listener: Listener) -> None:
-        """Begin to hand events to a listener."""
+    def listen(self, listener: Listener, ready: Ready) -> None:
+        """Begin to hand events to a listener, and call `ready` once none is missed any more."""
         ...
 
     def unlisten(self, listener: Listener) -> None:
@@ -70,6 +72,10 @@ class EventLog:
         #: the number of the next entry
         self.next = 1
         self._waiting: set[asyncio.Future[None]] = set()
+        #: done once no event is missed any more, with what is wrong if it never comes to that
+        self.ready: Final[asyncio.Future[FlashQError | None]] = (
+            asyncio.get_running_loop().create_future()
+        )
         self.readers = 0
         self.is_closed = False
         #: ends the log that nobody reads
@@ -114,6 +120,11 @@ class EventLog:
         at = self._start + number + 1 - self.first
         return [entry for entry in self._entries[at : at + TAKEN_MAX] if entry is not None]
 
+    def begin(self, error: FlashQError | None) -> None:
+        """Note that no event is missed any more, or that none will come."""
+        if not self.ready.done():
+            self.ready.set_result(error)
+
     async def grown(self) -> None:
         """Wait for the next entry, or the end."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -126,6 +137,7 @@ class EventLog:
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.is_closed = True
+        self.begin(None)
         self._wake()
 
     def _wake(self) -> None:
@@ -150,6 +162,16 @@ class Reader:
         self._log: Final = log
         self._number = number
         self._missed = missed
+
+    async def ready(self) -> None:
+        """Wait until every event that happens from now on will be read here.
+
+        Raises:
+            FlashQError: none will be.
+        """
+        error = await asyncio.shield(self._log.ready)
+        if error is not None:
+            raise error
 
     async def take(self, timeout_s: float | None = None) -> list[Told] | Missed | Dropped | None:
         """Return what comes next, waiting for it.
@@ -251,8 +273,13 @@ class EventLogs:
             log.close()
         else:
             self._logs[queue] = log
-            self._source.listen(log.listener)
+            self._source.listen(log.listener, partial(self._begin, log))
         return log
+
+    def _begin(self, log: EventLog, error: FlashQError | None) -> None:
+        log.begin(error)
+        if error is not None:
+            self._end(log)
 
     def leave(self, log: EventLog) -> None:
         """A reader is gone; the last one's log goes on for a while."""

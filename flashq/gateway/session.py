@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -49,6 +50,7 @@ from flashq.gateway.lanes import Holder
 from flashq.gateway.leniency import is_request_id, repaired, request_id_of
 from flashq.gateway.pending import Done, Pending
 from flashq.gateway.splicing import with_first
+from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import decode, decode_request, encode, encode_json, encode_msgpack
 from flashq.protocol.command import Scope
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
@@ -86,8 +88,8 @@ class Port(Protocol):
         """Give back what the holder has, and drop what it waits for."""
         ...
 
-    def listen(self, listener: Listener) -> None:
-        """Begin to hand events to a listener."""
+    def listen(self, listener: Listener, ready: Ready) -> None:
+        """Begin to hand events to a listener, and call `ready` once none is missed any more."""
         ...
 
     def unlisten(self, listener: Listener) -> None:
@@ -177,6 +179,8 @@ class Conversation:
         self._open_bytes = 0
         #: by queue
         self._listeners: dict[str, Listener] = {}
+        #: those that may still miss something: their requests, and those replaced since
+        self._unready: dict[Listener, _Exchange] = {}
         self._output: list[bytes] = []
         #: the shell cannot write at present
         self.is_output_blocked = False
@@ -291,9 +295,9 @@ class Conversation:
         self._stop_listening()
 
     def _stop_listening(self) -> None:
-        for listener in self._listeners.values():
-            self._port.unlisten(listener)
-        self._listeners.clear()
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            self._unlisten(listener)
 
     # --- requests
 
@@ -402,17 +406,17 @@ class Conversation:
             raise AuthenticationRequired
         elif isinstance(request, Subscribe):
             grant.check(ask.command, request.queue, ask.body, json=self._json)
-            self._subscribe(request)
+            self._subscribe(exchange, request)
+            return
         elif isinstance(request, Unsubscribe):
-            listener = self._listeners.pop(request.queue, None)
-            if listener is not None:
-                self._port.unlisten(listener)
+            self._unlisten(self._listeners.pop(request.queue, None))
         else:
             word = ask.command.word
             raise InvalidRequest(detail=f"unknown variant `{word}`, it is not for this door")
         self._send(exchange, _OK_JSON if self._json else _OK_MSGPACK)
 
-    def _subscribe(self, request: Subscribe) -> None:
+    def _subscribe(self, exchange: _Exchange, request: Subscribe) -> None:
+        """Listen, and answer once nothing is missed any more."""
         try:
             events = wanted_events(request.events)
         except ValueError as error:
@@ -421,10 +425,29 @@ class Conversation:
         if known is None and len(self._listeners) >= SUBSCRIPTIONS_MAX:
             raise Busy(detail=f"a connection can listen to {SUBSCRIPTIONS_MAX} queues")
         listener = Listener(request.queue, events, self._wake)
-        self._port.listen(listener)
         self._listeners[request.queue] = listener
-        if known is not None:
-            self._port.unlisten(known)
+        self._unready[listener] = exchange
+        self._port.listen(listener, partial(self._ready, listener))
+        self._unlisten(known)
+
+    def _ready(self, listener: Listener, error: FlashQError | None = None) -> None:
+        """Answer who waits for a listener."""
+        exchange = self._unready.pop(listener, None)
+        if exchange is None or exchange not in self._open:
+            return
+        if error is None:
+            self._send(exchange, _OK_JSON if self._json else _OK_MSGPACK)
+            return
+        if self._listeners.get(listener.queue) is listener:
+            del self._listeners[listener.queue]
+        self._port.unlisten(listener)
+        self._refuse(exchange, error)
+
+    def _unlisten(self, listener: Listener | None) -> None:
+        """Let a listener go; whoever waits for it is answered as if it were ready."""
+        if listener is not None:
+            self._port.unlisten(listener)
+            self._ready(listener)
 
     # --- replies
 
@@ -518,6 +541,8 @@ class Conversation:
         if self._is_guarded and self._grant() is None:
             self._stop_listening()
         for queue, listener in list(self._listeners.items()):
+            if listener in self._unready:
+                continue  # the answer to its request comes first
             for item in listener.take_all():
                 if isinstance(item, Happening):
                     self._put(event_line(item, json=self._json))

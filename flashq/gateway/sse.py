@@ -25,17 +25,24 @@ _KEEP_ALIVE: Final = b": keep-alive\n\n"
 _HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def sse_response(logs: EventLogs, request: Request, visitor: Visitor) -> Response:
-    """Return the stream of a queue's events, or of all when the path names none.
+async def sse_response(logs: EventLogs, request: Request, visitor: Visitor) -> Response:
+    """Return the stream of a queue's events, or of all when the path names none. It begins when
+    every event that happens from then on will be in it.
 
     Raises:
         NotAllowed: the visitor may not follow them.
         Busy: too many queues are followed.
+        FlashQError: the server does not say that they come.
     """
     queue = request.path_params.get("queue", ALL)
     visitor.check_listening(queue)
     last_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
     reader = logs.read(queue, last_id)
+    try:
+        await reader.ready()
+    except BaseException:
+        reader.close()
+        raise
     return _EventStream(logs, reader, visitor)
 
 

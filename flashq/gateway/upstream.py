@@ -32,7 +32,7 @@ from flashq.errors import (
     Busy,
     ConfigError,
     FlashQError,
-    JobNotActive,
+    InvalidRequest,
     JobNotFound,
     LeaseLost,
     MessageTooLarge,
@@ -43,6 +43,7 @@ from flashq.errors import (
 from flashq.gateway.asking import Ask, MsgpackOutline
 from flashq.gateway.lanes import Holder, Lane, Lanes
 from flashq.gateway.pending import Done, Pending, PendingTable
+from flashq.gateway.subscribing import Ready, Subscription
 from flashq.protocol.codec import decode, encode, encode_msgpack, error_reply
 from flashq.protocol.framing import (
     DELIVERY,
@@ -83,6 +84,7 @@ MESSAGE_BYTES_TARGET: Final = 1024 * 1024
 _OK: Final = (b"\xa2ok\xc3", b'"ok":true')
 """How a successful reply goes on behind its first byte: MessagePack, JSON."""
 
+_SUBSCRIBE: Final = "SUBSCRIBE"
 _Told = EventNotice | GapNotice
 
 
@@ -170,8 +172,8 @@ class Upstream:
         self._unanswered = 0
         #: of each shard, as the router told it last; 0 for one that is not ready
         self.epochs: list[int] = []
-        #: the corr of the subscription to each queue
-        self._subscriptions: dict[str, int] = {}
+        #: by queue
+        self._subscriptions: dict[str, Subscription] = {}
 
     # --- what the shell asks
 
@@ -244,6 +246,12 @@ class Upstream:
         for lane in lanes:
             self._enqueue_own(Goodbye(session=lane.session), lane.route, now)
 
+    def give_back(self, body: bytes, now: int, *, json: bool) -> None:
+        """Return the jobs of a reply to their queue, because its asker was gone when it came."""
+        leases = decode(body, _Delivered, json=json).leases()
+        self._lanes.settle(job_id for job_id, _ in leases)
+        self._give_back(leases, now)
+
     def _give_back(self, leases: Iterable[tuple[int, int]], now: int) -> None:
         """Return delivered jobs to their queue, uncounted, because nobody took them over."""
         found = dict(leases)
@@ -251,12 +259,20 @@ class Upstream:
             release = Release(ids=[*found], tokens=[*found.values()])
             self._enqueue_own(release, next(iter(found)) % self._shard_count, now)
 
-    def _enqueue_own(self, request: Goodbye | Release, route: int, now: int) -> None:
-        """Send a request of the gateway's own, whose outcome nobody waits for."""
+    def _enqueue_own(
+        self,
+        request: Goodbye | Release | Subscribe,
+        route: int,
+        now: int,
+        done: Done | None = None,
+    ) -> Pending:
+        """Send a request of the gateway's own."""
         word = str(request.__struct_config__.tag)
         ask = Ask(BY_WORD[word], encode_msgpack(request), MsgpackOutline(cmd=word), json=False)
         self._corr = corr = self._corr + 1
-        self._pending.add(Pending(ask, None, route, None, corr), now)
+        pending = Pending(ask, None, route, done, corr)
+        self._pending.add(pending, now)
+        return pending
 
     def _remove(self, pending: Pending) -> None:
         if not self._pending.remove(pending):
@@ -373,9 +389,14 @@ class Upstream:
             self._pending.enqueue(pending)
             if self.ready:
                 self._set_up(now)
+        elif isinstance(error, InvalidRequest) and pending.ask.command.word == _SUBSCRIBE:
+            # The same, without tokens: it has not had the hello yet.
+            self._pending.refused(pending, error, now)
+            if self.ready:
+                self._set_up(now)
         elif isinstance(error, LeaseLost) and pending.names_leases:
             self._lanes.settle(pending.ask.ends_leases_of())
-            self._fail(pending, _not_held(pending.ask))
+            self._fail(pending, pending.ask.not_held())
         else:
             if isinstance(error, JobNotFound | LeaseLost):
                 self._lanes.settle(pending.ask.ends_leases_of())
@@ -405,6 +426,9 @@ class Upstream:
         self.ready = False
         self._heartbeat_at = None
         self._setup_at = now + SETUP_MS
+        for known in self._subscriptions.values():
+            known.is_confirmed = False
+            self._ask_for(known, now)
         if self._token is None:
             self._say_hello()
         else:
@@ -416,9 +440,8 @@ class Upstream:
         hello = Hello(session=self._session, client=self._client or None)
         self._setup_corr = self._say(ROUTE_ROUTER, hello)
 
-    def _say(self, route: int, request: Struct, corr: int | None = None) -> int:
-        if corr is None:
-            self._corr = corr = self._corr + 1
+    def _say(self, route: int, request: Struct) -> int:
+        self._corr = corr = self._corr + 1
         self._control += (pack_header(0, route, corr), encode_msgpack(request))
         return corr
 
@@ -447,8 +470,6 @@ class Upstream:
         self.ready = True
         self._note_epochs(server.epochs)
         self._pending.enqueue_all()
-        for queue, corr in self._subscriptions.items():
-            self._say(ROUTE_ROUTER, Subscribe(queue=queue, events=["*"]), corr)
         if again and self._subscriptions and self._interrupted is not None:
             self._interrupted()
 
@@ -482,6 +503,9 @@ class Upstream:
         self._heartbeat_at = now + self.server.heartbeat_interval
         self._beats.clear()  # what is unanswered is a whole interval old
         self._unanswered += 1
+        for known in self._subscriptions.values():
+            if not known.is_confirmed:  # the router had no room for it
+                self._ask_for(known, now)
         self._beats[self._say(ROUTE_ROUTER, Heartbeat(session=self._session))] = _Beat(None, {})
         for lane in self._lanes.live():
             named = dict(lane.leases)
@@ -529,17 +553,33 @@ class Upstream:
 
     # --- events
 
-    def subscribe(self, queue: str) -> None:
-        """Ask for a queue's events (`*` for all), again after every reconnect."""
-        if queue not in self._subscriptions:
-            self._corr = corr = self._corr + 1
-            self._subscriptions[queue] = corr
-            if self.ready:
-                self._say(ROUTE_ROUTER, Subscribe(queue=queue, events=["*"]), corr)
+    def subscribe(self, queue: str, ready: Ready, now: int) -> None:
+        """Ask for a queue's events (`*` for all), again after every reconnect.
+
+        Args:
+            queue: whose.
+            ready: called once they come, or when the router has not said so in time; not after
+                `unsubscribe`.
+        """
+        known = self._subscriptions.get(queue)
+        if known is None:
+            known = self._subscriptions[queue] = Subscription(queue)
+            self._ask_for(known, now)
+        known.tell(ready)
+
+    def _ask_for(self, known: Subscription, now: int) -> None:
+        if known.pending is None:
+            request = Subscribe(queue=known.queue, events=["*"])
+            known.pending = self._enqueue_own(request, ROUTE_ROUTER, now, known.answered)
 
     def unsubscribe(self, queue: str) -> None:
         """Ask for a queue's events no more."""
-        if self._subscriptions.pop(queue, None) is not None and self.ready:
+        known = self._subscriptions.pop(queue, None)
+        if known is None:
+            return
+        if known.pending is not None:
+            self._remove(known.pending)
+        if self.ready:
             self._say(ROUTE_ROUTER, Unsubscribe(queue=queue))
 
     def _on_notice(self, body: bytes) -> None:
@@ -556,14 +596,3 @@ class Upstream:
         self._closing = True
         if self.ready:
             self._say(ROUTE_ROUTER, Goodbye(session=self._session))
-
-
-def _not_held(ask: Ask) -> FlashQError:
-    """Return what somebody without a token is told about a job that is not active."""
-    match ask.command.word:
-        case "HEARTBEAT" | "MOVETODELAYED":
-            return JobNotActive(id=ask.job_id)
-        case "PROGRESS":
-            return JobNotActive(f"Job {ask.job_id} not found in processing")
-        case _:
-            return JobNotFound(id=ask.job_id)

@@ -61,9 +61,14 @@ class Sockets:
         try:
             reader = self._logs.read(queue)
         except Busy as error:
-            await socket.send_denial_response(PlainTextResponse(error.text, 503))
+            await _deny(socket, error)
             return
         try:
+            try:
+                await reader.ready()
+            except FlashQError as error:
+                await _deny(socket, error)
+                return
             await socket.accept()
             await self._until_gone(socket, self._send_events(socket, reader, visitor))
         finally:
@@ -137,6 +142,11 @@ class Sockets:
                 async with asyncio.timeout(DASHBOARD_INTERVAL_S):
                     await self._closing.wait()
         await socket.close(GOING_AWAY)
+
+
+async def _deny(socket: WebSocket, error: FlashQError) -> None:
+    """Refuse a connection that the server has no room for at present."""
+    await socket.send_denial_response(PlainTextResponse(error.text, 503))
 
 
 async def _send(socket: WebSocket, body: bytes) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from flashq.errors import ConfigError, InvalidRequest
+from flashq.errors import ConfigError, FlashQError, InvalidRequest
+from flashq.gateway.asking import Ask
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.events import Happening, Listener
 from flashq.gateway.lanes import Holder
+from flashq.gateway.pending import Done, Pending
 from tests.server import Server
 
 
@@ -83,16 +85,65 @@ async def test_a_holder_that_leaves_gives_back_its_jobs(bridge: Bridge, queue: s
     assert sorted(found) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("turn", ["before", "after"])
+async def test_a_pull_cancelled_in_the_turn_of_its_answer_keeps_no_job(
+    bridge: Bridge, queue: str, monkeypatch: pytest.MonkeyPatch, turn: str
+) -> None:
+    """1. a pull without a connection waits; 2. a job comes; 3. in that very turn of the loop its
+    caller is cancelled, just before or just after: the job goes back, uncounted."""
+    carry_out = bridge.ask
+    pulling: asyncio.Future[dict[str, Any]]
+
+    def asked(taken: Ask, holder: Holder | None, done: Done | None) -> Pending:
+        def cancelled(body: bytes, ok: bool) -> None:
+            assert done is not None
+            if turn == "before":
+                pulling.cancel()
+            done(body, ok)
+            pulling.cancel()
+
+        return carry_out(taken, holder, cancelled)
+
+    monkeypatch.setattr(bridge, "ask", asked)
+    pulling = asyncio.ensure_future(ask(bridge, cmd="PULL", queue=queue, timeout=30_000))
+    await asyncio.sleep(0)
+    monkeypatch.undo()
+    pushed = await ask(bridge, cmd="PUSH", queue=queue, data=1)
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    pulled = await ask(bridge, cmd="PULL", queue=queue, timeout=5000)
+    assert pulled["job"]["id"] == pushed["id"]
+    assert pulled["job"]["attempts"] == 0
+
+
+async def ready(bridge: Bridge, listener: Listener) -> None:
+    """Let somebody listen, and wait until nothing is missed any more."""
+    future: asyncio.Future[FlashQError | None] = asyncio.get_running_loop().create_future()
+    bridge.listen(listener, future.set_result)
+    assert await asyncio.wait_for(future, 5) is None
+
+
+async def test_an_event_after_the_answer_is_never_missed(bridge: Bridge, queue: str) -> None:
+    """Also for the only listener of the whole server, of whom no shard knows before."""
+    for number in range(40):
+        arrived = asyncio.Event()
+        listener = Listener(f"{queue}-{number}", ("pushed",), arrived.set)
+        await ready(bridge, listener)
+        await ask(bridge, cmd="PUSH", queue=f"{queue}-{number}", data=1)
+        await asyncio.wait_for(arrived.wait(), 5)
+        bridge.unlisten(listener)
+
+
 async def test_events_are_shared(bridge: Bridge, queue: str) -> None:
     """Two listeners, one subscription; each sees the end of the job."""
     arrived = asyncio.Event()
     listeners = [Listener(queue, ("completed",), arrived.set) for _ in range(2)]
     for listener in listeners:
-        bridge.listen(listener)
-    while not arrived.is_set():
-        job_id = (await ask(bridge, cmd="PUSH", queue=queue, data=1))["id"]
-        await ask(bridge, cmd="PULL", queue=queue, timeout=1000)
-        await ask(bridge, cmd="ACK", id=job_id, result={"r": 1})
+        await ready(bridge, listener)
+    job_id = (await ask(bridge, cmd="PUSH", queue=queue, data=1))["id"]
+    await ask(bridge, cmd="PULL", queue=queue, timeout=1000)
+    await ask(bridge, cmd="ACK", id=job_id, result={"r": 1})
+    await asyncio.wait_for(arrived.wait(), 5)
     for listener in listeners:
         first = listener.take()
         assert isinstance(first, Happening)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,9 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import StartServer
 from tests.gateway.http_client import TIMEOUT_S, HttpClient, SseEvent, base_of, sse_events
-from tests.server import Server, eventually
-
-PROBE: Final = "probe"
+from tests.server import Server
 
 
 @pytest.fixture
@@ -39,25 +36,8 @@ class Stream:
         self._events: Final = events
 
     def next(self) -> SseEvent:
-        """Return the next event that is not of a probe."""
-        return next(one for one in self._events if one.data.get("data") != PROBE)
-
-    def begin(self, probe: Callable[[], object]) -> None:
-        """Wait until events arrive.
-
-        The first listener of a server makes it subscribe to its shards, which takes a moment.
-        """
-        stopped = threading.Event()
-
-        def keep_probing() -> None:
-            while not stopped.is_set():
-                probe()
-
-        prober = threading.Thread(target=keep_probing)
-        prober.start()
-        next(self._events)
-        stopped.set()
-        prober.join()
+        """Return the next event."""
+        return next(self._events)
 
 
 @contextmanager
@@ -73,8 +53,6 @@ def stream(http: HttpClient, path: str, last_id: str | None = None) -> Iterator[
 def test_a_queues_stream_tells_a_jobs_life(http: HttpClient, doors: Server, queue: str) -> None:
     """One event for each thing that happens, of that queue only, in the form of older servers."""
     with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
-        told.begin(lambda: other.push(queue, PROBE))
-        other.post(f"/queues/{queue}/drain")
         other.push(f"{queue}-other")
         job_id = other.push(queue, {"n": 1}, max_attempts=1)
         other.pull(queue)
@@ -99,7 +77,6 @@ def test_a_queues_stream_tells_a_jobs_life(http: HttpClient, doors: Server, queu
 def test_a_batch_is_told_job_by_job(http: HttpClient, doors: Server, queue: str) -> None:
     """Also when it was pushed in one request."""
     with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
-        told.begin(lambda: other.push(queue, PROBE))
         ids = other.post(f"/queues/{queue}/jobs/batch", {"jobs": [{"data": n} for n in range(500)]})
         assert [told.next().data["job_id"] for _ in ids] == ids
 
@@ -109,7 +86,6 @@ def test_a_payload_over_several_lines_is_one_line(
 ) -> None:
     """A line break in it would end the message in the middle."""
     with HttpClient(doors) as other, stream(http, f"/events/{queue}") as told:
-        told.begin(lambda: other.push(queue, PROBE))
         other.http.post(
             f"/queues/{queue}/jobs",
             content=b'{"data": {\n  "a": 1,\r\n  "b": [ ]\n}}',
@@ -122,7 +98,6 @@ def test_who_comes_back_goes_on_where_he_was(http: HttpClient, doors: Server, qu
     """What happened in between is told first, nothing twice and nothing left out."""
     with HttpClient(doors) as other:
         with stream(http, f"/events/{queue}") as told:
-            told.begin(lambda: other.push(queue, PROBE))
             first = other.push(queue, 1)
             event = told.next()
             assert event.data["job_id"] == first
@@ -131,6 +106,26 @@ def test_who_comes_back_goes_on_where_he_was(http: HttpClient, doors: Server, qu
             assert [told.next().data["job_id"] for _ in between] == between
             later = other.push(queue, "later")
             assert told.next().data["job_id"] == later
+
+
+@pytest.mark.parametrize("kind", ["sse", "websocket"])
+def test_what_happens_once_a_stream_has_begun_is_never_missed(
+    start_server: StartServer, kind: str
+) -> None:
+    """By the only listener of the whole server, of whom no shard knew before; many times."""
+    server = start_server("--log-level", "warning")
+    address = base_of(server).replace("http://", "ws://")
+    with HttpClient(server) as http, HttpClient(server) as other:
+        for number in range(25):
+            queue = f"q-{number}"
+            if kind == "sse":
+                with stream(http, f"/events/{queue}") as told:
+                    job_id = other.push(queue)
+                    assert told.next().data["job_id"] == job_id
+            else:
+                with connect(f"{address}/ws/{queue}") as listener:
+                    job_id = other.push(queue)
+                    assert json.loads(listener.recv(timeout=TIMEOUT_S))["job_id"] == job_id
 
 
 @pytest.mark.parametrize("last_id", ["0123456789ab-7", "nonsense", "-", "9" * 400])
@@ -151,15 +146,7 @@ def test_who_does_not_read_is_told_and_let_go(http: HttpClient, doors: Server, q
         slow.connect((where.hostname or "", where.port or 0))
         request = f"GET /events/{queue} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         slow.sendall(request.encode())
-        received = b""
-        while b"pushed" not in received:
-            http.push(queue)
-            slow.settimeout(0.05)
-            try:
-                received += slow.recv(1024)
-            except TimeoutError:
-                continue
-        slow.settimeout(TIMEOUT_S)
+        received = slow.recv(1024)
         jobs = [{"data": "x" * 1000} for _ in range(1000)]
         for _ in range(25):
             http.post(f"/queues/{queue}/jobs/batch", {"jobs": jobs})
@@ -176,26 +163,11 @@ def test_events_over_websocket(doors: Server, http: HttpClient, queue: str) -> N
         for listener in (one, all_):
             listener.send("anything")
             listener.send(b"anything")
-        _begin(one, lambda: http.push(queue, PROBE))
-        _begin(all_, lambda: http.push(queue, PROBE))
         job_id = http.push(queue, {"n": 2})
         for listener in (one, all_):
             event = _event_of(listener, job_id)
             assert (event["event_type"], event["queue"]) == ("pushed", queue)
             assert event["data"] == {"n": 2}
-
-
-def _begin(listener: ClientConnection, probe: Callable[[], object]) -> None:
-    """Wait until events arrive."""
-
-    def has_come() -> bool:
-        probe()
-        try:
-            return bool(listener.recv(timeout=0.05))
-        except TimeoutError:
-            return False
-
-    eventually(has_come, "an event")
 
 
 def _event_of(listener: ClientConnection, job_id: int) -> dict[str, Any]:

@@ -225,7 +225,6 @@ class TestEvents:
         with connected(LineClient, address_of(doors)) as listener:
             assert isinstance(listener, LineClient)
             listener.ask("SUBSCRIBE", queue=queue, events=["pushed", "completed", "failed"])
-            _until_heard(line, listener, queue)
             job_id = line.push(queue, {"a": 1})
             line.pull(queue, 1000)
             line.ask("ACK", id=job_id, result=[1])
@@ -237,24 +236,20 @@ class TestEvents:
             line.push(f"{queue}-other", 1)
             listener.ask("UNSUBSCRIBE", queue=queue)
 
-
-def _until_heard(speaker: LineClient, listener: LineClient, queue: str) -> None:
-    """Push until the listener hears of it: a subscription takes effect a little later."""
-
-    def is_heard() -> bool:
-        speaker.push(queue, "probe")
-        listener.socket.settimeout(0.05)
-        try:
-            return bool(listener.socket.recv(1, socket.MSG_PEEK))
-        except TimeoutError:
-            return False
-
-    eventually(is_heard, "an event")
-    listener.socket.settimeout(5)
-    speaker.push(queue, "last")
-    while listener.read_line()["event"]["data"] != "last":
-        pass
-    speaker.ask("DRAIN", queue=queue)
+    def test_an_event_after_the_answer_is_never_missed(
+        self, start_server: StartServer, queue: str
+    ) -> None:
+        """The only listener of the whole server comes and goes: each time no shard knew of it
+        before, and the job is pushed right after the answer."""
+        server = start_server()
+        with connected(LineClient, address_of(server)) as speaker:
+            for number in range(40):
+                with connected(LineClient, address_of(server)) as listener:
+                    assert isinstance(listener, LineClient)
+                    one = f"{queue}-{number}"
+                    listener.ask("SUBSCRIBE", queue=one, events=["pushed"])
+                    job_id = speaker.push(one, number)
+                    assert listener.read_line()["event"]["job_id"] == job_id
 
 
 class TestGateways:

@@ -13,6 +13,7 @@ from flashq.gateway.events import EventFan, Listener
 from flashq.gateway.lanes import Holder
 from flashq.gateway.pending import Done, Pending
 from flashq.gateway.session import Conversation
+from flashq.gateway.subscribing import Ready
 from flashq.tokens import Guard, Keyring, TokenEntry
 
 
@@ -45,7 +46,16 @@ class FakePort:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.left: list[Holder] = []
-        self.fan = EventFan(lambda queue: None, lambda queue: None)
+        #: who waits for the router to say that events come, while they do not come at once
+        self.unready: list[Ready] = []
+        self.events_come = True
+        self.fan = EventFan(self._subscribe, lambda queue: None)
+
+    def _subscribe(self, _queue: str, ready: Ready) -> None:
+        if self.events_come:
+            ready(None)
+        else:
+            self.unready.append(ready)
 
     def ask(self, ask: Ask, holder: Holder | None, done: Done | None) -> Pending:
         """Take a request on."""
@@ -57,9 +67,9 @@ class FakePort:
         """Note that a connection is gone."""
         self.left.append(holder)
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, ready: Ready) -> None:
         """Hand events to a listener."""
-        self.fan.add(listener)
+        self.fan.add(listener, ready)
 
     def unlisten(self, listener: Listener) -> None:
         """Hand nothing more to it."""

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from msgspec import Raw
 
+from flashq.errors import FlashQError
 from flashq.gateway.events import (
     Dropped,
     EventFan,
@@ -19,6 +20,7 @@ from flashq.gateway.events import (
     notice_line,
     wanted_events,
 )
+from flashq.gateway.subscribing import Ready
 from flashq.protocol.objects import Event
 from flashq.protocol.sessions import EventNotice, GapNotice
 
@@ -33,14 +35,20 @@ class Site:
 
     def __init__(self) -> None:
         self.subscribed: list[str] = []
+        self.ready: list[FlashQError | None] = []
         self.wakes = 0
-        self.fan = EventFan(self.subscribed.append, self.subscribed.remove)
+        self.fan = EventFan(self._subscribe, self.subscribed.remove)
 
     def listener(self, queue: str = "q", *events: str, buffered_max: int = 10) -> Listener:
         """Let somebody listen."""
         listener = Listener(queue, events, self._wake, buffered_max)
-        self.fan.add(listener)
+        self.fan.add(listener, self.ready.append)
         return listener
+
+    def _subscribe(self, queue: str, ready: Ready) -> None:
+        if queue not in self.subscribed:
+            self.subscribed.append(queue)
+        ready(None)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -59,6 +67,7 @@ def test_listeners_of_a_queue_share_one_subscription() -> None:
     first, second = site.listener("a"), site.listener("a")
     site.listener("*")
     assert site.subscribed == ["a", "*"]
+    assert site.ready == [None] * 3
     site.fan.remove(first)
     assert site.subscribed == ["a", "*"]
     site.fan.remove(second)

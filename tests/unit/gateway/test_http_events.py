@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from flashq.errors import Busy
+from flashq.errors import Busy, RequestTimeout
 from flashq.gateway import http_events
 from flashq.gateway.events import Dropped, EventFan, Happening, Listener, Missed
 from flashq.gateway.http_events import EventLogs, Reader, Told
+from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import encode_msgpack
 from flashq.protocol.objects import Event
 from flashq.protocol.sessions import EventNotice, GapNotice
@@ -21,12 +22,21 @@ class Site:
 
     def __init__(self) -> None:
         self.subscribed: list[str] = []
-        self.fan = EventFan(self.subscribed.append, self.subscribed.remove)
+        #: who waits for the router to say that events come, while they do not come at once
+        self.unready: list[Ready] | None = None
+        self.fan = EventFan(self._subscribe, self.subscribed.remove)
         self.logs = EventLogs(self, "boot")
 
-    def listen(self, listener: Listener) -> None:
+    def _subscribe(self, queue: str, ready: Ready) -> None:
+        self.subscribed.append(queue)
+        if self.unready is None:
+            ready(None)
+        else:
+            self.unready.append(ready)
+
+    def listen(self, listener: Listener, ready: Ready) -> None:
         """Let a log listen."""
-        self.fan.add(listener)
+        self.fan.add(listener, ready)
 
     def unlisten(self, listener: Listener) -> None:
         """Let it go."""
@@ -45,6 +55,43 @@ async def taken(reader: Reader) -> list[int]:
     found = await reader.take(0)
     assert isinstance(found, list)
     return [told.number for told in found]
+
+
+async def test_reading_begins_when_nothing_is_missed_any_more() -> None:
+    """Every reader of a log waits for the same."""
+    site = Site()
+    site.unready = []
+    readers = [site.logs.read("q") for _ in range(2)]
+    waiting = [asyncio.ensure_future(reader.ready()) for reader in readers]
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting)
+    site.unready.pop()(None)
+    await asyncio.gather(*waiting, site.logs.read("q").ready())
+
+
+async def test_a_log_that_never_begins_is_none() -> None:
+    """Its readers are told why, and the next one tries anew."""
+    site = Site()
+    site.unready = []
+    reader = site.logs.read("q")
+    site.unready.pop()(RequestTimeout(timeout=1, detail="SUBSCRIBE"))
+    with pytest.raises(RequestTimeout):
+        await reader.ready()
+    reader.close()
+    assert site.subscribed == []
+    again = site.logs.read("q")
+    site.unready.pop()(None)
+    await again.ready()
+
+
+async def test_the_end_of_all_logs_keeps_nobody_waiting() -> None:
+    """A gateway that stops has nothing to say."""
+    site = Site()
+    site.unready = []
+    reader = site.logs.read("q")
+    site.logs.close()
+    await reader.ready()
+    assert await reader.take() is None
 
 
 async def test_readers_share_one_subscription_and_read_by_themselves() -> None:

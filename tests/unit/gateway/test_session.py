@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashq.errors import RequestTimeout
 from flashq.gateway.session import OPEN_MAX, SHORT_PULL_MS, SUBSCRIPTIONS_MAX, Conversation
 from flashq.protocol.objects import Event
 from flashq.protocol.sessions import EventNotice
@@ -434,6 +435,50 @@ class TestEvents:
         talk.line(cmd="UNSUBSCRIBE", queue="q")
         self.happen(talk, "completed")
         assert talk.lines() == [{"ok": True}]
+
+    def test_a_subscription_is_answered_when_nothing_is_missed_any_more(self) -> None:
+        """And its events come behind the answer, though the first may be there before."""
+        talk = Talk()
+        talk.port.events_come = False
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        talk.line(cmd="STATS", reqId="s")
+        self.happen(talk, "pushed")
+        talk.port.asked[0].answer()
+        assert talk.lines() == [{"reqId": "s", "ok": True}]
+        talk.port.unready.pop()(None)
+        answer, *events = talk.lines()
+        assert answer == {"ok": True}
+        assert len(events) == 2
+
+    def test_a_subscription_that_never_begins_is_refused(self) -> None:
+        """And nothing of it is left."""
+        talk = Talk()
+        talk.port.events_come = False
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        talk.port.unready.pop()(RequestTimeout(timeout=5, detail="SUBSCRIBE"))
+        assert talk.lines()[0]["ok"] is False
+        assert len(talk.port.fan) == 0
+
+    @pytest.mark.parametrize("then", ["SUBSCRIBE", "UNSUBSCRIBE"])
+    def test_who_does_not_wait_for_a_subscription_is_answered(self, then: str) -> None:
+        """It is replaced, or withdrawn."""
+        talk = Talk()
+        talk.port.events_come = False
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        talk.port.events_come = True
+        talk.line(cmd=then, queue="q", events=["*"])
+        assert talk.lines() == [{"ok": True}] * 2
+        talk.port.unready.pop()(None)
+        assert talk.lines() == []
+
+    def test_one_who_subscribes_and_ends_is_finished(self) -> None:
+        """Nothing could be brought to it."""
+        talk = Talk()
+        talk.port.events_come = False
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        talk.conversation.eof()
+        assert talk.lines() == [{"ok": True}]
+        assert talk.conversation.is_finished
 
     def test_frames_carry_events_too(self) -> None:
         """The binary mode has the same."""

@@ -11,7 +11,15 @@ from typing import Any
 import msgpack
 import pytest
 
-from flashq.errors import BadMessage, Busy, ConfigError, InvalidRequest, ShuttingDown
+from flashq.errors import (
+    BadMessage,
+    Busy,
+    ConfigError,
+    FlashQError,
+    InvalidRequest,
+    RequestTimeout,
+    ShuttingDown,
+)
 from flashq.gateway.asking import read_ask
 from flashq.gateway.lanes import Holder
 from flashq.gateway.pending import ANSWER_MS, Pending
@@ -58,6 +66,7 @@ class Site:
         self.now = 0
         self.notices: list[Any] = []
         self.interruptions = 0
+        self.ready: list[FlashQError | None] = []
         self.upstream = Upstream(
             lambda: next(numbers).to_bytes(16, "big"),
             SHARDS,
@@ -100,6 +109,10 @@ class Site:
             self.replies.append((decoded, ok))
 
         return self.upstream.ask(ask, holder, done, self.now)
+
+    def subscribe(self, queue: str) -> None:
+        """Ask for events; the outcome is then in `ready`."""
+        self.upstream.subscribe(queue, self.ready.append, self.now)
 
     def sent(self) -> list[Sent]:
         """Take what the router would get."""
@@ -334,15 +347,16 @@ class TestRepeats:
 
     def test_a_restarted_router_is_asked_again(self, site: Site) -> None:
         """Its heartbeat's answer tells; then hello, everything outstanding, and subscriptions."""
-        site.upstream.subscribe("*")
-        subscription = site.one()
+        site.subscribe("*")
+        site.answer(site.one())
         site.ask(cmd="PUSH", queue=QUEUE, data=1)
         push = site.one()
         site.pass_time(BEAT_MS)
         site.answer(site.one(), boot=2, epochs=[1, 1, 1, 1], known=False)
         site.greet(site.one(), boot=2)
         pairs = site.sent()
-        assert {pair.corr for pair in pairs} == {push.corr, subscription.corr}
+        assert [pair.cmd for pair in pairs] == ["PUSH", "SUBSCRIBE"]
+        assert pairs[0].corr == push.corr
         assert site.interruptions == 1
 
     def test_an_epoch_that_was_not_announced_is_in_the_heartbeat(self, site: Site) -> None:
@@ -477,6 +491,18 @@ class TestLeases:
         site.upstream.leave(holder, site.now)
         assert site.one().cmd == "GOODBYE"
 
+    def test_a_delivery_that_nobody_could_take_goes_back(self, site: Site) -> None:
+        """Its asker was gone when it came; nobody is said to hold the job."""
+        holder = Holder()
+        site.pull(holder, (job(1), 10))
+        body = msgpack.packb({"ok": True, "job": {"id": job(1), "token": 10}})
+        site.upstream.give_back(body, site.now, json=False)
+        release = site.one()
+        assert (release.cmd, release.fields["ids"], release.fields["tokens"]) == (
+            "RELEASE", [job(1)], [10],
+        )  # fmt: skip
+        assert holder.leases == 0
+
     def test_a_delivery_that_nobody_waits_for_goes_back(self, site: Site) -> None:
         """1. a pull without a connection is abandoned; 2. its job comes all the same."""
         pending = site.ask(cmd="PULL", queue=QUEUE)
@@ -522,8 +548,8 @@ class TestLeases:
 class TestEvents:
     def test_subscriptions_are_passed_on(self, site: Site) -> None:
         """And ended."""
-        site.upstream.subscribe("a")
-        site.upstream.subscribe("a")
+        site.subscribe("a")
+        site.subscribe("a")
         assert site.one().fields == {"cmd": "SUBSCRIBE", "queue": "a", "events": ["*"]}
         event = {"seq": 1, "shard": 0, "epoch": 1, "event": "pushed", "queue": "a", "at": 1}
         site.notice(notice="event", event=event | {"ids": [1]})
@@ -536,7 +562,56 @@ class TestEvents:
     def test_a_subscription_before_the_hello(self) -> None:
         """It is asked for once the router is there."""
         site = Site(greet=False)
-        site.upstream.subscribe("a")
+        site.subscribe("a")
         site.greet(site.one())
         assert site.one().cmd == "SUBSCRIBE"
         assert site.interruptions == 0
+
+    def test_a_listener_is_ready_when_the_router_says_so(self, site: Site) -> None:
+        """Whoever comes later is so at once."""
+        site.subscribe("a")
+        site.subscribe("a")
+        wish = site.one()
+        assert site.ready == []
+        site.answer(wish)
+        site.subscribe("a")
+        assert site.ready == [None] * 3
+
+    def test_a_router_that_was_not_greeted_yet_is_greeted_first(self, site: Site) -> None:
+        """1. the router is another one; 2. SUBSCRIBE is refused, as it needs a hello before it;
+        3. hello, and SUBSCRIBE again. Whoever waits notices nothing."""
+        site.subscribe("a")
+        site.refuse(site.one(), "invalid")
+        hello = site.one()
+        site.greet(hello, boot=2)
+        site.answer(site.one())
+        assert site.ready == [None]
+
+    def test_a_silent_router_is_told_of_and_asked_again(self, site: Site) -> None:
+        """Whoever waits gets an error; who listens already has his events later."""
+        site.subscribe("a")
+        site.sent()
+        site.now += ANSWER_MS
+        site.upstream.tick(site.now)
+        (error,) = site.ready
+        assert isinstance(error, RequestTimeout)
+        assert [pair.cmd for pair in site.sent()] == ["SESSIONHEARTBEAT", "SUBSCRIBE"]
+
+    def test_a_wish_that_is_withdrawn_is_not_sent(self, site: Site) -> None:
+        """Or it would stand behind its withdrawal."""
+        site.subscribe("a")
+        site.upstream.unsubscribe("a")
+        assert site.one().cmd == "UNSUBSCRIBE"
+        assert site.ready == []
+
+    def test_the_answer_to_an_older_wish_makes_nobody_ready(self, site: Site) -> None:
+        """The router has ended that subscription in between."""
+        site.subscribe("a")
+        first = site.one()
+        site.upstream.unsubscribe("a")
+        site.subscribe("a")
+        _, second = site.sent()
+        site.answer(first)
+        assert site.ready == []
+        site.answer(second)
+        assert site.ready == [None]
