@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashq.errors import RequestTimeout
-from flashq.gateway.session import OPEN_MAX, SHORT_PULL_MS, SUBSCRIPTIONS_MAX, Conversation
-from flashq.protocol.objects import Event
-from flashq.protocol.sessions import EventNotice
+from flashq.gateway.session import OPEN_MAX, SHORT_PULL_MS, Conversation
 from flashq.tokens import ATTEMPTS_MAX, Keyring, entry_text, read_entries
 from tests.unit.gateway.port import FakePort, Talk
 
@@ -413,106 +410,6 @@ class TestAuthentication:
         talk = Talk()
         talk.line(cmd="AUTH", token="anything")
         assert talk.lines() == [{"ok": True}]
-
-
-class TestEvents:
-    @staticmethod
-    def happen(talk: Talk, event: str, queue: str = "q") -> None:
-        """Let an event of two jobs arrive."""
-        told = Event(seq=1, shard=0, epoch=1, event=event, queue=queue, at=5, ids=[4, 8])
-        talk.port.fan.tell(EventNotice(event=told))
-
-    def test_a_subscription_delivers_on_the_connection(self) -> None:
-        """One line for each job, of the wanted queue and name only."""
-        talk = Talk()
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["job.completed"], reqId="s")
-        assert talk.lines() == [{"reqId": "s", "ok": True}]
-        self.happen(talk, "failed")
-        self.happen(talk, "completed", queue="other")
-        self.happen(talk, "completed")
-        event = {"event_type": "completed", "queue": "q", "timestamp": 5}
-        assert talk.lines() == [{"event": event | {"job_id": job_id}} for job_id in (4, 8)]
-        talk.line(cmd="UNSUBSCRIBE", queue="q")
-        self.happen(talk, "completed")
-        assert talk.lines() == [{"ok": True}]
-
-    def test_a_subscription_is_answered_when_nothing_is_missed_any_more(self) -> None:
-        """And its events come behind the answer, though the first may be there before."""
-        talk = Talk()
-        talk.port.events_come = False
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
-        talk.line(cmd="STATS", reqId="s")
-        self.happen(talk, "pushed")
-        talk.port.asked[0].answer()
-        assert talk.lines() == [{"reqId": "s", "ok": True}]
-        talk.port.unready.pop()(None)
-        answer, *events = talk.lines()
-        assert answer == {"ok": True}
-        assert len(events) == 2
-
-    def test_a_subscription_that_never_begins_is_refused(self) -> None:
-        """And nothing of it is left."""
-        talk = Talk()
-        talk.port.events_come = False
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
-        talk.port.unready.pop()(RequestTimeout(timeout=5, detail="SUBSCRIBE"))
-        assert talk.lines()[0]["ok"] is False
-        assert len(talk.port.fan) == 0
-
-    @pytest.mark.parametrize("then", ["SUBSCRIBE", "UNSUBSCRIBE"])
-    def test_who_does_not_wait_for_a_subscription_is_answered(self, then: str) -> None:
-        """It is replaced, or withdrawn."""
-        talk = Talk()
-        talk.port.events_come = False
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
-        talk.port.events_come = True
-        talk.line(cmd=then, queue="q", events=["*"])
-        assert talk.lines() == [{"ok": True}] * 2
-        talk.port.unready.pop()(None)
-        assert talk.lines() == []
-
-    def test_one_who_subscribes_and_ends_is_finished(self) -> None:
-        """Nothing could be brought to it."""
-        talk = Talk()
-        talk.port.events_come = False
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
-        talk.conversation.eof()
-        assert talk.lines() == [{"ok": True}]
-        assert talk.conversation.is_finished
-
-    def test_frames_carry_events_too(self) -> None:
-        """The binary mode has the same."""
-        talk = Talk()
-        talk.frame(cmd="SUBSCRIBE", queue="*", events=[])
-        self.happen(talk, "pushed")
-        assert [list(frame) for frame in talk.frames()] == [["ok"], ["event"], ["event"]]
-
-    def test_one_that_does_not_read_is_dropped_with_a_notice(self) -> None:
-        """Its events do not pile up."""
-        talk = Talk()
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
-        talk.output()
-        talk.conversation.is_output_blocked = True
-        for _ in range(600):
-            self.happen(talk, "pushed")
-        assert talk.output() == b""
-        talk.conversation.is_output_blocked = False
-        (notice,) = talk.lines()
-        assert "dropped" in notice
-        assert len(talk.port.fan) == 0
-
-    def test_an_unknown_event_is_refused(self) -> None:
-        """A misspelt name would wait for ever."""
-        talk = Talk()
-        talk.line(cmd="SUBSCRIBE", queue="q", events=["complete"])
-        assert "unknown event `complete`" in talk.lines()[0]["error"]
-
-    def test_subscriptions_are_bounded(self) -> None:
-        """One connection cannot fill the table."""
-        talk = Talk()
-        for number in range(SUBSCRIPTIONS_MAX + 1):
-            talk.line(cmd="SUBSCRIBE", queue=f"q{number}", events=["*"])
-        assert [reply["ok"] for reply in talk.lines()].count(False) == 1
 
 
 class TestEnds:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from base64 import b64decode
-from collections.abc import Sequence
-from typing import Any
 
 import msgpack
 import pytest
@@ -15,149 +11,20 @@ from flashq.errors import (
     BadMessage,
     Busy,
     ConfigError,
-    FlashQError,
     InvalidRequest,
-    RequestTimeout,
     ShuttingDown,
 )
-from flashq.gateway.asking import read_ask
 from flashq.gateway.lanes import Holder
-from flashq.gateway.pending import ANSWER_MS, Pending
-from flashq.gateway.upstream import Upstream
-from flashq.ids import shard_of_queue
+from flashq.gateway.pending import ANSWER_MS
 from flashq.protocol.framing import (
-    DELIVERY,
     FULL,
     JSON,
-    NOTICE,
     REPLY,
     ROUTE_ANY,
     ROUTE_ROUTER,
     pack_header,
-    unpack_header,
 )
-
-SHARDS = 4
-QUEUE = "q"
-SHARD = shard_of_queue(QUEUE, SHARDS)
-BEAT_MS = 2000
-
-
-def job(number: int) -> int:
-    """Return the id of a job on the queue's shard."""
-    return number * SHARDS + SHARD
-
-
-class Sent:
-    """One pair as the router sees it."""
-
-    def __init__(self, header: bytes, body: bytes) -> None:
-        self.flags, self.route, self.corr, _ = unpack_header(header)
-        self.json = bool(self.flags & JSON)
-        self.fields: dict[str, Any] = json.loads(body) if self.json else msgpack.unpackb(body)
-        self.cmd = self.fields["cmd"]
-
-
-class Site:
-    """An upstream, a clock, and a router that the test plays."""
-
-    def __init__(self, token: str | None = None, *, greet: bool = True) -> None:
-        numbers = itertools.count(1)
-        self.now = 0
-        self.notices: list[Any] = []
-        self.interruptions = 0
-        self.ready: list[FlashQError | None] = []
-        self.upstream = Upstream(
-            lambda: next(numbers).to_bytes(16, "big"),
-            SHARDS,
-            token=token,
-            on_notice=self.notices.append,
-            on_interrupted=self._interrupted,
-        )
-        self.replies: list[tuple[dict[str, Any], bool]] = []
-        self.upstream.opened(self.now)
-        if greet:
-            (hello,) = self.sent()
-            self.greet(hello)
-
-    def _interrupted(self) -> None:
-        self.interruptions += 1
-
-    def greet(self, hello: Sent, boot: int = 1, epochs: Sequence[int] = (1, 1, 1, 1)) -> None:
-        """Answer a hello."""
-        assert hello.cmd == "HELLO"
-        self.answer(
-            hello,
-            version="0",
-            boot=boot,
-            shard_count=SHARDS,
-            epochs=list(epochs),
-            heartbeat_interval=BEAT_MS,
-            session_timeout=10_000,
-            batch_jobs_max=10_000,
-            payload_bytes_max=1 << 20,
-            message_bytes_max=1 << 24,
-        )
-
-    def ask(self, holder: Holder | None = None, *, binary: bool = False, **fields: Any) -> Pending:
-        """Have a request carried out; its reply is then in `replies`."""
-        body = msgpack.packb(fields) if binary else json.dumps(fields).encode()
-        ask = read_ask(body, json=not binary)
-
-        def done(reply: bytes, ok: bool) -> None:
-            decoded = msgpack.unpackb(reply) if binary else json.loads(reply)
-            self.replies.append((decoded, ok))
-
-        return self.upstream.ask(ask, holder, done, self.now)
-
-    def subscribe(self, queue: str) -> None:
-        """Ask for events; the outcome is then in `ready`."""
-        self.upstream.subscribe(queue, self.ready.append, self.now)
-
-    def sent(self) -> list[Sent]:
-        """Take what the router would get."""
-        return [
-            Sent(header, body)
-            for frames in self.upstream.data_to_send()
-            for header, body in zip(frames[::2], frames[1::2], strict=True)
-        ]
-
-    def one(self) -> Sent:
-        """Take the only pair that the router would get."""
-        (pair,) = self.sent()
-        return pair
-
-    def answer(self, sent: Sent, *, flags: int = 0, **fields: Any) -> None:
-        """Answer a pair as the server does."""
-        body = {"ok": True, **fields}
-        packed = json.dumps(body, separators=(",", ":")).encode()
-        header = pack_header(REPLY | flags | (sent.flags & JSON), sent.route, sent.corr)
-        self.upstream.receive([header, packed if sent.json else msgpack.packb(body)], self.now)
-
-    def deliver(self, sent: Sent, *jobs: tuple[int, int]) -> None:
-        """Hand out jobs, as pairs of id and token."""
-        views = [{"id": job_id, "queue": QUEUE, "token": token} for job_id, token in jobs]
-        fields = {"job": views[0]} if sent.cmd == "PULL" else {"jobs": views}
-        self.answer(sent, flags=DELIVERY, **fields)
-
-    def refuse(self, sent: Sent, code: str, *, retryable: bool = False) -> None:
-        """Answer with an error."""
-        self.answer(sent, ok=False, error=f"text of {code}", code=code, retryable=retryable)
-
-    def notice(self, **fields: Any) -> None:
-        """Tell what was not asked for."""
-        self.upstream.receive([pack_header(NOTICE, 0, 0), msgpack.packb(fields)], self.now)
-
-    def pass_time(self, ms: int) -> None:
-        """Let time go by."""
-        self.now += ms
-        self.upstream.tick(self.now)
-
-    def pull(self, holder: Holder, *jobs: tuple[int, int]) -> None:
-        """Let a holder be handed jobs."""
-        self.ask(holder, cmd="PULLB", queue=QUEUE, count=9, timeout=1000)
-        self.deliver(self.one(), *jobs)
-        self.replies.clear()
+from tests.unit.gateway.router import BEAT_MS, QUEUE, SHARD, SHARDS, Site, job
 
 
 @pytest.fixture
@@ -543,75 +410,3 @@ class TestLeases:
         assert batch.fields["tokens"] == [10, None]
         site.answer(batch, ids=[2])
         assert holder.leases == 0
-
-
-class TestEvents:
-    def test_subscriptions_are_passed_on(self, site: Site) -> None:
-        """And ended."""
-        site.subscribe("a")
-        site.subscribe("a")
-        assert site.one().fields == {"cmd": "SUBSCRIBE", "queue": "a", "events": ["*"]}
-        event = {"seq": 1, "shard": 0, "epoch": 1, "event": "pushed", "queue": "a", "at": 1}
-        site.notice(notice="event", event=event | {"ids": [1]})
-        site.notice(notice="gap", shard=0, first_missed=2, next=4)
-        site.notice(notice="closing")
-        assert len(site.notices) == 2
-        site.upstream.unsubscribe("a")
-        assert site.one().cmd == "UNSUBSCRIBE"
-
-    def test_a_subscription_before_the_hello(self) -> None:
-        """It is asked for once the router is there."""
-        site = Site(greet=False)
-        site.subscribe("a")
-        site.greet(site.one())
-        assert site.one().cmd == "SUBSCRIBE"
-        assert site.interruptions == 0
-
-    def test_a_listener_is_ready_when_the_router_says_so(self, site: Site) -> None:
-        """Whoever comes later is so at once."""
-        site.subscribe("a")
-        site.subscribe("a")
-        wish = site.one()
-        assert site.ready == []
-        site.answer(wish)
-        site.subscribe("a")
-        assert site.ready == [None] * 3
-
-    def test_a_router_that_was_not_greeted_yet_is_greeted_first(self, site: Site) -> None:
-        """1. the router is another one; 2. SUBSCRIBE is refused, as it needs a hello before it;
-        3. hello, and SUBSCRIBE again. Whoever waits notices nothing."""
-        site.subscribe("a")
-        site.refuse(site.one(), "invalid")
-        hello = site.one()
-        site.greet(hello, boot=2)
-        site.answer(site.one())
-        assert site.ready == [None]
-
-    def test_a_silent_router_is_told_of_and_asked_again(self, site: Site) -> None:
-        """Whoever waits gets an error; who listens already has his events later."""
-        site.subscribe("a")
-        site.sent()
-        site.now += ANSWER_MS
-        site.upstream.tick(site.now)
-        (error,) = site.ready
-        assert isinstance(error, RequestTimeout)
-        assert [pair.cmd for pair in site.sent()] == ["SESSIONHEARTBEAT", "SUBSCRIBE"]
-
-    def test_a_wish_that_is_withdrawn_is_not_sent(self, site: Site) -> None:
-        """Or it would stand behind its withdrawal."""
-        site.subscribe("a")
-        site.upstream.unsubscribe("a")
-        assert site.one().cmd == "UNSUBSCRIBE"
-        assert site.ready == []
-
-    def test_the_answer_to_an_older_wish_makes_nobody_ready(self, site: Site) -> None:
-        """The router has ended that subscription in between."""
-        site.subscribe("a")
-        first = site.one()
-        site.upstream.unsubscribe("a")
-        site.subscribe("a")
-        _, second = site.sent()
-        site.answer(first)
-        assert site.ready == []
-        site.answer(second)
-        assert site.ready == [None]
