@@ -146,6 +146,7 @@ class Coordinator:
             mono_ms: the monotonic clock.
         """
         self._mono_ms = mono_ms
+        self._links.observe(mono_ms)
         try:
             for header_frame, body in pairs(frames):
                 header = unpack_header(header_frame)
@@ -332,7 +333,7 @@ class Coordinator:
                 waits.append(resend_at_ms - mono_ms)
         ahead = (
             self._probe_at_ms,
-            self._links.tell_at_ms,
+            self._links.next_at_ms(),
             self._wanting.next_at_ms(),
             self._hooks.next_at_ms(),
         )

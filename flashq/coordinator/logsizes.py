@@ -35,6 +35,11 @@ class LogSizes:
         self.total = sum(shard.log_bytes for shard in stored)
         self.is_full = self.total >= bytes_max
 
+    @property
+    def is_pressing(self) -> bool:
+        """Whether checkpoints have to hurry, so that the log does not become full."""
+        return self.total > self._bytes_max // 2
+
     def add(self, shard: int, last_seq: int, size: int) -> None:
         """A shard's log has grown, up to a sequence and by so many bytes."""
         chunks = self._chunks[shard]

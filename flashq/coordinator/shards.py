@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from flashq.coordinator.logsizes import LogSizes
 from flashq.coordinator.outbox import Group, Outbox
+from flashq.coordinator.pace import Pace
 from flashq.ids import EPOCH_BITS
 from flashq.protocol.internal import (
     Append,
@@ -140,10 +141,12 @@ class ShardLinks:
         self._sizes = LogSizes(stored, log_bytes_max)
         #: shards whose log is safe further than they know, and when they are told
         self._untold: set[int] = set()
-        self.tell_at_ms: int | None = None
-        #: slices that were taken and are not written yet, and whether one is being written
+        self._tell_at_ms: int | None = None
+        #: slices that were taken and are not written yet, and when the next one may be
         self._slices: deque[tuple[ShardLink, CheckpointSlice]] = deque()
-        self._is_writing_slice = False
+        self._pace = Pace()
+        #: the monotonic clock of the last input or tick
+        self._mono_ms = 0
         #: log that was taken and is not stored yet
         self._unsafe_bytes = 0
         #: shards that serve, as their log shows, and have not said hello to this coordinator
@@ -394,16 +397,29 @@ class ShardLinks:
         for link in self._links:
             self.tell_safe(link)
 
+    def observe(self, mono_ms: int) -> None:
+        """Take in the time before anything is received."""
+        self._mono_ms = mono_ms
+
     def tick(self, mono_ms: int) -> None:
-        """Tell those shards how far their log is safe that did not have to know at once."""
+        """Tell those shards how far their log is safe that did not have to know at once, and write
+        a slice that is due."""
+        self._mono_ms = mono_ms
+        self._write_slice()
         if not self._untold:
-            self.tell_at_ms = None
-        elif self.tell_at_ms is None:
-            self.tell_at_ms = mono_ms + SAFE_DELAY_MS
-        elif mono_ms >= self.tell_at_ms:
+            self._tell_at_ms = None
+        elif self._tell_at_ms is None:
+            self._tell_at_ms = mono_ms + SAFE_DELAY_MS
+        elif mono_ms >= self._tell_at_ms:
             for shard in sorted(self._untold):
                 self.tell_safe(self._links[shard])
-            self.tell_at_ms = None
+            self._tell_at_ms = None
+
+    def next_at_ms(self) -> int | None:
+        """Return when `tick` has something to do, on the monotonic clock."""
+        if self._slices and not self._pace.is_writing:
+            return min(self._pace.due_ms, self._tell_at_ms or self._pace.due_ms)
+        return self._tell_at_ms
 
     def take_slice(self, identity: bytes, part: CheckpointSlice) -> None:
         """Take part of a checkpoint.
@@ -430,24 +446,32 @@ class ShardLinks:
         if link.resyncing and not part.number:
             link.resync_generation = part.generation
         link.pending_slice = part
-        self._slices.append((link, part))
+        if link.resyncing:
+            self._slices.appendleft((link, part))
+        else:
+            self._slices.append((link, part))
         self._write_slice()
 
     def _write_slice(self) -> None:
-        """Write the next slice, if none is being written: log goes in between, however many shards
-        take their checkpoint at the same time."""
-        while self._slices and not self._is_writing_slice:
-            link, part = self._slices.popleft()
+        """Write the next slice, if none is being written and one is due: log goes in between,
+        however many shards take their checkpoint at the same time. A shard that holds everything
+        back until its state is stored does not wait, nor does a log that is half full."""
+        while self._slices and not self._pace.is_writing:
+            link, part = self._slices[0]
+            hurries = link.resyncing or self._sizes.is_pressing
+            if self._mono_ms < self._pace.due_ms and not hurries:
+                return
+            self._slices.popleft()
             if link.pending_slice is part:
-                self._is_writing_slice = True
+                self._pace.begin(self._mono_ms)
                 self._outbox.write(part)
                 self._outbox.then(partial(self._slice_stored, link, part))
 
     def _slice_stored(self, link: ShardLink, part: CheckpointSlice) -> None:
-        self._is_writing_slice = False
-        self._write_slice()
+        self._pace.end(self._mono_ms)
         if part.last:
             self._trim(link, part.seq)
+        self._write_slice()
         if link.pending_slice is not part:
             return  # there is a new epoch
         link.pending_slice = None

@@ -168,19 +168,22 @@ class Checkpoint:
                 page.aside = None
         self._todo = []
 
-    def next_pages(self, jobs_max: int) -> list[tuple[int, bytes]]:
+    def next_pages(self, jobs_max: int, bytes_max: int) -> list[tuple[int, bytes]]:
         """Return some pages as they were at the beginning: number and content.
 
         Args:
-            jobs_max: stop after the page with which so many jobs have been encoded.
+            jobs_max, bytes_max: stop after the page with which so many jobs, or bytes, have been
+                encoded.
         """
         pages: list[tuple[int, bytes]] = []
-        encoded = 0
-        while self._todo and encoded < jobs_max:
+        jobs = size = 0
+        while self._todo and jobs < jobs_max and size < bytes_max:
             number = self._todo.pop()
             images = self._images(number)
-            encoded += len(images)
-            pages.append((number, encode_page(images)))
+            content = encode_page(images)
+            jobs += len(images)
+            size += len(content)
+            pages.append((number, content))
         return pages
 
     def _images(self, number: int) -> list[bytes]:

@@ -11,13 +11,17 @@ from collections.abc import Callable
 from typing import Final
 
 from flashq.protocol.internal import CheckpointSafe, CheckpointSlice
+from flashq.protocol.limits import MIB
 from flashq.shard.checkpoint import Checkpoint
 from flashq.shard.state import ShardState
 
 SLICE_JOBS_MAX: Final = 2000
-"""So many jobs are encoded at a time: about 3 ms of a shard's time."""
-REPEAT_MS: Final = 1000
-"""A slice that is not confirmed for so long is sent again."""
+SLICE_BYTES_MAX: Final = 2 * MIB
+"""So many jobs, or bytes of them, are encoded at a time: 5 ms of a shard's time at most. A page is
+not cut, so that one full of large jobs takes longer."""
+REPEAT_MS: Final = 3000
+"""A slice that is not confirmed for so long is sent again. It may wait for those of other shards,
+which may together take a part of storage's time only."""
 
 
 class Checkpointing:
@@ -77,7 +81,7 @@ class Checkpointing:
         if safe_seq is not None and checkpoint.seq > safe_seq:
             return
         parts = checkpoint.take_part()
-        pages = checkpoint.next_pages(SLICE_JOBS_MAX)
+        pages = checkpoint.next_pages(SLICE_JOBS_MAX, SLICE_BYTES_MAX)
         self._slice = CheckpointSlice(
             shard=self._state.shard,
             epoch=self._epoch,

@@ -445,7 +445,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     def write_a_slice(self, jobs_max: int) -> None:
         assert self.checkpoint is not None
         part, pages, ended = self.writing
-        pages |= dict(self.checkpoint.next_pages(jobs_max))
+        pages |= dict(self.checkpoint.next_pages(jobs_max, 2**20))
         if not self.checkpoint.is_done:
             return
         before = {} if self.stored is None else self.stored[1]

@@ -254,7 +254,7 @@ class Shard:
         """Return the state that a checkpoint of this moment gives."""
         checkpoint = Checkpoint(self.state, full=True)
         ((_, part),) = checkpoint.take_part()
-        pages = dict(checkpoint.next_pages(10**9))
+        pages = dict(checkpoint.next_pages(10**9, 10**9))
         return recovered(self.state, part, pages)
 
     def check_recovery(self) -> None:

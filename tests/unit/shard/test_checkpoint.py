@@ -40,7 +40,7 @@ def finish(checkpoint: Checkpoint) -> tuple[bytes, dict[int, bytes]]:
     assert name == PART
     pages: dict[int, bytes] = {}
     while not checkpoint.is_done:
-        pages |= dict(checkpoint.next_pages(1))
+        pages |= dict(checkpoint.next_pages(1, 1))
     return part, pages
 
 
@@ -52,6 +52,24 @@ class TestExact:
         assert canonical(state) == before
         assert state.queues.keys() == shard.state.queues.keys() - {"m"}
 
+    def test_is_given_in_slices_bounded_in_jobs_and_in_bytes(self, shard: Shard) -> None:
+        """A page is not cut: the one that reaches a bound is the last of its slice."""
+        shard.ask("PUSHB", queue="large", jobs=[{"data": "x" * 1000}] * 3000)
+
+        def slices(jobs_max: int, bytes_max: int) -> list[list[int]]:
+            checkpoint = Checkpoint(shard.state, full=True)
+            sizes = []
+            while not checkpoint.is_done:
+                pages = checkpoint.next_pages(jobs_max, bytes_max)
+                sizes.append([len(content) for _, content in pages])
+            return sizes
+
+        assert len(slices(10**9, 10**9)) == 1
+        for some in (slices(10**9, 1_500_000), slices(1500, 10**9)):
+            assert [len(pages) for pages in some[:1]] == [2]
+        for pages in slices(10**9, 1_500_000):
+            assert sum(pages[:-1]) < 1_500_000
+
     def test_whatever_happens_while_it_is_written(self, shard: Shard) -> None:
         """Each page is written as it was, though its jobs have changed, gone, and new ones come."""
         before = canonical(shard.state)
@@ -59,12 +77,12 @@ class TestExact:
         ((_, part),) = checkpoint.take_part()
         shard.ask("ACKB", ids=shard.pull_ids(count=400))
         shard.ask("PUSHB", queue="q", jobs=[{"data": n} for n in range(900)])
-        pages = dict(checkpoint.next_pages(1))
+        pages = dict(checkpoint.next_pages(1, 1))
         shard.ask("DRAIN", queue="q")
         shard.ask("RETRYDLQ", queue="dead")
         shard.advance(20_000)
         while not checkpoint.is_done:
-            pages |= dict(checkpoint.next_pages(1))
+            pages |= dict(checkpoint.next_pages(1, 1))
         state = recovered(shard.state, part, pages)
         validate(state)
         assert canonical(state) == before
@@ -164,7 +182,7 @@ class TestIncremental:
                 ((_, part),) = checkpoint.take_part()
                 pages = {}
             elif checkpoint is not None:
-                pages |= dict(checkpoint.next_pages(1))
+                pages |= dict(checkpoint.next_pages(1, 1))
                 if checkpoint.is_done:
                     before = {} if stored is None else stored[1]
                     current = {number: page for number, page in (before | pages).items() if page}
