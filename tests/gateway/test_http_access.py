@@ -20,6 +20,8 @@ OPERATORS = (
     "/server/clear-completed",
     "/settings/auth",
     "/settings/cleanup/run",
+    "/queues/q/drain",
+    "/queues/q/clean",
 )
 
 
@@ -138,5 +140,7 @@ def test_without_tokens_another_host_is_no_operator(start_server: StartServer) -
     server = start_server("--host", str(address), "--insecure", "--shards", "1")
     with HttpClient(server) as http:
         assert http.push("q")
-        refused = http.refused("POST", "/server/shutdown")
-    assert (refused.status, refused.code) == (403, "not_allowed")
+        for method, path in (("POST", "/server/shutdown"), ("DELETE", "/queues/q/obliterate")):
+            refused = http.refused(method, path)
+            assert (refused.status, refused.code) == (403, "not_allowed")
+        assert http.state(http.push("q")) == "waiting"
