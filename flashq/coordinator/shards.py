@@ -46,6 +46,12 @@ SAFE_DELAY_MS: Final = 10
 told after each blob would cost it as much as a request."""
 
 
+SEQUENCES_SKIPPED: Final = 2**28
+"""So many sequences are passed over for a shard whose last process this coordinator has not heard:
+storage that came back with less may have forgotten what it had reserved last. A shard uses them up
+in a minute and a half at its fastest, and has enough for a million such starts."""
+
+
 class Recovery(NamedTuple):
     """A part of a recovery that storage has to be asked for."""
 
@@ -71,6 +77,7 @@ class ShardLink:
         "ready",
         "recovering",
         "reserved",
+        "reserved_is_known",
         "resuming",
         "resync_generation",
         "resyncing",
@@ -89,6 +96,8 @@ class ShardLink:
         #: of its state; 0 while there is none
         self.incarnation = stored.incarnation
         self.reserved = stored.reserved
+        #: its process has said what it has reserved, or was granted its epoch here
+        self.reserved_is_known = not stored.incarnation
         #: the log has come in up to here
         self.last_seq = stored.last_seq
         #: and is stored up to here
@@ -220,6 +229,9 @@ class ShardLinks:
             assert link.epoch < 2**EPOCH_BITS, "no epochs are left"
             if not link.incarnation or link.resyncing:
                 link.incarnation = max(link.incarnation + 1, now_ms)
+            if not link.reserved_is_known:
+                link.reserved += SEQUENCES_SKIPPED
+                link.reserved_is_known = True
             link.identity = identity
             link.resuming = link.behind = False
             link.unfinished, link.slices, link.pending_slice = None, 0, None
@@ -245,12 +257,15 @@ class ShardLinks:
             self._refuse_fenced(identity, link, hello.epoch)
             return
         link.identity = identity
+        link.reserved_is_known = True
+        if hello.reserved > link.reserved:
+            link.reserved = hello.reserved
+            self._outbox.write(Reserve(shard=link.shard, epoch=hello.epoch, upto=link.reserved))
         if lost_grant:
             link.epoch = hello.epoch
             link.epoch_last = max(link.epoch_last, hello.epoch)
             link.recovering = False
             link.incarnation = hello.incarnation or link.incarnation
-            link.reserved = max(link.reserved, hello.reserved)
             self._write_grant(link)
             self._change(link, ready=True)
         if link.last_seq < hello.safe_seq or (lost_grant and link.last_seq):

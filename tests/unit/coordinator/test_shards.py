@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flashq.coordinator import shards
-from flashq.coordinator.shards import SAFE_DELAY_MS
+from flashq.coordinator.shards import SAFE_DELAY_MS, SEQUENCES_SKIPPED
 from flashq.protocol.internal import (
     CheckpointSafe,
     CheckpointSlice,
@@ -306,6 +306,35 @@ def test_a_shard_that_writes_serves_though_it_has_not_said_hello() -> None:
     [granted] = bench.say(NEW, hello())
     bench.say(NEW, blob(1, granted.epoch, 5, 5))
     assert bench.epochs()[1] == 0
+
+
+def test_a_reservation_that_storage_has_forgotten_is_made_again() -> None:
+    """
+    1. The database fails over to a copy that lacks a shard's last reservation.
+    2. The shard says hello to the coordinator that has begun anew.
+    3. It is killed, and the end of its log with it: ids must not be given again.
+    """
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    reserved = granted.reserved + 1000
+    bench.restart(lose=False)
+    bench.say(OLD, hello(granted.epoch, reserved=reserved))
+    assert bench.storage.open(SHARDS).shards[1].reserved == reserved
+    [successor] = bench.say(NEW, hello())
+    assert successor.reserved == reserved
+
+
+def test_sequences_are_passed_over_when_nobody_says_which_were_reserved() -> None:
+    """The database has failed over, and the shard died before it could say hello: what it had
+    reserved may be forgotten. Its next successor starts where this one has reserved."""
+    bench = Bench()
+    granted = bench.start_shard(1, OLD)
+    bench.restart(lose=False)
+    bench.say(OLD, blob(1, granted.epoch, 1, 1))
+    [first] = bench.say(NEW, hello())
+    assert first.reserved == granted.reserved + SEQUENCES_SKIPPED
+    [second] = bench.say(b"S-newer", hello())
+    assert second.reserved == first.reserved
 
 
 def test_a_running_shard_gives_everything_to_a_coordinator_that_lost_it() -> None:
