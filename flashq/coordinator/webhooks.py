@@ -98,12 +98,15 @@ class Endpoint:
         "bytes",
         "dead",
         "dead_bytes",
+        "delivered",
         "dropped",
         "evicted",
+        "failed",
         "last_error",
         "leased_upto",
         "names",
         "queue",
+        "retried",
         "webhook",
     )
 
@@ -121,6 +124,10 @@ class Endpoint:
         #: moved to the dead by a full queue, and forgotten of the dead by their bound
         self.evicted = 0
         self.dropped = 0
+        #: deliveries that were told, attempts that failed, and those of them that were repeated
+        self.delivered = 0
+        self.failed = 0
+        self.retried = 0
         self.last_error: str | None = None
         self.define(webhook)
 
@@ -360,6 +367,7 @@ class WebhookTable:
             told.append(number)
         for number in told:
             self._remove(endpoint, number)
+            endpoint.delivered += 1
             endpoint.last_error = None
 
     def failed(
@@ -370,10 +378,12 @@ class WebhookTable:
             return
         delivery = endpoint.queue[number]
         delivery.attempts += 1
+        endpoint.failed += 1
         delivery.reason = endpoint.last_error = reason[:REASON_CHARS_MAX]
         if delivery.attempts >= self._limits.webhook_attempts_max:
             self._bury(endpoint, self._remove(endpoint, number), delivery.reason, now_ms)
             return
+        endpoint.retried += 1
         self._put(_QUEUES, endpoint, number, msgpack.encode(delivery))
         delay_ms = backoff_ms(self._limits.webhook_backoff_ms, delivery.attempts)
         endpoint.blocked_until_ms = mono_ms + delay_ms
@@ -506,6 +516,9 @@ def _view(endpoint: Endpoint) -> w.WebhookView:
         dead=len(endpoint.dead),
         evicted=endpoint.evicted,
         dropped=endpoint.dropped,
+        delivered=endpoint.delivered,
+        failed=endpoint.failed,
+        retried=endpoint.retried,
         last_error=endpoint.last_error,
     )
 

@@ -48,11 +48,14 @@ from flashq.gateway.http_pages import Pages
 from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
 from flashq.gateway.sse import sse_response
 from flashq.gateway.websocket import Sockets
+from flashq.protocol.webhooks import WebhookView
 from flashq.tokens import Guard, Keyring
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75
 PREFLIGHT_S: Final = 600
+COORDINATOR_S: Final = 2.0
+"""How long the figures of everybody else wait for those of the coordinator."""
 LEFT_STATUS: Final = 499
 """Of the response that nobody reads, because the client is gone."""
 
@@ -250,14 +253,25 @@ class HttpDoor:
         return await sse_response(self._logs, request, visitor)
 
     async def _prometheus(self, _request: Request, _visitor: Visitor) -> Response:
-        view = await self._overview.look(is_fresh=True)
+        view, webhooks = await asyncio.gather(
+            self._overview.look(is_fresh=True), self._webhooks_or_none()
+        )
         figures = prometheus.GatewayFigures(
             listeners=self._logs.readers,
             websockets=self._sockets.connections,
             outstanding=self._bridge.outstanding,
         )
-        page = prometheus.render(self._durations, view, figures)
+        page = prometheus.render(self._durations, view, figures, webhooks)
         return Response(page, headers={"content-type": prometheus.CONTENT_TYPE})
+
+    async def _webhooks_or_none(self) -> list[WebhookView] | None:
+        """Return what is known of webhooks; None while the coordinator is away, whose figures these
+        are: all others are worth having without them."""
+        try:
+            async with asyncio.timeout(COORDINATOR_S):
+                return await self._overview.webhooks()
+        except (TimeoutError, FlashQError):
+            return None
 
     async def _describe(self, _request: Request) -> Response:
         return respond(self._description)

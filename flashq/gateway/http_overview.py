@@ -31,6 +31,7 @@ from flashq.protocol.server import (
     WorkerInfo,
     WorkersReply,
 )
+from flashq.protocol.webhooks import ListWebhooks, WebhooksReply, WebhookView
 
 SHARED_S: Final = 0.9
 """How long an answer serves also those who ask later: a little less than a dashboard's second."""
@@ -132,6 +133,14 @@ class Overview:
         )
         self._view_until = self._mono_s() + SHARED_S
         return self._view
+
+    async def webhooks(self) -> list[WebhookView]:
+        """Ask the coordinator now.
+
+        Raises:
+            FlashQError: it cannot be asked.
+        """
+        return (await self._ask(ListWebhooks(), WebhooksReply)).webhooks
 
     async def stats(self) -> StatsReply:
         """Ask every shard now.

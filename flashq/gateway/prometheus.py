@@ -7,7 +7,7 @@ counted. Whoever asks brings the figures; nothing is asked from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -23,10 +23,13 @@ from flashq.gateway.http_overview import View
 from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics
 from flashq.protocol.server import ShardStats, StatsReply
+from flashq.protocol.webhooks import WebhookView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 QUEUES_MAX: Final = 1000
 """Queues with series of their own: those with the most jobs."""
+WEBHOOKS_MAX: Final = 100
+"""Webhooks with series of their own: those that are still to be told the most."""
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
@@ -82,18 +85,33 @@ class Durations:
         known.observe(seconds)
 
 
-def render(durations: Durations, view: View, figures: GatewayFigures) -> bytes:
-    """Return the page."""
+def render(
+    durations: Durations,
+    view: View,
+    figures: GatewayFigures,
+    webhooks: Sequence[WebhookView] | None = None,
+) -> bytes:
+    """Return the page.
+
+    Args:
+        durations: of this gateway's requests.
+        view: the server.
+        figures: this gateway.
+        webhooks: all of them; None when they are not known.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(view, figures))
+    registry.register(_Figures(view, figures, webhooks))
     return generate_latest(registry) + generate_latest(durations.registry)
 
 
 class _Figures(Collector):
     """One moment's figures; `collect` is called once."""
 
-    def __init__(self, view: View, figures: GatewayFigures) -> None:
+    def __init__(
+        self, view: View, figures: GatewayFigures, webhooks: Sequence[WebhookView] | None
+    ) -> None:
         self._view: Final = view
+        self._webhooks: Final = webhooks
         self._gateway: Final = figures
 
     def collect(self) -> Iterator[Metric]:
@@ -108,6 +126,8 @@ class _Figures(Collector):
         missing = _gauge("flashq_shards_missing", "Shards that did not answer in time.")
         missing.add_metric((), len(view.stats.missing_shards))
         yield missing
+        if self._webhooks is not None:
+            yield from _webhook_figures(self._webhooks)
         yield from self._own()
 
     def _own(self) -> Iterator[Metric]:
@@ -261,3 +281,33 @@ def _storage(stats: StatsReply) -> Iterator[Metric]:
     yield _histogram(
         "flashq_storage_commit_seconds", "How long storage took for a commit.", told.commit_seconds
     )
+
+
+_WEBHOOK_GAUGES: Final = (
+    ("pending", "flashq_webhook_pending", "Deliveries that a webhook is still to be told."),
+    ("dead", "flashq_webhook_dead", "Deliveries that a webhook could not be told."),
+)
+_WEBHOOK_COUNTERS: Final = (
+    ("delivered", "flashq_webhook_delivered", "Deliveries that a webhook was told."),
+    ("failed", "flashq_webhook_failed", "Attempts to tell a webhook that failed."),
+    ("retried", "flashq_webhook_retried", "Failed attempts that were followed by another."),
+    ("evicted", "flashq_webhook_evicted", "Deliveries that a full queue moved to the dead ones."),
+    ("dropped", "flashq_webhook_dropped", "Dead deliveries forgotten to make room."),
+)
+
+
+def _webhook_figures(webhooks: Sequence[WebhookView]) -> Iterator[Metric]:
+    known = _gauge("flashq_webhooks", "Webhooks, also those without series of their own.")
+    known.add_metric((), len(webhooks))
+    yield known
+    shown = sorted(webhooks, key=lambda one: -one.pending)[:WEBHOOKS_MAX]
+    for field, name, text in _WEBHOOK_GAUGES:
+        gauge = _gauge(name, text, "webhook")
+        for webhook in shown:
+            gauge.add_metric((webhook.id,), getattr(webhook, field))
+        yield gauge
+    for field, name, text in _WEBHOOK_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=("webhook",))
+        for webhook in shown:
+            counter.add_metric((webhook.id,), getattr(webhook, field))
+        yield counter

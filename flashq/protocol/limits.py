@@ -226,7 +226,7 @@ class WebhookLimits(EngineLimits, frozen=True, kw_only=True):
             le=600_000,
             description="Time after which the webhooks of a silent gateway go to another one.",
         ),
-    ] = 15_000
+    ] = 6000
     webhook_timeout_ms: Annotated[
         int, Meta(ge=1, le=600_000, description="Time that a webhook has to answer.")
     ] = 10_000

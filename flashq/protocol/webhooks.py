@@ -57,8 +57,10 @@ class ListWebhooks(Request, kw_only=True, tag="WEBHOOKLIST"):
 class WebhookView(Struct, kw_only=True):
     """A webhook. `secret` is always null; `signed` tells whether there is one. `pending` and `dead`
     count deliveries; `evicted` those that its full queue moved to the dead ones, `dropped` those
-    that its full list of dead ones forgot, both since the coordinator was started. `last_error` is
-    why the last attempt failed, null after one that did not."""
+    that its full list of dead ones forgot, `delivered` those that were told; `failed` counts failed
+    attempts, `retried` those of them that were followed by another. These five are since the
+    coordinator was started. `last_error` is why the last attempt failed, null after one that did
+    not."""
 
     id: str
     url: str
@@ -71,6 +73,9 @@ class WebhookView(Struct, kw_only=True):
     dead: int
     evicted: int
     dropped: int
+    delivered: int
+    failed: int
+    retried: int
     last_error: str | None
 
 

@@ -39,7 +39,7 @@ def test_a_webhook_is_listed_without_its_secret_and_removed_by_id(
     assert found.pop("created_at") > 0
     assert found == made | {
         "id": webhook, "secret": None, "signed": True, "pending": 0, "dead": 0, "evicted": 0,
-        "dropped": 0, "last_error": None,
+        "dropped": 0, "last_error": None, "delivered": 0, "failed": 0, "retried": 0,
     }  # fmt: skip
     assert dealer.ask("WEBHOOK", url=URL, events=["*"], webhook=webhook)["id"] == webhook
     found = listed(dealer, webhook)

@@ -85,6 +85,9 @@ WEBHOOK: Final[dict[str, Any]] = {
     "pending": 3,
     "dead": 1,
     "evicted": 0,
+    "delivered": 7,
+    "failed": 3,
+    "retried": 2,
     "dropped": 0,
     "last_error": "answered with status 500",
 }

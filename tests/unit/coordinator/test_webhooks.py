@@ -274,3 +274,18 @@ def test_a_reader_of_json_gets_json() -> None:
     good, bad, plain = (told(one, json=True) for one in endpoint.queue.values())
     assert (bytes(good.data or b""), bytes(bad.data or b"")) == (b'{"a":1}', b"null")
     assert bytes(plain.data or b"") == b"3"
+
+
+def test_what_became_of_deliveries_is_counted() -> None:
+    """Told, failed, and failed with another attempt behind it."""
+    table = Table()
+    endpoint = table.add("completed")
+    table.happen(1, 2, 3)
+    fail_once(table, endpoint)
+    table.table.delivered(endpoint, first(endpoint) + 1)
+    for _ in range(table.limits.webhook_attempts_max):
+        fail_once(table, endpoint)
+    (view,) = table.table.view()
+    tries = table.limits.webhook_attempts_max
+    assert (view.delivered, view.failed, view.retried) == (2, 1 + tries, tries)
+    assert (view.pending, view.dead) == (0, 1)

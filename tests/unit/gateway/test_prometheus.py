@@ -12,6 +12,7 @@ from flashq.gateway.prometheus import Durations, GatewayFigures, render
 from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics, QueueInfo
 from flashq.protocol.server import CoordinatorStats, ShardStats, StatsReply, WorkerInfo
+from flashq.protocol.webhooks import WebhookView
 
 NOBODY = GatewayFigures(listeners=2, websockets=1, outstanding=0)
 
@@ -80,6 +81,35 @@ def test_waits_and_attempts_are_histograms_of_the_whole_server() -> None:
         assert f"# TYPE {name} histogram" in page.decode()
         counts = {key[1:]: value for key, value in values(page).items() if key[0].startswith(name)}
         assert counts == {("0.5",): 2, ("2.0",): 6, ("+Inf",): 8, (): 19.0}
+
+
+def webhook(number: int, pending: int = 0) -> WebhookView:
+    """Return a webhook with so much to be told."""
+    return WebhookView(
+        id=f"wh_{number}", url="https://example.com/secret", events=["*"], queue=None, secret=None,
+        created_at=1, signed=False, pending=pending, dead=2, evicted=3, dropped=4, delivered=5,
+        failed=6, retried=7, last_error="no",
+    )  # fmt: skip
+
+
+def test_webhooks_are_told_by_their_ids() -> None:
+    """Not by their addresses, which may have secrets in them."""
+    page = render(Durations(), view(), NOBODY, [webhook(1, 9)])
+    found = values(page)
+    names = ("pending", "dead", "evicted_total", "dropped_total", "delivered_total", "failed_total",
+             "retried_total")  # fmt: skip
+    assert [found[f"flashq_webhook_{name}", "wh_1"] for name in names] == [9, 2, 3, 4, 5, 6, 7]
+    assert b"secret" not in page
+    assert not [key for key in values(render(Durations(), view(), NOBODY)) if "webhook" in key[0]]
+
+
+def test_the_number_of_webhooks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the most to be told are shown, and all are counted."""
+    monkeypatch.setattr(prometheus, "WEBHOOKS_MAX", 2)
+    page = render(Durations(), view(), NOBODY, [webhook(n, n) for n in range(5)])
+    found = values(page)
+    assert {key[1] for key in found if key[0] == "flashq_webhook_pending"} == {"wh_4", "wh_3"}
+    assert found["flashq_webhooks",] == 5
 
 
 def test_names_are_escaped() -> None:
