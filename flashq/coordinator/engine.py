@@ -134,6 +134,11 @@ class Coordinator:
         self._outbox.write(Put(_INCARNATION, msgpack.encode(now_ms)))
         return now_ms
 
+    def write_again(self, parts: Sequence[Put]) -> None:
+        """Let the first group give storage what it has lost of the parts that this began with."""
+        for part in parts:
+            self._outbox.write(part)
+
     # --- input
 
     def handle(self, identity: bytes, frames: Sequence[bytes], now_ms: int, mono_ms: int) -> None:

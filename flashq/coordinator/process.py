@@ -7,6 +7,7 @@ the writer, which owns the storage. Decides nothing.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import zmq
@@ -34,7 +35,7 @@ from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
 from flashq.storage import open_storage
 from flashq.storage.backup import RESTORING
-from flashq.storage.port import Opened
+from flashq.storage.port import Opened, Put
 from flashq.wire import receive, send
 
 PROGRAM: Final = "flashq-coordinator"
@@ -181,8 +182,8 @@ class Turns:
                         self._coordinator.unreadable(recovery, reason)
                     case Trouble(sentence):
                         self._trouble = sentence
-                    case Changed(opened):
-                        self._begin_anew(opened)
+                    case Changed(opened, again):
+                        self._begin_anew(opened, again)
                         writer.restart()
                     case Broken(error):
                         raise error
@@ -197,13 +198,17 @@ class Turns:
                 is_settled = False
                 writer.submit(recovery)
 
-    def _begin_anew(self, opened: Opened) -> None:
+    def _begin_anew(self, opened: Opened, again: Sequence[Put]) -> None:
         """Storage is not what it was: start over with what it has. Shards say hello by themselves,
-        and give again what is missing."""
-        self._log.warning("storage came back with something else than it had; beginning anew")
+        and give again what is missing; so do we with what is our own."""
+        self._log.warning(
+            "storage came back with something else than it had; beginning anew",
+            parts_written_again=len(again),
+        )
         self.log_dropped()
         self._measures.begun_anew()
         self._coordinator = self._new_coordinator(opened)
+        self._coordinator.write_again(again)
 
     def _watch(self, writer: Writer, mono_ms: int) -> None:
         """Let everybody know how storage is."""

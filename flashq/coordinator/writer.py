@@ -22,13 +22,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from msgspec.structs import replace
-
+from flashq.coordinator.mirror import Mirror
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
 from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
-from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
-from flashq.storage.port import Grant, Opened, Storage, StoredShard, Write
+from flashq.protocol.internal import Recovered
+from flashq.storage.port import Opened, Put, Storage, Write
 
 RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
 RETRY_MS_MIN: Final = 50
@@ -63,9 +62,15 @@ class Trouble(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """Storage is not what it was: nothing more is written before `restart`."""
+    """Storage is not what it was: nothing more is written before `restart`.
+
+    Args:
+        opened: what counts from now on: its shards, and the coordinator's parts as acknowledged.
+        again: what storage has to be given for that.
+    """
 
     opened: Opened
+    again: Sequence[Put]
 
 
 class Took(NamedTuple):
@@ -329,11 +334,12 @@ class WriterEngine:
         self._is_lost = False
         writes = self._writes()
         if not self._mirror.fits(opened, writes):
+            changed = Changed(*self._mirror.reconciled(opened))
             self._mirror = Mirror(opened)
             self._is_void = True
             self._tasks.clear()
             self._groups, self._recovery = [], None
-            self._results.append(Changed(opened))
+            self._results.append(changed)
         elif writes and self._mirror.has_written(opened, writes):
             self._finish_groups()
             self._note_success()
@@ -483,75 +489,3 @@ def _read(storage: Storage, recovery: Recovery) -> Read | Unreadable:
     except StorageDamaged as error:
         return Unreadable(recovery, error.text)
     return Read(recovery, part)
-
-
-class Mirror:
-    """What storage must have of each shard, by what has been written.
-
-    Args:
-        opened: what it had when it was opened.
-    """
-
-    def __init__(self, opened: Opened) -> None:
-        self._uuid = opened.uuid
-        self._shards = [_essence(shard) for shard in opened.shards]
-
-    @property
-    def shard_count(self) -> int:
-        """How many shards there are."""
-        return len(self._shards)
-
-    def note(self, writes: Sequence[Write]) -> None:
-        """Take in that something is stored."""
-        for write in writes:
-            match write:
-                case Append(shard=shard):
-                    self._set(shard, last_seq=write.last_seq)
-                case CheckpointSlice(shard=shard, last=True):
-                    self._set(shard, last_seq=max(self._shards[shard].last_seq, write.seq))
-                case Reserve(shard=shard):
-                    self._set(shard, reserved=max(self._shards[shard].reserved, write.upto))
-                case Grant(shard=shard):
-                    reserved = max(self._shards[shard].reserved, write.reserved)
-                    self._set(
-                        shard,
-                        epoch=write.epoch,
-                        incarnation=write.incarnation,
-                        reserved=reserved,
-                    )
-
-    def _set(self, shard: int, **changes: int) -> None:
-        self._shards[shard] = replace(self._shards[shard], **changes)
-
-    def fits(self, opened: Opened, writes: Sequence[Write]) -> bool:
-        """Tell whether storage has what was written, with or without the last writes."""
-        return opened.uuid == self._uuid and (
-            self._equals(opened) or self._after(writes)._equals(opened)
-        )
-
-    def has_written(self, opened: Opened, writes: Sequence[Write]) -> bool:
-        """Tell whether storage has the last writes too.
-
-        When they change nothing that tells, they can be written again: what is neither log nor
-        grant is set to the same once more.
-        """
-        return not self._equals(opened) and self._after(writes)._equals(opened)
-
-    def _after(self, writes: Sequence[Write]) -> Mirror:
-        after = Mirror.__new__(Mirror)
-        after._uuid, after._shards = self._uuid, list(self._shards)
-        after.note(writes)
-        return after
-
-    def _equals(self, opened: Opened) -> bool:
-        return [_essence(shard) for shard in opened.shards] == self._shards
-
-
-def _essence(shard: StoredShard) -> StoredShard:
-    """Return what a shard is compared by; how far a checkpoint has come does not count."""
-    return StoredShard(
-        epoch=shard.epoch,
-        incarnation=shard.incarnation,
-        reserved=shard.reserved,
-        last_seq=shard.last_seq,
-    )

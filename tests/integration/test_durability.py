@@ -414,6 +414,35 @@ def test_a_connection_that_the_database_ends(postgres_dsn: str) -> None:
         site.close()
 
 
+def test_a_database_that_has_lost_a_cron_gets_it_again(postgres_dsn: str) -> None:
+    """
+    1. The database fails over to a copy that has every job, but not the last cron.
+    2. The next write notices. The cron is still there, is stored again, and the loss is counted.
+    """
+    site = Site(postgres_dsn)
+    try:
+        dealer = site.start().dealer()
+        for name in ("kept", "lost"):
+            ok(dealer.ask("CRON", name=name, queue="a", data=1, schedule="0 0 1 1 *"))
+        with psycopg.connect(postgres_dsn, autocommit=True) as database:
+            database.execute("DELETE FROM flashq.coordinator WHERE name = 'cron.lost'")
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
+            )
+            push(dealer, "a", 1)
+            names = [cron["name"] for cron in ok(dealer.ask("CRONLIST"))["crons"]]
+            assert sorted(names) == ["kept", "lost"]
+            query = "SELECT count(*) FROM flashq.coordinator WHERE name LIKE 'cron.%'"
+            assert database.execute(query).fetchone() == (2,)
+        eventually(
+            lambda: ok(dealer.ask("STATS"))["coordinator"]["losses"] == 1, "that it was counted"
+        )
+        dealer.close()
+    finally:
+        site.close()
+
+
 def test_a_database_that_becomes_read_only(postgres_dsn: str) -> None:
     """Changes wait, and the reason is told, until it can be written again."""
     site = Site(postgres_dsn)

@@ -17,7 +17,6 @@ from flashq.coordinator.writer import (
     Changed,
     Committed,
     DirectWriter,
-    Mirror,
     Read,
     Result,
     Took,
@@ -26,9 +25,9 @@ from flashq.coordinator.writer import (
     WriterThread,
 )
 from flashq.errors import StorageUnavailable
-from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+from flashq.protocol.internal import Append, Recovered
 from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Grant, Opened, Put, Write
+from flashq.storage.port import Opened, Put, Write
 
 SHARDS = 2
 NOW_MS = 1_800_000_000_000
@@ -250,6 +249,23 @@ def test_storage_that_has_less_than_it_had_is_told(bench: Bench) -> None:
     assert bench.storage.written[1:] == [again.writes]
 
 
+def test_parts_that_storage_has_lost_are_told(bench: Bench) -> None:
+    """The copy had everything of the shards, but not the last cron: nobody would have noticed."""
+    bench.writer.submit(group(Put("cron.a", b"1"), Put("cron.b", b"2")))
+    bench.next(Committed)
+    bench.storage.before_write = failing(1)
+
+    def fail_over() -> None:
+        bench.storage._parts.pop("cron.b", None)
+
+    bench.storage.before_open = fail_over
+    bench.writer.submit(group(blob(1, 1)))
+    changed = bench.next(Changed)
+    assert isinstance(changed, Changed)
+    assert changed.opened.parts == {"cron.a": b"1", "cron.b": b"2"}
+    assert changed.again == [Put("cron.b", b"2")]
+
+
 def test_a_mistake_of_our_own_ends_the_writer(bench: Bench) -> None:
     """The loop raises it again: the process ends, and recovers from storage."""
     bench.writer.submit(group(blob(7, 7)))
@@ -279,29 +295,6 @@ def test_the_end_writes_what_is_queued(bench: Bench) -> None:
     bench.writer.close()
     bench.storage.before_write = lambda _: None
     bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
-
-
-def test_the_mirror_knows_what_a_group_leaves() -> None:
-    """Every kind of write, compared with a storage that carries it out."""
-    storage = MemoryStorage(NOW_MS, bytes(16))
-    mirror = Mirror(storage.open(SHARDS))
-    reserved = storage.open(SHARDS).shards[1].reserved
-    groups: list[list[Write]] = [
-        [blob(1, 3), blob(4, 4)],
-        [Grant(1, 2**20, 7, 0)],
-        [Reserve(shard=1, epoch=1, upto=reserved + 5)],
-        [CheckpointSlice(shard=1, epoch=1, generation=1, seq=9, full=True, last=True)],
-        [Put("a", b"1"), CheckpointSlice(shard=1, epoch=1, generation=2, seq=9)],
-    ]
-    for writes in groups:
-        assert mirror.fits(storage.open(SHARDS), writes)
-        assert not mirror.has_written(storage.open(SHARDS), writes)
-        storage.write(writes)
-        told = not isinstance(writes[0], Put)
-        assert mirror.fits(storage.open(SHARDS), writes)
-        assert mirror.has_written(storage.open(SHARDS), writes) is told
-        mirror.note(writes)
-    assert not Mirror(MemoryStorage(NOW_MS, bytes(16)).open(SHARDS)).fits(storage.open(SHARDS), [])
 
 
 def test_commits_are_timed_and_nothing_else(bench: Bench) -> None:
