@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from socket import create_server
 from typing import Any, Final, TypeVar
 
 from tests.contract.dealer import Dealer
@@ -175,6 +176,15 @@ class Server:
             lambda: now if (now := self.epochs()[shard]) > before else 0,
             f"shard {shard} with an epoch above {before}",
         )
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports of 127.0.0.1 that nobody listens on."""
+    sockets = [create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
 
 
 def resident_bytes(pid: int) -> int:

@@ -48,7 +48,11 @@ class Client:
         kind = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(kind, socket.SOCK_STREAM)
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
 
     def ask(self, cmd: str, **fields: Any) -> Reply:
         """Make one call and return its reply.

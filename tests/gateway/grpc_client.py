@@ -5,6 +5,7 @@ Owns the compiled contract, in a pool of its own, and one channel. It imports no
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 from types import TracebackType
@@ -18,6 +19,8 @@ from tools.grpc_descriptor import compiled
 TIMEOUT_S: Final = 10.0
 """For what has to come; only a broken server makes a test wait so long."""
 
+_making: Final = threading.Lock()
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -29,9 +32,14 @@ def contract() -> Any:
     return pool.AddSerializedFile(file.SerializeToString())
 
 
-@cache
 def message(name: str) -> Any:
-    """Return a message's class."""
+    """Return a message's class, the same one to every thread."""
+    with _making:
+        return _message(name)
+
+
+@cache
+def _message(name: str) -> Any:
     return message_factory.GetMessageClass(contract().message_types_by_name[name])
 
 

@@ -100,16 +100,6 @@ async def test_a_duration_beyond_all_bounds_is_cut(client: GrpcClient, queue: st
     assert await client.state(reply.id) == "DELAYED"
 
 
-async def test_a_job_waits_for_those_it_depends_on(client: GrpcClient, queue: str) -> None:
-    """Both states of waiting for other jobs have one number here."""
-    first = await client.call("Push", queue=queue, data=b"1")
-    second = await client.call("Push", queue=queue, data=b"2", depends_on=[first.id])
-    assert await client.state(second.id) == "WAITING_CHILDREN"
-    await client.call("Ack", id=(await client.call("Pull", queue=queue)).id)
-    job = await client.call("Pull", queue=queue)
-    assert (job.id, list(job.depends_on)) == (second.id, [first.id])
-
-
 @pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1,}', b"nonsense", b'"\xff"', b"1 2"])
 async def test_a_payload_that_is_not_json_is_refused(
     client: GrpcClient, queue: str, data: bytes
@@ -282,17 +272,6 @@ async def test_acks_of_many_count_those_that_were_active(client: GrpcClient, que
     assert (reply.ok, reply.acked) == (True, 2)
     assert [await client.state(job_id) for job_id in ids] == ["COMPLETED"] * 2
     assert (await client.call("AckBatch", ids=[])).acked == 0
-
-
-async def test_a_failed_job_is_tried_again_and_then_dead(client: GrpcClient, queue: str) -> None:
-    """The text of the last failure is with the job."""
-    pushed = await client.call("Push", queue=queue, data=b"1", max_attempts=2)
-    assert (await client.call("Pull", queue=queue)).id == pushed.id
-    assert (await client.call("Fail", id=pushed.id, error="it broke")).ok
-    again = await client.call("Pull", queue=queue)
-    assert (again.id, again.attempts, again.progress_msg) == (pushed.id, 1, "it broke")
-    await client.call("Fail", id=pushed.id)
-    assert await client.state(pushed.id) == "FAILED"
 
 
 async def test_an_unknown_job_has_a_state(client: GrpcClient) -> None:

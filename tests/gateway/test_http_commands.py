@@ -1,4 +1,4 @@
-"""Every command over HTTP, in front of a whole server: route, envelope, and the older keys."""
+"""What commands have over HTTP only: routes, bodies, paths, and what stands beside the data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,6 @@ from flashq.protocol.registry import COMMANDS
 from tests.gateway.http_client import JSON, HttpClient
 from tests.server import Server, eventually
 
-JOB_KEYS = {
-    "id", "queue", "data", "priority", "created_at", "run_at", "started_at", "attempts",
-    "max_attempts", "backoff", "ttl", "timeout", "unique_key", "depends_on", "progress",
-    "progress_msg", "tags", "lifo", "remove_on_complete", "remove_on_fail", "last_heartbeat",
-    "stall_timeout", "stall_count", "parent_id", "children_ids", "children_completed",
-    "custom_id", "keep_completed_age", "keep_completed_count", "completed_at",
-}  # fmt: skip
 NOT_OVER_HTTP = {
     "PULL",  # the same route as PULLB
     "HELLO",
@@ -50,15 +43,6 @@ def test_every_command_has_a_route() -> None:
 
 
 # --- producing
-
-
-def test_a_push_shows_the_job_and_its_id(http: HttpClient, queue: str) -> None:
-    """Python reads `data` as the job, TypeScript the `id` beside it."""
-    pushed = http.ask("POST", f"/queues/{queue}/jobs", {"data": {"a": [1, 2.5]}, "priority": 3})
-    job = pushed["data"]
-    assert pushed["id"] == job["id"]
-    assert not JOB_KEYS - set(job)
-    assert (job["queue"], job["data"], job["priority"]) == (queue, {"a": [1, 2.5]}, 3)
 
 
 def test_a_push_with_a_known_custom_id_shows_the_first_job(http: HttpClient, queue: str) -> None:
@@ -103,38 +87,7 @@ def test_a_batch_says_of_each_entry_what_became_of_it(http: HttpClient, queue: s
     assert batch["errors"][0]["code"] == "duplicate"
 
 
-def test_a_flow_runs_its_parent_after_its_children(http: HttpClient, queue: str) -> None:
-    """The parent's number of completed children can be looked at while it waits."""
-    children = [{"queue": f"{queue}-c", "data": n} for n in range(2)]
-    flow = http.post(f"/queues/{queue}/flows", {"data": "parent", "children": children})
-    parent = flow["parent_id"]
-    assert http.state(parent) == "waitingparent"
-    http.post(f"/jobs/{http.pull(f'{queue}-c')['id']}/ack", {})
-    path = f"/jobs/{parent}/children"
-    eventually(lambda: http.get(path)["completed"] == 1, "one child completed")
-    seen = http.get(path)
-    assert seen["total"] == 2
-    assert seen["children_ids"] == flow["children_ids"]
-
-
 # --- consuming
-
-
-def test_a_pull_of_one_gives_it_under_all_three_names(http: HttpClient, queue: str) -> None:
-    """Older clients read `job` or `jobs`; this is what makes their HTTP mode work at all."""
-    job_id = http.push(queue)
-    pulled = http.ask("GET", f"/queues/{queue}/jobs", params={"count": 1})
-    assert pulled["data"] == pulled["jobs"] == [pulled["job"]]
-    assert pulled["job"]["id"] == job_id
-    assert not JOB_KEYS - set(pulled["job"])
-
-
-def test_a_pull_of_several_gives_what_there_is(http: HttpClient, queue: str) -> None:
-    """It does not wait to fill up."""
-    ids = [http.push(queue, n) for n in range(3)]
-    pulled = http.ask("GET", f"/queues/{queue}/jobs", params={"count": 10})
-    assert [job["id"] for job in pulled["jobs"]] == ids
-    assert pulled["job"]["id"] == ids[0]
 
 
 @pytest.mark.parametrize("parameters", [{"timeout": 0}, {"count": 0}, {"count": 5, "timeout": 1}])
@@ -197,21 +150,25 @@ def test_many_are_acknowledged_at_once(http: HttpClient, queue: str) -> None:
     assert acked["lost"] == [ids[2]]
 
 
-def test_a_failure_is_retried_and_then_a_dead_letter(http: HttpClient, queue: str) -> None:
-    """And a dead letter can be put back alone, or with all others, or be removed."""
-    ids = [http.push(queue, n, max_attempts=1) for n in range(3)]
-    for job in http.get(f"/queues/{queue}/jobs", count=3):
-        http.post(f"/jobs/{job['id']}/fail", {"error": "no"})
-    assert [job["id"] for job in http.get(f"/queues/{queue}/dlq", count=10)] == ids
-    assert http.get(f"/queues/{queue}/counts")["failed"] == 3
+def test_a_dead_letter_is_chosen_by_the_query(http: HttpClient, queue: str) -> None:
+    """And a body is not read, whatever it is."""
+    ids = [http.push(queue, n) for n in range(2)]
+    for job_id in ids:
+        http.post(f"/jobs/{job_id}/discard")
     assert http.post(f"/queues/{queue}/dlq/retry?id={ids[1]}") == 1
-    assert http.post(f"/queues/{queue}/dlq/retry?id={ids[1]}") == 0
-    assert http.state(ids[1]) == "waiting"
+    assert [http.state(job_id) for job_id in ids] == ["failed", "waiting"]
     response = http.http.post(f"/queues/{queue}/dlq/retry", content=b"anything")
-    assert response.json() == {"ok": True, "data": 2}
-    for job in http.get(f"/queues/{queue}/jobs", count=3):
-        http.post(f"/jobs/{job['id']}/fail", {})
-    assert http.delete(f"/queues/{queue}/dlq") == 3
+    assert response.json() == {"ok": True, "data": 1}
+
+
+def test_a_heartbeat_may_say_of_which_delivery(http: HttpClient, queue: str) -> None:
+    """By its token; without one the job is enough."""
+    job_id = http.push(queue)
+    job = http.pull(queue)
+    assert http.post(f"/jobs/{job_id}/heartbeat") is None
+    assert http.post(f"/jobs/{job_id}/heartbeat", {"token": job["token"]}) is None
+    lost = http.refused("POST", f"/jobs/{job_id}/heartbeat", {"token": job["token"] + 1})
+    assert (lost.status, lost.code) == (409, "lease_lost")
 
 
 def test_a_job_is_given_back_without_an_attempt(http: HttpClient, queue: str) -> None:
@@ -220,31 +177,6 @@ def test_a_job_is_given_back_without_an_attempt(http: HttpClient, queue: str) ->
     http.pull(queue)
     assert http.post("/jobs/release", {"ids": [job_id]}) == 1
     assert http.pull(queue)["attempts"] == 0
-
-
-def test_progress_heartbeat_and_log_of_an_active_job(http: HttpClient, queue: str) -> None:
-    """Progress is read as a pair, as it always was."""
-    job_id = http.push(queue)
-    job = http.pull(queue)
-    assert http.post(f"/jobs/{job_id}/progress", {"progress": 40.4, "message": "half"}) is None
-    assert http.get(f"/jobs/{job_id}/progress") == [40, "half"]
-    assert http.post(f"/jobs/{job_id}/heartbeat") is None
-    assert http.post(f"/jobs/{job_id}/heartbeat", {"token": job["token"]}) is None
-    lost = http.refused("POST", f"/jobs/{job_id}/heartbeat", {"token": job["token"] + 1})
-    assert (lost.status, lost.code) == (409, "lease_lost")
-    assert http.post(f"/jobs/{job_id}/logs", {"message": "here", "level": "warn"}) is None
-    logs = http.get(f"/jobs/{job_id}/logs")
-    assert [(entry["level"], entry["message"]) for entry in logs] == [("warn", "here")]
-
-
-def test_an_active_job_is_delayed_and_promoted(http: HttpClient, queue: str) -> None:
-    """The two ways between delayed and ready."""
-    job_id = http.push(queue)
-    http.pull(queue)
-    assert http.post(f"/jobs/{job_id}/move-to-delayed", {"delay": 60_000}) is None
-    assert http.state(job_id) == "delayed"
-    assert http.post(f"/jobs/{job_id}/promote") is None
-    assert http.state(job_id) == "waiting"
 
 
 # --- looking and changing
@@ -265,85 +197,20 @@ def test_a_job_is_found_by_its_custom_id(http: HttpClient, queue: str) -> None:
     assert http.get("/jobs/by-custom-id/nobody") == {"state": "unknown", "result": None}
 
 
-def test_jobs_are_listed_with_their_total(http: HttpClient, queue: str) -> None:
-    """Flat jobs with their state, newest first; the total is beside them."""
-    ids = [http.push(queue, n) for n in range(3)]
-    listed = http.ask("GET", "/jobs", params={"queue": queue, "state": "waiting", "limit": 2})
-    assert [job["id"] for job in listed["data"]] == [ids[2], ids[1]]
-    assert listed["data"][0]["state"] == "waiting"
-    assert listed["total"] == 3
-    chosen = http.post("/jobs/get", {"ids": [ids[0], 99, ids[2]]})
-    assert [job["id"] for job in chosen] == [ids[0], ids[2]]
-
-
-def test_a_waiting_job_is_changed(http: HttpClient, queue: str) -> None:
-    """Priority, payload, and the two ways to end it early."""
-    job_id = http.push(queue)
-    assert http.post(f"/jobs/{job_id}/priority", {"priority": 9}) is None
-    assert http.ask("PUT", f"/jobs/{job_id}", {"data": {"new": True}})["data"] is None
-    shown = http.get(f"/jobs/{job_id}")
-    assert (shown["priority"], shown["data"]) == (9, {"new": True})
-    assert http.post(f"/jobs/{job_id}/discard") is None
-    assert http.state(job_id) == "failed"
-    other = http.push(queue)
-    assert http.post(f"/jobs/{other}/cancel") is None
-    assert http.state(other) == "unknown"
-
-
 # --- queues
 
 
-def test_a_queue_is_paused_and_limited(http: HttpClient, queue: str) -> None:
-    """And the list of queues says so."""
+def test_a_queue_is_removed_under_its_own_path(http: HttpClient, queue: str) -> None:
+    """Older clients say `/obliterate` behind it."""
     http.push(queue)
-    for path, body in (
-        ("pause", None),
-        ("rate-limit", {"limit": 7}),
-        ("concurrency", {"limit": 2}),
-    ):
-        assert http.post(f"/queues/{queue}/{path}", body) is None
-    assert http.get(f"/queues/{queue}/paused") is True
-    listed = http.ask("GET", "/queues")
-    assert listed["data"] == listed["queues"]
-    info = next(info for info in listed["queues"] if info["name"] == queue)
-    assert (info["paused"], info["rate_limit"], info["concurrency_limit"]) == (True, 7, 2)
-    assert http.post(f"/queues/{queue}/resume") is None
-    assert http.delete(f"/queues/{queue}/rate-limit") is None
-    assert http.delete(f"/queues/{queue}/concurrency") is None
-    assert http.get(f"/queues/{queue}/paused") is False
+    assert http.delete(f"/queues/{queue}") == 1
+    assert http.delete(f"/queues/{queue}/obliterate") == 0
 
 
 def test_a_queues_defaults_are_set_and_read(http: HttpClient, queue: str) -> None:
     """Without a body they are only read."""
     assert http.post(f"/queues/{queue}/config", {"keep_completed_count": 5})
     assert http.post(f"/queues/{queue}/config")["keep_completed_count"] == 5
-
-
-def test_jobs_are_removed_in_bulk(http: HttpClient, queue: str) -> None:
-    """Drained, cleaned, and the whole queue under both of its paths."""
-    for n in range(2):
-        http.push(queue, n)
-    assert http.get(f"/queues/{queue}/count") == 2
-    assert http.post(f"/queues/{queue}/drain") == 2
-    http.push(queue)
-    body = {"grace": 0, "state": "waiting", "limit": 10}
-    assert http.post(f"/queues/{queue}/clean", body) == 1
-    http.push(queue)
-    assert http.delete(f"/queues/{queue}/obliterate") == 1
-    http.push(queue)
-    assert http.delete(f"/queues/{queue}") == 1
-
-
-def test_crons_are_set_listed_and_removed(http: HttpClient, queue: str) -> None:
-    """Removing one that is not there is `false`, as it always was."""
-    body = {"queue": queue, "data": {"n": 1}, "schedule": "0 0 3 * * *"}
-    assert http.post(f"/crons/{queue}", body) is None
-    cron = next(cron for cron in http.get("/crons") if cron["name"] == queue)
-    assert (cron["queue"], cron["data"], cron["schedule"]) == (queue, {"n": 1}, "0 0 3 * * *")
-    assert http.delete(f"/crons/{queue}") is True
-    assert http.delete(f"/crons/{queue}") is False
-    bad = http.refused("POST", f"/crons/{queue}", {**body, "schedule": "now and then"})
-    assert (bad.status, bad.code) == (400, "cron_invalid")
 
 
 def test_figures_stand_where_older_clients_read_them(http: HttpClient, queue: str) -> None:

@@ -214,6 +214,7 @@ def test_a_wrong_method_is_405(http: HttpClient) -> None:
         ("POST", "/queues/q/flows", {"data": 1, "children": []}, 400, "flow_empty"),
         ("POST", "/queues/q/clean", {"grace": 0, "state": "lost"}, 400, "state_invalid"),
         ("POST", "/queues/q/jobs", {"data": 1, "depends_on": [3]}, 404, "unknown_dependency"),
+        ("POST", "/crons/c", {"queue": "q", "data": 1, "schedule": "now"}, 400, "cron_invalid"),
     ],
 )
 def test_what_the_server_refuses_keeps_its_code(

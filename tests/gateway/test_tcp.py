@@ -8,7 +8,6 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import msgpack
 import pytest
@@ -253,25 +252,6 @@ class TestEvents:
 
 
 class TestGateways:
-    def test_a_killed_gateway_loses_no_job(self, start_server: StartServer, queue: str) -> None:
-        """1. one worker holds a job, another waits; 2. the gateway is killed; 3. clients connect
-        again: every job is delivered, the held one too, and what was acknowledged stays done."""
-        server = start_server("--session-timeout-ms", "1000", "--heartbeat-interval-ms", "200")
-        first = LineClient(address_of(server))
-        done = first.push(queue, "done")
-        ids = first.push_batch(queue, [{"data": number} for number in range(5)])
-        assert first.pull(queue, 1000) is not None
-        first.ask("ACK", id=done)
-        assert first.pull(queue, 1000) is not None
-        with another_gateway(server) as gateway, connected(LineClient, gateway.address()) as second:
-            server.kill("flashq-gateway")
-            first.close()
-            found: list[Any] = []
-            while len(found) < len(ids):
-                found += second.ask("PULLB", queue=queue, count=9, timeout=4000)["jobs"]
-            assert sorted(job["id"] for job in found) == ids
-            assert second.ask("GETSTATE", id=done)["state"] == "completed"
-
     def test_a_killed_router_is_outlived(self, start_server: StartServer, queue: str) -> None:
         """A pull that waits, and a push that is asked meanwhile, are answered all the same."""
         server = start_server("--heartbeat-interval-ms", "200")

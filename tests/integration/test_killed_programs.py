@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket as sockets
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from flashq.client.results import Job
 from flashq.client.sync_client import Client
 from flashq.worker.process import Worker
 from tests.integration.serving import queue_of
-from tests.server import Server, eventually
+from tests.server import Server, eventually, free_ports
 
 StartServer = Callable[..., Server]
 DURABLE = ("--durability", "durable")
@@ -56,12 +55,6 @@ def work_off(client: Client, queue: str) -> list[Any]:
         assert client.ack_batch(jobs) == len(jobs)
         done += [job.data for job in jobs]
     return done
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with sockets.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_a_killed_shard_comes_back_with_every_job(
@@ -210,7 +203,7 @@ def test_a_killed_router_is_only_a_pause(
     2. The clients find the new one by themselves and say again what they waited for.
     3. The held job is still its holder's: the shards never knew of a break.
     """
-    server = start_server("--zmq-port", str(free_port()), *QUICK_HEARTBEATS)
+    server = start_server("--zmq-port", str(free_ports(1)[0]), *QUICK_HEARTBEATS)
     url = server.url if transport == "tcp" else server.ipc_url
     holder, waiter = connect(url), connect(url)
     queue, empty = queue_of(3), queue_of(1, name="empty")

@@ -16,11 +16,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from socket import create_server
 from typing import Final
 
 from tests.postgres import Postgres
-from tests.server import eventually
+from tests.server import eventually, free_ports
 from tests.torture.serve import SABOTAGE
 
 SHARDS: Final = 4
@@ -262,15 +261,6 @@ class Site:
 
     def _log(self) -> Path:
         return self.home / "serve.log"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on."""
-    sockets = [create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def title_of(pid: int) -> str:
