@@ -12,9 +12,10 @@ import heapq
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Raw, Struct, msgpack
+from msgspec import Raw, Struct
 
 from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.parts import Form
 from flashq.coordinator.schedule import Schedule, ScheduleError, parse
 from flashq.errors import (
     BadMessage,
@@ -30,12 +31,9 @@ from flashq.protocol.internal import Fire
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, CronJob
-from flashq.storage.port import Put
 
 CRONS_MAX: Final = 10_000
 CRON_NAME_BYTES_MAX: Final = 256
-
-_PARTS: Final = "cron."
 
 
 class Cron(Struct, array_like=True):
@@ -56,7 +54,7 @@ class Cron(Struct, array_like=True):
     executions: int = 0
 
 
-_decode_cron: Final = msgpack.Decoder(Cron).decode
+FORM: Final = Form("cron.", Cron)
 
 
 class CronTable:
@@ -81,16 +79,13 @@ class CronTable:
         """Take up what was stored.
 
         Raises:
-            StorageDamaged: a cron cannot be read.
+            ConfigError, StorageDamaged: a cron cannot be read.
         """
-        for name, content in parts.items():
-            if not name.startswith(_PARTS):
-                continue
+        for name, cron in FORM.stored(parts):
             try:
-                cron = _decode_cron(content)
                 schedule = parse(cron.schedule, cron.repeat_every, cron.tz)
-            except ValueError as error:  # msgspec's and the schedule's errors are ValueErrors
-                raise StorageDamaged(detail=f"coordinator's part {name}: {error}") from None
+            except ScheduleError as error:
+                raise StorageDamaged(detail=f"coordinator's cron {name}: {error}") from None
             self._keep(cron, schedule)
             self._generation_last = max(self._generation_last, cron.generation)
 
@@ -210,12 +205,12 @@ class CronTable:
         self.postpone(cron)
 
     def _write(self, cron: Cron) -> None:
-        self._outbox.write(Put(_PARTS + cron.name, msgpack.encode(cron)))
+        self._outbox.write(FORM.put(cron.name, cron))
 
     def _remove(self, name: str) -> None:
         del self._crons[name]
         del self._schedules[name]
-        self._outbox.write(Put(_PARTS + name, b""))
+        self._outbox.write(FORM.drop(name))
 
 
 def _view(cron: Cron, *, json: bool) -> CronJob:

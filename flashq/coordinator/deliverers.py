@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Final
 
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
 from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.parts import Form
 from flashq.coordinator.webhooks import Endpoint, WebhookTable, told
 from flashq.errors import StorageDamaged, WebhookLeaseLost
 from flashq.protocol import webhooks as w
 from flashq.protocol.limits import MIB, WebhookLimits
-from flashq.storage.port import Put
 
 DELIVERIES_MAX: Final = 64
 BYTES_MAX: Final = MIB
@@ -32,7 +32,6 @@ FORGET_MS: Final = 600_000
 """Silence after which the number of somebody's last call is forgotten."""
 HOLDERS_MAX: Final = 1000
 
-_LEASES: Final = "webhook-lease."
 _TOKENS_PER_MS: Final = 1024
 
 Answer = Callable[[w.PullDeliveriesReply], None]
@@ -47,7 +46,7 @@ class Lease(Struct, array_like=True):
     upto: int
 
 
-_decode_lease: Final = msgpack.Decoder(Lease).decode
+FORM: Final = Form("webhook-lease.", Lease)
 
 
 class _Holder:
@@ -101,18 +100,15 @@ class Deliverers:
         """Take up what was stored; each lease gets its time anew.
 
         Raises:
-            StorageDamaged: a lease cannot be read, or is one of no webhook.
+            ConfigError: a lease cannot be read.
+            StorageDamaged: nor that, or it is one of no webhook.
         """
-        for name, content in parts.items():
-            if not name.startswith(_LEASES):
-                continue
-            try:
-                lease = _decode_lease(content)
-            except ValueError as error:
-                raise StorageDamaged(detail=f"coordinator's part {name}: {error}") from None
+        for name, lease in FORM.stored(parts):
             endpoint = self._table.get(lease.webhook)
             if endpoint is None:
-                raise StorageDamaged(detail=f"coordinator's part {name}: of no webhook")
+                raise StorageDamaged(
+                    detail=f"coordinator's part {FORM.prefix}{name}: of no webhook"
+                )
             self._keep(endpoint, lease, None)
             self._token_last = max(self._token_last, lease.token)
 
@@ -131,7 +127,7 @@ class Deliverers:
         endpoint = self._table.get(webhook)
         if endpoint is not None:
             endpoint.leased_upto = 0
-        self._outbox.write(Put(f"{_LEASES}{webhook}", b""))
+        self._outbox.write(FORM.drop(webhook))
 
     # --- calls
 
@@ -245,7 +241,7 @@ class Deliverers:
         self._token_last = token = self._token_last + 1
         lease = Lease(token, number, name, upto)
         self._keep(endpoint, lease, mono_ms + self._lease_ms)
-        self._outbox.write(Put(f"{_LEASES}{number}", msgpack.encode(lease)))
+        self._outbox.write(FORM.put(number, lease))
         answer, holder.answer, holder.token = holder.answer, None, token
         answer(w.PullDeliveriesReply(lease=self._view(lease, json=holder.json)))
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from msgspec import Struct, msgpack
+from msgspec import Struct
 
+from flashq.coordinator import crons, deliverers, mailboxes, repeats, webhooks
 from flashq.coordinator.crons import CronTable
 from flashq.coordinator.hooks import Hooks
 from flashq.coordinator.mailboxes import Mailboxes
 from flashq.coordinator.measures import Measures
 from flashq.coordinator.outbox import Group, Outbox, Parcel
+from flashq.coordinator.parts import Form, check_known
 from flashq.coordinator.repeats import Repeats
 from flashq.coordinator.shards import Recovery, ShardLinks
 from flashq.coordinator.wanting import Wanting
@@ -65,7 +67,19 @@ PROBE_MS: Final = 100
 POSTPONED_MS: Final = 1000
 """When a cron that could not fire, since its shard takes no mail, is tried again."""
 
-_INCARNATION: Final = "incarnation"
+_INCARNATION: Final = Form("incarnation", int)
+_FORMS: Final[tuple[Form[Any], ...]] = (
+    _INCARNATION,
+    mailboxes.COUNTERS,
+    mailboxes.MESSAGES,
+    crons.FORM,
+    repeats.FORM,
+    webhooks.WEBHOOKS,
+    webhooks.QUEUES,
+    webhooks.DEAD,
+    deliverers.FORM,
+)
+"""Everything that a coordinator stores of its own."""
 
 
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):
@@ -85,6 +99,10 @@ class Coordinator:
         opened: what storage has.
         now_ms: the wall clock.
         measures: what is told of storage; who measures it keeps them.
+
+    Raises:
+        ConfigError: a part of the coordinator's own is of another version of flashq.
+        StorageDamaged: one cannot be read, or contradicts the others.
     """
 
     def __init__(
@@ -107,6 +125,7 @@ class Coordinator:
         self._mailboxes = Mailboxes(
             settings.shard_count, self._incarnation_from(opened, now_ms), self._outbox
         )
+        check_known(opened.parts, _FORMS)
         self._mailboxes.load(opened.parts)
         self._crons = CronTable(settings.limits, self._outbox)
         self._crons.load(opened.parts)
@@ -128,10 +147,9 @@ class Coordinator:
 
     def _incarnation_from(self, opened: Opened, now_ms: int) -> int:
         """The coordinator's incarnation as a peer: a new one only when its state was lost."""
-        content = opened.parts.get(_INCARNATION)
-        if content is not None:
-            return msgpack.decode(content, type=int)
-        self._outbox.write(Put(_INCARNATION, msgpack.encode(now_ms)))
+        for _, incarnation in _INCARNATION.stored(opened.parts):
+            return incarnation
+        self._outbox.write(_INCARNATION.put("", now_ms))
         return now_ms
 
     def write_again(self, parts: Sequence[Put]) -> None:

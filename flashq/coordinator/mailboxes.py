@@ -11,28 +11,22 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from msgspec import msgpack
 from msgspec.structs import replace
 
 from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.parts import Form
 from flashq.errors import StorageDamaged
 from flashq.protocol.internal import (
     COORDINATOR,
     Mail,
     MailAck,
     PeerMessage,
-    decode_internal,
-    encode_internal,
 )
-from flashq.storage.port import Put
 
 RESEND_MS: Final = 1000
 RESENT_AT_ONCE_MAX: Final = 100
 PENDING_MAX: Final = 1000
 """Messages for one shard that wait for it; above it nothing fires there."""
-
-_COUNTERS: Final = "mailbox."
-_MESSAGES: Final = "mail."
 
 
 class _Counters(NamedTuple):
@@ -45,7 +39,8 @@ class _Counters(NamedTuple):
     """Number of the shard's last message that was carried out, of that incarnation."""
 
 
-_decode_counters: Final = msgpack.Decoder(_Counters).decode
+COUNTERS: Final = Form("mailbox.", _Counters)
+MESSAGES: Final = Form("mail.", Mail)
 
 
 class _Mailbox:
@@ -82,21 +77,19 @@ class Mailboxes:
         """Take up what was stored.
 
         Raises:
-            StorageDamaged: it contradicts itself.
+            ConfigError: it cannot be read.
+            StorageDamaged: nor that, or it contradicts itself.
         """
-        for name, content in parts.items():
-            if name.startswith(_COUNTERS):
-                box = self._boxes[int(name.removeprefix(_COUNTERS))]
-                box.counters = _decode_counters(content)
-                box.safe = box.counters.posted
-        for name, content in parts.items():
-            if name.startswith(_MESSAGES):
-                mail = decode_internal(content)
-                shard = int(name.split(".")[1])
-                if not isinstance(mail, Mail) or mail.number > self._boxes[shard].safe:
-                    raise StorageDamaged(detail=f"coordinator's part {name}")
-                self._boxes[shard].pending[mail.number] = mail
-                self._waiting.add(shard)
+        for name, counters in COUNTERS.stored(parts):
+            box = self._boxes[int(name)]
+            box.counters = counters
+            box.safe = counters.posted
+        for name, mail in MESSAGES.stored(parts):
+            shard = int(name.split(".")[0])
+            if mail.number > self._boxes[shard].safe:
+                raise StorageDamaged(detail=f"coordinator's mail {name} has not been posted")
+            self._boxes[shard].pending[mail.number] = mail
+            self._waiting.add(shard)
         for box in self._boxes:
             box.pending = OrderedDict(sorted(box.pending.items()))
 
@@ -119,7 +112,7 @@ class Mailboxes:
         box.counters = box.counters._replace(posted=number)
         box.pending[number] = mail
         self._waiting.add(shard)
-        self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", encode_internal(mail)))
+        self._outbox.write(MESSAGES.put(f"{shard}.{number}", mail))
         self._write_counters(shard)
         return number
 
@@ -156,7 +149,7 @@ class Mailboxes:
             return
         while box.pending and (number := next(iter(box.pending))) <= ack.number:
             del box.pending[number]
-            self._outbox.write(Put(f"{_MESSAGES}{shard}.{number}", b""))
+            self._outbox.write(MESSAGES.drop(f"{shard}.{number}"))
         if not box.pending:
             self._waiting.discard(shard)
 
@@ -184,5 +177,4 @@ class Mailboxes:
         return MailAck(receiver=COORDINATOR, incarnation=incarnation, number=number)
 
     def _write_counters(self, shard: int) -> None:
-        counters = msgpack.encode(self._boxes[shard].counters)
-        self._outbox.write(Put(f"{_COUNTERS}{shard}", counters))
+        self._outbox.write(COUNTERS.put(shard, self._boxes[shard].counters))

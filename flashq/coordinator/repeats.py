@@ -11,22 +11,19 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import msgpack
-
 from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.parts import Form
 from flashq.errors import FlashQError, error_from
 from flashq.protocol.base import Mutation
-from flashq.storage.port import Put
 
 SESSIONS_MAX: Final = 1000
 NUMBERS_MAX: Final = 1000
 
-_PARTS: Final = "session."
 Ends = dict[int, tuple[str, str] | int | None]
 """By request number: code and text of a refusal; for a success the number that its answer tells, or
 None."""
 
-_decode_ends: Final = msgpack.Decoder(Ends).decode
+FORM: Final[Form[Ends]] = Form("session.", Ends)
 
 
 class Repeats:
@@ -42,11 +39,13 @@ class Repeats:
         self._sessions: OrderedDict[bytes, Ends] = OrderedDict()
 
     def load(self, parts: Mapping[str, bytes]) -> None:
-        """Take up what was stored."""
-        for name, content in parts.items():
-            if name.startswith(_PARTS):
-                session = bytes.fromhex(name.removeprefix(_PARTS))
-                self._sessions[session] = _decode_ends(content)
+        """Take up what was stored.
+
+        Raises:
+            ConfigError, StorageDamaged: it cannot be read.
+        """
+        for session, ends in FORM.stored(parts):
+            self._sessions[bytes.fromhex(session)] = ends
 
     def has(self, request: Mutation) -> bool:
         """Tell whether the request was carried out before.
@@ -93,6 +92,5 @@ class Repeats:
             self._write(forgotten)
 
     def _write(self, session: bytes) -> None:
-        ends = self._sessions.get(session)
-        content = msgpack.encode(ends) if ends else b""
-        self._outbox.write(Put(_PARTS + session.hex(), content))
+        ends, name = self._sessions.get(session), session.hex()
+        self._outbox.write(FORM.put(name, ends) if ends else FORM.drop(name))

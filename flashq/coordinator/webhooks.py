@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from msgspec import Raw, Struct, msgpack
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from flashq.coordinator.outbox import Outbox
+from flashq.coordinator.parts import Form
 from flashq.errors import (
     BadMessage,
     LimitReached,
@@ -30,7 +31,6 @@ from flashq.protocol.internal import Happened
 from flashq.protocol.limits import WebhookLimits
 from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import EVENTS, NULL_JSON
-from flashq.storage.port import Put
 
 URL_CHARS_MAX: Final = 2048
 SECRET_BYTES_MAX: Final = 1024
@@ -40,9 +40,6 @@ BACKOFF_DOUBLINGS_MAX: Final = 10
 DEAD_LISTED: Final = 100
 FULL: Final = "the queue of the webhook was full"
 
-_WEBHOOKS: Final = "webhook."
-_QUEUES: Final = "webhook-queue."
-_DEAD: Final = "webhook-dead."
 _ID: Final = "wh_"
 _OLDER_PREFIX: Final = "job."
 _OLDER_NAMES: Final = {"started": "active"}
@@ -86,8 +83,9 @@ class Delivery(Struct, array_like=True):
         return 200 + len(self.data or b"") + len(self.error or "") + len(self.queue)
 
 
-_decode_webhook: Final = msgpack.Decoder(Webhook).decode
-_decode_delivery: Final = msgpack.Decoder(Delivery).decode
+WEBHOOKS: Final = Form("webhook.", Webhook)
+QUEUES: Final = Form("webhook-queue.", Delivery)
+DEAD: Final = Form("webhook-dead.", Delivery)
 
 
 class Endpoint:
@@ -171,36 +169,35 @@ class WebhookTable:
         """Take up what was stored.
 
         Raises:
-            StorageDamaged: a part cannot be read, or belongs to no webhook.
+            ConfigError: a part cannot be read.
+            StorageDamaged: nor that, or it belongs to no webhook.
         """
-        try:
-            for name, content in parts.items():
-                if name.startswith(_WEBHOOKS):
-                    webhook = _decode_webhook(content)
-                    self._endpoints[webhook.number] = Endpoint(webhook)
-                    self._id_last = max(self._id_last, webhook.number)
-            for prefix in (_QUEUES, _DEAD):
-                found = [
-                    (self._endpoints[int(name.split(".")[1])], _decode_delivery(content))
-                    for name, content in parts.items()
-                    if name.startswith(prefix)
-                ]
-                for endpoint, delivery in sorted(found, key=lambda one: one[1].number):
-                    self._number_last = max(self._number_last, delivery.number)
-                    if prefix == _QUEUES:
-                        self._add(endpoint, delivery)
-                    else:
-                        endpoint.dead[delivery.number] = delivery
-                        endpoint.dead_bytes += delivery.size
-        except (ValueError, KeyError) as error:  # msgspec's errors are ValueErrors
-            raise StorageDamaged(detail=f"coordinator's parts of webhooks: {error}") from None
+        for _, webhook in WEBHOOKS.stored(parts):
+            self._endpoints[webhook.number] = Endpoint(webhook)
+            self._id_last = max(self._id_last, webhook.number)
+        for form in (QUEUES, DEAD):
+            for name, delivery in sorted(form.stored(parts), key=lambda part: part[1].number):
+                endpoint = self._endpoints.get(int(name.split(".")[0]))
+                if endpoint is None:
+                    raise StorageDamaged(
+                        detail=f"coordinator's part {form.prefix}{name}: of no webhook"
+                    )
+                self._number_last = max(self._number_last, delivery.number)
+                if form is QUEUES:
+                    self._add(endpoint, delivery)
+                else:
+                    endpoint.dead[delivery.number] = delivery
+                    endpoint.dead_bytes += delivery.size
 
     def _write(self, endpoint: Endpoint) -> None:
         webhook = endpoint.webhook
-        self._outbox.write(Put(f"{_WEBHOOKS}{webhook.number}", msgpack.encode(webhook)))
+        self._outbox.write(WEBHOOKS.put(webhook.number, webhook))
 
-    def _put(self, prefix: str, endpoint: Endpoint, number: int, content: bytes) -> None:
-        self._outbox.write(Put(f"{prefix}{endpoint.webhook.number}.{number}", content))
+    def _put(self, form: Form[Delivery], endpoint: Endpoint, delivery: Delivery) -> None:
+        self._outbox.write(form.put(f"{endpoint.webhook.number}.{delivery.number}", delivery))
+
+    def _drop(self, form: Form[Delivery], endpoint: Endpoint, number: int) -> None:
+        self._outbox.write(form.drop(f"{endpoint.webhook.number}.{number}"))
 
     # --- the table
 
@@ -277,7 +274,7 @@ class WebhookTable:
         for delivery_number in list(endpoint.dead):
             self._forget(endpoint, delivery_number)
         del self._endpoints[number]
-        self._outbox.write(Put(f"{_WEBHOOKS}{number}", b""))
+        self._outbox.write(WEBHOOKS.drop(number))
         return number
 
     def wanted(self) -> set[tuple[str | None, str]]:
@@ -323,7 +320,7 @@ class WebhookTable:
 
     def _enqueue(self, endpoint: Endpoint, delivery: Delivery) -> None:
         self._add(endpoint, delivery)
-        self._put(_QUEUES, endpoint, delivery.number, msgpack.encode(delivery))
+        self._put(QUEUES, endpoint, delivery)
 
     def _add(self, endpoint: Endpoint, delivery: Delivery) -> None:
         endpoint.queue[delivery.number] = delivery
@@ -335,7 +332,7 @@ class WebhookTable:
         endpoint.bytes -= delivery.size
         if not endpoint.queue:
             self.waiting.pop(endpoint.webhook.number, None)
-        self._put(_QUEUES, endpoint, number, b"")
+        self._drop(QUEUES, endpoint, number)
         return delivery
 
     def _has_room(self, endpoint: Endpoint) -> bool:
@@ -384,7 +381,7 @@ class WebhookTable:
             self._bury(endpoint, self._remove(endpoint, number), delivery.reason, now_ms)
             return
         endpoint.retried += 1
-        self._put(_QUEUES, endpoint, number, msgpack.encode(delivery))
+        self._put(QUEUES, endpoint, delivery)
         delay_ms = backoff_ms(self._limits.webhook_backoff_ms, delivery.attempts)
         endpoint.blocked_until_ms = mono_ms + delay_ms
 
@@ -395,7 +392,7 @@ class WebhookTable:
         delivery.reason, delivery.died_at = reason, now_ms
         endpoint.dead[delivery.number] = delivery
         endpoint.dead_bytes += delivery.size
-        self._put(_DEAD, endpoint, delivery.number, msgpack.encode(delivery))
+        self._put(DEAD, endpoint, delivery)
         while endpoint.dead and (
             len(endpoint.dead) > limits.webhook_dead_deliveries_max
             or endpoint.dead_bytes > limits.webhook_queue_bytes_max
@@ -406,7 +403,7 @@ class WebhookTable:
     def _forget(self, endpoint: Endpoint, number: int) -> Delivery:
         delivery = endpoint.dead.pop(number)
         endpoint.dead_bytes -= delivery.size
-        self._put(_DEAD, endpoint, number, b"")
+        self._drop(DEAD, endpoint, number)
         return delivery
 
     def view_dead(self, webhook_id: str | None, limit: int | None) -> w.DeadDeliveriesReply:

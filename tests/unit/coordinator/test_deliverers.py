@@ -246,7 +246,7 @@ def test_leases_that_cannot_be_read_or_belong_to_nothing_are_damage() -> None:
     office.table.settle()
     (name,) = [name for name in office.table.parts if name.startswith("webhook-lease.")]
     stored = office.table.parts[name]
-    for parts in ({name: b"\xc1"}, {name: stored}):
+    for parts in ({name: b"\x01\xc1"}, {name: stored}):
         with pytest.raises(StorageDamaged, match="webhook-lease"):
             Office().deliverers.load(parts)
 

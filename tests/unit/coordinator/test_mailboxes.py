@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashq.coordinator.mailboxes import RESEND_MS, Mailboxes
+from flashq.coordinator.mailboxes import MESSAGES, RESEND_MS, Mailboxes
 from flashq.coordinator.outbox import Outbox
 from flashq.errors import StorageDamaged
 from flashq.ids import shard_of_queue
@@ -17,7 +17,6 @@ from flashq.protocol.internal import (
     MailAck,
     Obliterated,
     ShardHello,
-    encode_internal,
 )
 from tests.unit.coordinator.bench import HASH, SHARDS, Bench
 
@@ -188,5 +187,6 @@ def test_stored_mail_beyond_its_counter_is_damage() -> None:
         sender=COORDINATOR, incarnation=1, number=4, body=Fire("n", 1, 2, "q", b"", False, 0)
     )
     boxes = Mailboxes(SHARDS, 1, Outbox())
-    with pytest.raises(StorageDamaged, match=r"mail\.0\.4"):
-        boxes.load({"mail.0.4": encode_internal(mail)})
+    stored = MESSAGES.put("0.4", mail)
+    with pytest.raises(StorageDamaged, match=r"mail 0\.4"):
+        boxes.load({stored.name: stored.content})

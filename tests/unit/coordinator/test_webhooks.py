@@ -147,8 +147,8 @@ def test_a_number_is_never_another_deliverys() -> None:
 
 def test_what_is_stored_and_cannot_be_read_is_damage() -> None:
     """The name of the part says where to look."""
-    for name, content in (("webhook.1", b"\xc1"), ("webhook-queue.1.2", b"\x90")):
-        with pytest.raises(StorageDamaged):
+    for name, content in (("webhook.1", b"\x01\xc1"), ("webhook-queue.1.2", b"\x01\x90")):
+        with pytest.raises(StorageDamaged, match=name):
             Table().table.load({name: content})
 
 

@@ -1,0 +1,67 @@
+"""Parts are stored in forms with versions; what cannot be read is refused, and named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from flashq.coordinator.parts import Form, check_known
+from flashq.errors import ConfigError, FlashQError, StorageDamaged
+from flashq.storage.memory import MemoryStorage
+from flashq.storage.port import Put
+from tests.unit.coordinator.bench import NOW_MS, SHARDS, Bench
+
+
+class Thing(Struct, array_like=True):
+    """What a part may be."""
+
+    name: str
+    count: int = 0
+
+
+def test_a_part_is_read_as_it_was_stored() -> None:
+    """Each kind finds its own among all."""
+    things, numbers = Form("thing.", Thing), Form("number.", int)
+    parts = {
+        put.name: put.content
+        for put in (things.put("a", Thing("a", 2)), things.put("b", Thing("b")), numbers.put(1, 7))
+    }
+    assert dict(things.stored(parts)) == {"a": Thing("a", 2), "b": Thing("b")}
+    assert dict(numbers.stored(parts)) == {"1": 7}
+    assert things.drop("a") == Put("thing.a", b"")
+
+
+def test_a_part_of_another_version_is_refused_and_named() -> None:
+    """An older flashq on a newer one's storage would guess, and write its guess down."""
+    newer = Form("thing.", int, version=2).put("a", 1)
+    with pytest.raises(ConfigError, match=r"thing\.a in storage has form 2.* knows form 1"):
+        list(Form("thing.", int).stored({newer.name: newer.content}))
+
+
+def test_a_part_that_cannot_be_read_is_damage_and_named() -> None:
+    """Broken off, or of another shape."""
+    for content in (b"\x01", b"\x01\xc1", b"\x01\xa1x"):
+        with pytest.raises(StorageDamaged, match=r"thing\.a"):
+            list(Form("thing.", Thing).stored({"thing.a": content}))
+
+
+def test_a_part_that_nobody_knows_is_refused() -> None:
+    """A newer flashq has it, and needs it."""
+    forms: list[Form[Any]] = [Form("thing.", Thing), Form("incarnation", int)]
+    check_known(["thing.a", "incarnation"], forms)
+    with pytest.raises(ConfigError, match=r"tenant\.a"):
+        check_known(["thing.a", "tenant.a"], forms)
+
+
+@pytest.mark.parametrize(
+    "part", [Put("cron.nightly", b"\x09x"), Put("cron.nightly", b"\x01\xc1"), Put("tenant.a", b"x")]
+)
+def test_a_coordinator_does_not_start_with_what_it_cannot_read(part: Put) -> None:
+    """It says which part, instead of what a decoder thinks of it."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    storage.open(SHARDS)
+    storage.write([part])
+    with pytest.raises(FlashQError, match=part.name):
+        Bench(storage)
