@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from flashq.coordinator.mailboxes import MESSAGES
 from flashq.ids import shard_of_job
 from flashq.protocol import records as r
 from flashq.protocol.internal import (
@@ -19,7 +20,6 @@ from flashq.protocol.internal import (
     Fire,
     Mail,
     Obliterated,
-    decode_internal,
 )
 from flashq.protocol.records import AnyRecord, Entry
 from flashq.shard.invariants import validate
@@ -152,10 +152,10 @@ class Witness:
                 history.stored = max(history.stored, write.seq)
                 if write.full:
                     history.is_exposed = False
-        elif isinstance(write, Put) and write.name.startswith("mail.") and write.content:
-            mail = decode_internal(write.content)
-            if isinstance(mail, Mail) and isinstance(mail.body, Fire):
-                self._fired(int(write.name.split(".")[1]), mail, mail.body)
+        elif isinstance(write, Put) and write.content:
+            for name, mail in MESSAGES.stored({write.name: write.content}):
+                if isinstance(mail.body, Fire):
+                    self._fired(int(name.split(".")[0]), mail, mail.body)
 
     def _fired(self, shard: int, mail: Mail, fire: Fire) -> None:
         due = (fire.name, fire.generation, fire.due)
