@@ -41,6 +41,7 @@ from flashq.gateway.bridge import Bridge
 from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_administration import Administration, Place
 from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
+from flashq.gateway.http_connection import BoundedProtocol, close_slow
 from flashq.gateway.http_events import EventLogs
 from flashq.gateway.http_health import Health
 from flashq.gateway.http_overview import Overview
@@ -54,6 +55,8 @@ from flashq.tokens import Guard, Keyring
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75
 PREFLIGHT_S: Final = 600
+TICKS_PER_LOOK: Final = 10
+"""The server ticks every 0.1 s; how often it looks for slow clients."""
 COORDINATOR_S: Final = 2.0
 """How long the figures of everybody else wait for those of the coordinator."""
 LEFT_STATUS: Final = 499
@@ -123,7 +126,7 @@ class HttpDoor:
         server = _Server(
             uvicorn.Config(
                 self._application(),
-                http="httptools",
+                http=BoundedProtocol,
                 ws="websockets-sansio",
                 ws_per_message_deflate=False,  # it would cost every listener 100 KB and more
                 lifespan="off",
@@ -132,7 +135,7 @@ class HttpDoor:
                 proxy_headers=False,  # a header says nothing about who asks
                 server_header=False,
                 backlog=BACKLOG,
-                limit_concurrency=self._settings.gateway_connections_max,
+                limit_concurrency=self._settings.gateway_connections_max + 1,  # refuses from here
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
@@ -141,6 +144,10 @@ class HttpDoor:
         self._serving = asyncio.ensure_future(server.serve([listening]))
         self._overview.start()
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
+
+    def tokens_replaced(self) -> None:
+        """Let everybody go whose token is none any more: they may have nothing to read for long."""
+        self._logs.wake()
 
     async def drain(self, timeout_s: float) -> None:
         """Let nobody in any more, end streams and waiting, and answer what else was asked.
@@ -282,7 +289,13 @@ class HttpDoor:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to its process."""
+    """A server that leaves the signals to its process, and does not wait for slow clients."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Let clients go that are too slow, and say whether it is time to end."""
+        if counter % TICKS_PER_LOOK == 0:
+            close_slow(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

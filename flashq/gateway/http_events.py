@@ -96,7 +96,7 @@ class EventLog:
                 self._append(item.event.event, body)
             elif isinstance(item, Missed):
                 self._append("missed", missed_body(item))
-        self._wake()
+        self.wake()
 
     def _append(self, kind: str, body: bytes) -> None:
         self._entries.append(Told(self.next, kind, body))
@@ -138,9 +138,10 @@ class EventLog:
         """Let nobody wait any longer."""
         self.is_closed = True
         self.begin(None)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let whoever waits look up."""
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
             if not future.done():
@@ -181,7 +182,7 @@ class Reader:
 
         Returns:
             Events; or that some are missing; or that there are no more for somebody so slow; an
-            empty list when the time is up; None at the end.
+            empty list when the time is up, or it is time to look up; None at the end.
         """
         if self._missed is not None:
             missed, self._missed = self._missed, None
@@ -299,6 +300,11 @@ class EventLogs:
         self._lingering.pop(log.queue, None)
         self._logs.pop(log.queue, None)
         log.close()
+
+    def wake(self) -> None:
+        """Let every reader look up, though nothing has happened."""
+        for log in self._logs.values():
+            log.wake()
 
     def close(self) -> None:
         """End all logs: whoever reads is told that there is no more."""

@@ -72,19 +72,19 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     if lifecycle.stopping:  # since before these handlers were there
         stopped.set()
     tokens = TokenSource(settings, PROGRAM)
-    if tokens.can_change:
-        lifecycle.reread_on_hangup()
-        loop.add_signal_handler(signal.SIGHUP, _reread, tokens)
     guard = tokens.guard
     own = own_token(settings.run()) if settings.is_guarded else None
     bridge = Bridge(settings.run().router, settings.shards, token=own, name=PROGRAM)
     door = TcpDoor(bridge, guard, settings.gateway_connections_max, settings.message_bytes_max)
+    http_door = HttpDoor(bridge, settings, guard=guard, stop_server=_stop_server(lifecycle))
+    if tokens.can_change:
+        lifecycle.reread_on_hangup()
+        loop.add_signal_handler(signal.SIGHUP, partial(_reread, tokens, http_door))
     try:
         bridge.start()
         endpoints = [await door.listen_tcp(settings.host, settings.port)]
         if settings.unix_socket:
             endpoints.append(await door.listen_unix(settings.unix_socket))
-        http_door = HttpDoor(bridge, settings, guard=guard, stop_server=_stop_server(lifecycle))
         endpoints.append(await http_door.listen(settings.host, settings.http_port))
         grpc_door = _grpc_door(bridge, settings, guard)
         if grpc_door is not None:
@@ -130,10 +130,11 @@ def _grpc_door(bridge: Bridge, settings: Settings, guard: Guard) -> GrpcDoor | N
     return GrpcDoor(bridge, guard, settings.gateway_connections_max, settings.message_bytes_max)
 
 
-def _reread(tokens: TokenSource) -> None:
+def _reread(tokens: TokenSource, http_door: HttpDoor) -> None:
     keyring = tokens.reread()
     if keyring is not None:
         tokens.guard.replace(keyring)
+        http_door.tokens_replaced()
 
 
 async def _until(stopped: asyncio.Event, bridge: Bridge) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import tempfile
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
 from flashq.client.results import Event
 from flashq.client.sync_client import Client
@@ -20,7 +24,7 @@ from flashq.tokens import ATTEMPTS_MAX, entry_text
 from tests.contract.dealer import Dealer
 from tests.gateway.clients import LineClient, ServerSaid
 from tests.gateway.grpc_client import GrpcClient
-from tests.gateway.http_client import HttpClient
+from tests.gateway.http_client import TIMEOUT_S, HttpClient, base_of
 from tests.gateway.site import address_of, path_of
 from tests.server import Server, eventually
 
@@ -238,6 +242,33 @@ def test_sighup_reads_the_tokens_again(tmp_path: Path, start_server: Callable[..
         assert client.count("q") == 1
     assert server.pids() == before
     assert server.terminate() == 0
+
+
+def test_streams_end_when_their_token_is_taken_away(
+    tmp_path: Path, start_server: Callable[..., Server]
+) -> None:
+    """At once, though nothing happens that they would tell; those of others go on."""
+    path = tmp_path / "tokens.toml"
+    kept = entry_text("kept", "read")
+    path.write_text(entry_text("old", "admin") + kept)
+    server = start_server("--shards", "1", "--tokens-file", str(path))
+    address = base_of(server)
+    sockets = address.replace("http://", "ws://")
+    with (
+        httpx.stream("GET", f"{address}/events?token=old", timeout=TIMEOUT_S) as stream,
+        connect(f"{sockets}/ws?token=old") as socket,
+        connect(f"{sockets}/ws/dashboard?token=old") as dashboard,
+        connect(f"{sockets}/ws?token=kept") as other,
+    ):
+        path.write_text(entry_text("new", "admin") + kept)
+        server.process.send_signal(signal.SIGHUP)
+        assert not any(line.startswith("data:") for line in stream.iter_lines())
+        for one in (socket, dashboard):
+            with pytest.raises(ConnectionClosedError, match="1008"):
+                list(one)
+        with Client(server.ipc_url, token="new") as client:
+            job_id = client.push("q", 1)
+        assert json.loads(other.recv(timeout=TIMEOUT_S))["job_id"] == job_id
 
 
 # --- wrong tokens
