@@ -7,7 +7,7 @@ requests or watch leases are built on it.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -24,6 +24,8 @@ from flashq.shard.hooks import Hooks
 from flashq.shard.outbox import Origin, Outbox, Reply
 from flashq.shard.state import ShardState, is_volatile
 from flashq.shard.timers import Timers
+
+SEQUENCE_MAX: Final = 2**63 - 1
 
 
 class Waiter(Struct):
@@ -63,6 +65,8 @@ class Core:
         self.clock_ms = 0
         #: the log sequence that has to be safe before replies leave
         self.gate = 0
+        #: up to which sequence it is safe; whoever holds replies back keeps it up to date
+        self.safe = SEQUENCE_MAX
         #: somebody listens to events
         self.wants_events = False
         #: what webhooks want to be told of; None for nothing

@@ -172,6 +172,10 @@ class Engine:
         """The log sequence of the last durable change."""
         return self._core.gate
 
+    def confirm(self, safe: int) -> None:
+        """Say up to which sequence the log is safe; without a word all of it counts as safe."""
+        self._core.safe = safe
+
     @property
     def sessions(self) -> int:
         """How many sessions are live."""

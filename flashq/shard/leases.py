@@ -1,8 +1,9 @@
 """Who holds what: sessions, their heartbeats, and the deadlines of deliveries.
 
 A delivery with a session is held as long as the session is heard of and names it; one without is
-held until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. Times are on
-the engine's clock, which does not count time in which this process did not run.
+held until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. A delivery
+whose reply may still wait for the log to be safe has reached nobody, and does not get older. Times
+are on the engine's clock, which does not count time in which this process did not run.
 """
 
 from __future__ import annotations
@@ -252,6 +253,8 @@ class Leases:
             return []
         missing: list[int] = []
         for delivery in session.deliveries.values():
+            if delivery.gate > self._core.safe:
+                continue  # its reply may not have left yet
             missed: dict[int, int] = {}
             for job in delivery.jobs:
                 if job.lease is not delivery or job.id in named:
@@ -284,6 +287,8 @@ class Leases:
         if live is not None:
             live.taken += len(jobs)
         self._core.context.measures.delivered(jobs, self._core.state.now_ms)
+        if jobs and jobs[0].lease is not None:
+            jobs[0].lease.gate = self._core.state.seq
         self.watch(jobs)
 
     def watch(self, jobs: Iterable[Job]) -> None:
@@ -323,6 +328,8 @@ class Leases:
         core, delivery = self._core, watch.delivery
         records: list[AnyRecord] = []
         again: int | None = None
+        if delivery.gate > core.safe:
+            watch.since_ms = core.clock_ms  # its reply may not have left yet
         for job in delivery.jobs:
             if job.lease is not delivery:
                 continue

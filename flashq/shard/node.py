@@ -421,8 +421,8 @@ class Node:
         self._journal = Journal(identity.shard, self._epoch, state.seq, self._recovery.log_bytes)
         self._mailing = Mailing(state, self._post)
         self._checkpoints = Checkpointing(state, self._epoch, self._tell)
-        self._release(state.seq)
         self._engine = Engine(state, identity.limits, epoch=self._epoch, level=identity.level)
+        self._confirm(state.seq)
         self._engine.listen(self._is_heard)
         self._engine.tell(self._hooks)
         self.phase = Phase.RESERVING
@@ -465,15 +465,14 @@ class Node:
         self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
 
     def _on_safe(self, message: Safe) -> None:
-        if message.epoch == self._epoch:
+        if message.epoch == self._epoch and self._engine is not None:
             self._journal.log_full = message.log_full
             self._confirm(self._journal.safe if self._resyncing else message.seq)
 
     def _confirm(self, seq: int) -> None:
         self._journal.confirm(seq)
-        self._release(self._journal.safe)
-
-    def _release(self, safe: int) -> None:
+        safe = self._journal.safe
+        self.engine.confirm(safe)
         for reply in self._replies.release(safe):
             self._send_reply(reply)
         self.out.events += self._gated_events.release(safe)

@@ -177,6 +177,57 @@ def test_changes_wait_for_storage_and_then_are_refused() -> None:
     assert answers(node)[3]["ok"]
 
 
+def test_a_job_that_waits_for_storage_on_its_way_out_is_not_handed_out_again() -> None:
+    """
+    1. A pull is parked. A push gives it a job, and storage confirms nothing: the job stays here.
+    2. The session's heartbeats go on. They cannot name what it has not got.
+    3. Storage confirms: the job goes out, once, and its lease is good. It once had gone back to the
+       queue at the second heartbeat, so that it went out twice, and was done twice.
+    """
+    node = serving(level="durable")
+    session = bytes(16)
+    ask(node, 1, cmd="PULL", queue=QUEUE, timeout=60_000, session=session)
+    ask(node, 2, cmd="PULL", queue=QUEUE, timeout=60_000, session=session)
+    ask(node, 3, cmd="PUSH", queue=QUEUE, data=1)
+    for beat in range(1, 5):
+        node.observe(WALL_MS, MONO_MS + beat * 2000)
+        ask(node, 10 + beat, cmd="SESSIONHEARTBEAT", session=session, leases=[])
+        node.tick()
+        assert answers(node) == {10 + beat: {"ok": True}}
+    tell(node, Safe(epoch=1, seq=2))
+    told = answers(node)
+    assert told.keys() == {1, 3}
+    job = told[1]["job"]
+    ask(node, 20, cmd="ACK", id=job["id"], token=job["token"])
+    node.flush()
+    tell(node, Safe(epoch=1, seq=3))
+    assert answers(node)[20]["ok"]
+
+
+def test_the_time_of_a_lease_begins_when_its_job_can_leave() -> None:
+    """A worker without session that gets its job after 25 s of a storage that is away has all of
+    its stall time left."""
+    node = serving(level="durable")
+    ask(node, 1, cmd="PULL", queue=QUEUE, timeout=60_000)
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=1)
+    late_ms = MONO_MS + EngineLimits().stall_timeout_ms
+    node.observe(WALL_MS, late_ms)
+    node.tick()
+    assert answers(node) == {}
+    tell(node, Safe(epoch=1, seq=2))
+    job = answers(node)[1]["job"]
+    node.observe(WALL_MS, late_ms + EngineLimits().stall_timeout_ms - 1)
+    node.tick()
+    ask(node, 3, cmd="GETSTATE", id=job["id"])
+    assert answers(node)[3]["state"] == "active"
+    node.observe(WALL_MS, late_ms + EngineLimits().stall_timeout_ms)
+    node.tick()
+    ask(node, 4, cmd="GETSTATE", id=job["id"])
+    node.flush()
+    tell(node, Safe(epoch=1, seq=3))
+    assert answers(node)[4]["state"] == "waiting"
+
+
 def test_a_full_log_is_replaced_by_a_checkpoint_and_then_changes_go_on() -> None:
     """
     1. The log of all shards has reached its bound. This shard, which has its share of it, takes a
