@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from flashq.protocol.base import OptionalRaw
 
@@ -60,7 +60,18 @@ class JobView(PlainJobView, omit_defaults=True):
 
 
 class FullJobView(JobView, omit_defaults=False):
-    """A job with every key present, for readers of the older protocols."""
+    """A job with all thirty keys of the older protocols.
+
+    The keys that those do not have are there only when they say something, and `history` only in
+    the reply to GETJOB: some of their clients take no more than 64 KiB at a time, and ask for a
+    hundred jobs.
+    """
+
+    token: int | UnsetType = UNSET  # type: ignore[assignment]
+    jitter: float | UnsetType = UNSET  # type: ignore[assignment]
+    lost: int | UnsetType = UNSET  # type: ignore[assignment]
+    error: str | UnsetType = UNSET  # type: ignore[assignment]
+    history: tuple[Attempt, ...] | UnsetType = UNSET  # type: ignore[assignment]
 
 
 class Attempt(Struct, kw_only=True, omit_defaults=True):
@@ -78,8 +89,8 @@ class StateView(JobView, kw_only=True, omit_defaults=True):
     state: str
 
 
-class FullStateView(StateView, kw_only=True, omit_defaults=False):
-    """A listed job with every key present, and the same job again under `job`."""
+class FullStateView(FullJobView, StateView, kw_only=True, omit_defaults=False):
+    """A listed job with all thirty keys and its state, and the same job again under `job`."""
 
     job: FullJobView
 

@@ -22,6 +22,8 @@ from flashq.shard.outbox import Origin
 
 REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reply carries no more payload than this, but for a single job."""
+_NEWER: Final = ("token", "jitter", "lost", "error", "history")
+"""Keys of a job that the older protocols do not have."""
 
 
 def fitting(jobs: list[Job]) -> list[Job]:
@@ -54,8 +56,12 @@ def payload(data: bytes, *, is_json: bool, json: bool) -> Raw:
         return Raw(encode_msgpack({"json": data}))
 
 
-def job_view(job: Job, origin: Origin) -> JobView:
-    """Return the job for the asker, in its encoding; `token` while it is active."""
+def job_view(job: Job, origin: Origin, *, is_single: bool = False) -> JobView:
+    """Return the job for the asker, in its encoding; `token` while it is active.
+
+    Args:
+        is_single: whether the reply has no other job, and so has room for all of this one.
+    """
     options, extra, json = job.options, job.extra, origin.json
     if options is None and extra is None and not json and not origin.full:
         # The case worth a fast way: positional, in the order of the fields.
@@ -73,7 +79,19 @@ def job_view(job: Job, origin: Origin) -> JobView:
             job.ended_at,
         )
         return cast("JobView", plain)
-    return (FullJobView if origin.full else JobView)(**_fields(job, json))
+    fields = _fields(job, json)
+    if not origin.full:
+        return JobView(**fields)
+    return _full_view(fields, is_single=is_single)
+
+
+def _full_view(fields: dict[str, Any], *, is_single: bool = False) -> FullJobView:
+    """Return a job for readers of the older protocols: of what those do not have, only what says
+    something."""
+    for name in _NEWER:
+        if not fields.get(name, True) or (name == "history" and not is_single):
+            fields.pop(name, None)
+    return FullJobView(**fields)
 
 
 def state_view(job: Job, origin: Origin) -> StateView:
@@ -81,7 +99,8 @@ def state_view(job: Job, origin: Origin) -> StateView:
     fields = _fields(job, origin.json)
     state = STATE_NAMES[job.state]
     if origin.full:
-        return FullStateView(state=state, job=FullJobView(**fields), **fields)
+        nested = _full_view(fields)
+        return FullStateView(state=state, job=nested, **fields)
     return StateView(state=state, **fields)
 
 

@@ -75,6 +75,26 @@ class TestSharedConnections:
                 assert client.ask("ACKB", ids=[job["id"] for job in jobs])["ids"] == [12]
 
 
+class TestLineLimit:
+    def test_a_hundred_jobs_fit_into_what_the_python_client_takes(
+        self, doors: Server, queue: str
+    ) -> None:
+        """It asks for a hundred dead letters unless told otherwise, and reads no line of more than
+        64 KiB. How large a payload is, is its caller's doing; all else is ours."""
+        with connected(PythonClient, address_of(doors)) as client:
+            jobs = [{"data": {"i": n}, "max_attempts": 2, "backoff": 0} for n in range(100)]
+            ids = client.push_batch(queue, jobs)
+            for _ in range(2):
+                pulled = client.ask("PULLB", queue=queue, count=100)["jobs"]
+                assert [job["id"] for job in pulled] == ids
+                for job_id in ids:
+                    client.ask("FAIL", id=job_id, error="it did not work")
+            dead = client.ask("DLQ", queue=queue, count=100)["jobs"]
+            assert {job["error"] for job in dead} == {"it did not work"}
+            assert not any("history" in job for job in dead)
+            assert len(client.ask("GETJOB", id=ids[0])["job"]["history"]) == 2
+
+
 class TestEnds:
     @pytest.mark.parametrize("how", ["close", "vanish"])
     def test_a_gone_connection_gives_its_jobs_back_at_once(

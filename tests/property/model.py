@@ -287,7 +287,7 @@ class Model(Queues):
         job = self.jobs.get(id)
         if job is None:
             return {"job": None, "state": "unknown"}
-        return {"job": job.view(), "state": job.state}
+        return {"job": job.view(is_single=True), "state": job.state}
 
     def do_getstate(self, corr: int, id: int) -> Fields:
         job = self.jobs.get(id)

@@ -98,15 +98,22 @@ class Job:
             return (-self.priority, 0, -self.id, 0)
         return (-self.priority, 1, self.run_at, self.id)
 
-    def view(self) -> Fields:
-        """The job as a reader sees it, with every key."""
+    def view(self, *, is_single: bool = False) -> Fields:
+        """The job as a reader of the older protocols sees it, alone or among others."""
         shown = (
             *("ttl", "timeout", "max_attempts", "backoff", "unique_key", "custom_id", "tags"),
             *("depends_on", "lifo", "remove_on_complete", "remove_on_fail", "stall_timeout"),
             *("keep_completed_age", "keep_completed_count"),
         )
         active = self.state == "active"
+        newer: Fields = {
+            "token": self.token if active else None,
+            "lost": self.lost,
+            "error": self.error,
+            "history": self.history if is_single else None,
+        }
         return {
+            **{key: value for key, value in newer.items() if value},
             **{key: self.options[key] for key in shown},
             "id": self.id,
             "queue": self.queue,
@@ -116,19 +123,14 @@ class Job:
             "run_at": self.run_at,
             "started_at": self.started_at,
             "attempts": self.attempts,
-            "token": self.token if active else None,
             "completed_at": self.ended_at if self.state == "completed" else 0,
-            "jitter": 0.0,
             "parent_id": self.options["parent"] or None,
             "progress": self.progress,
             "progress_msg": self.progress_msg,
             "last_heartbeat": max(self.last_heartbeat, self.started_at) if active else 0,
             "stall_count": self.stall_count,
-            "lost": self.lost,
-            "error": self.error,
             "children_ids": self.children or [],
             "children_completed": self.children_completed,
-            "history": self.history,
         }
 
 

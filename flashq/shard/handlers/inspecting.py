@@ -53,7 +53,7 @@ def get_job(context: Context, command: GetJob, origin: Origin) -> Decision:
 
 
 def _job_reply(job: Job | None, origin: Origin) -> JobReply:
-    view = None if job is None else job_view(job, origin)
+    view = None if job is None else job_view(job, origin, is_single=True)
     return JobReply(job=view, state=state_name(job))
 
 

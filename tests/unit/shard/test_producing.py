@@ -130,10 +130,10 @@ class TestOptions:
         assert {"id": 1, "queue": "q", "data": None, "created_at": now, "run_at": now} == {
             key: job.pop(key) for key in ("id", "queue", "data", "created_at", "run_at")
         }
-        nullable = {"unique_key", "progress_msg", "parent_id", "custom_id", "token", "error"}
+        nullable = {"unique_key", "progress_msg", "parent_id", "custom_id"}
         assert {key for key, value in job.items() if value is None} == nullable
         assert all(not value for value in job.values())
-        assert len(job) >= 25
+        assert len(job) == 25, "and none that older protocols do not have"
 
     @pytest.mark.parametrize("plain", [False, True])
     def test_a_payload_is_given_back_as_it_was_and_transcoded_for_the_other_reader(
