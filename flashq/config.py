@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time
 from functools import cache
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -447,20 +448,30 @@ def _convert(spec: SettingSpec, raw: object, place: str) -> Value:
         text = str(raw).strip()
         if _WHOLE_NUMBER.fullmatch(text) and spec.minimum <= int(text) <= spec.maximum:
             return int(text)
-    elif (
-        isinstance(raw, str)
-        and len(raw) >= spec.minimum
-        and (not spec.choices or raw in spec.choices)
-    ):
+    elif not isinstance(raw, str):
+        # Not shown: a list of tokens would be.
+        raise ConfigError(f"{place} is {_TOML_KINDS[type(raw)]}, but must be {spec.bounds}")
+    elif len(raw) >= spec.minimum and (not spec.choices or raw in spec.choices):
         return raw
-    shown = _without_secret(raw) if isinstance(raw, str) else raw
-    raise ConfigError(f"{place} is {toml_value(shown)}, but must be {spec.bounds}")
+    raise ConfigError(f"{place} is {toml_value(raw)}, but must be {spec.bounds}")
 
 
-def _without_secret(text: str) -> str:
-    """Return a value as it may be shown: a URL loses what follows its scheme."""
-    scheme, mark, _ = text.partition("://")
-    return f"{scheme}{mark}…" if mark else text
+_TOML_KINDS: Final[dict[type, str]] = {
+    bool: "true or false",
+    date: "a date",
+    datetime: "a date",
+    dict: "a table",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    time: "a time",
+}
+
+
+def _without_secret(url: str) -> str:
+    """Return a URL as it may be shown: it loses what follows its scheme."""
+    found = re.match(r"[a-z]+:(//)?", url)
+    return f"{found[0]}…" if found else "…"
 
 
 def _check_relations(settings: Settings) -> None:

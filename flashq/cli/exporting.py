@@ -105,16 +105,19 @@ def copy_to_postgres(jobs: Iterable[StateView], url: str, table: str) -> int:
         table: its name; it must not be there yet.
 
     Raises:
-        ConfigError: psycopg is not installed, or the table cannot be made.
+        ConfigError: psycopg is not installed, the URL is none, or the table cannot be made.
         StorageUnavailable: the database cannot be reached.
     """
     try:
         import psycopg
         from psycopg import sql
+
+        from flashq.storage.postgres import check_url
     except ImportError as error:
         raise ConfigError(
             "psycopg is not installed; install it with: pip install 'flashq[postgres]'"
         ) from error
+    check_url(url)
     name = sql.Identifier(*table.split("."))
     count = 0
     try:

@@ -86,7 +86,7 @@ def make_backup(
     opened = snapshot.opened
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with unfinished.open("wb") as file:
+        with open(unfinished, "wb", opener=_for_its_owner) as file:
             file.write(MAGIC)
             head = Head(version, opened.uuid, wall_ms, opened.shards, opened.parts)
             progress(_write_chunk(file, head))
@@ -103,6 +103,12 @@ def make_backup(
         raise ConfigError(f"{path} cannot be written ({error.strerror})") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Open a file as `open` wants it, of a mode that lets nobody else read it: payloads are in it,
+    and secrets of webhooks."""
+    return os.open(path, flags, 0o600)
 
 
 def _parts_of(snapshot: Snapshot, shard: int) -> Iterator[Recovered]:

@@ -16,6 +16,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import errors as postgres_errors
+from psycopg.conninfo import conninfo_to_dict
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append
@@ -48,12 +49,33 @@ _COPY_ROW: Final = struct.Struct("!hiiiqiqiqiqi")
 """Count of columns, then for each its size and value; of the last one the size only."""
 
 
+def check_url(url: str) -> None:
+    """Refuse a URL that PostgreSQL's library does not take apart as it was meant.
+
+    The library's own words would show it, with the password.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        host = conninfo_to_dict(url).get("host") or ""
+    except psycopg.ProgrammingError:
+        host = "@"
+    if "@" in str(host):
+        raise ConfigError(
+            "the storage's URL cannot be read: in user and password, characters such as @ : / % [ "
+            "have to be percent-encoded, and parameters need the names that PostgreSQL knows"
+        )
+
+
 def connect(url: str, *, program: str) -> psycopg.Connection[Row]:
     """Open a connection whose statements are transactions by themselves.
 
     Raises:
+        ConfigError: the URL is none.
         psycopg.Error: it cannot be reached, or does not let us in.
     """
+    check_url(url)
     return psycopg.connect(
         url,
         autocommit=True,

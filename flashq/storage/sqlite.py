@@ -142,12 +142,21 @@ class SqliteStorage(TableStorage):
                 raise ConfigError(f"there is no directory {directory} for the storage")
             lock = self._path.with_name(self._path.name + ".lock")
             self._lock = Lockfile.acquire(lock, wait_ms=self._lock_wait_ms)
+            self._make_file()
         if self._connection is not None:
             return []
         self._connection = connect(self._path)
         version = schema_version(self._connection, self._path)
         self._configure(self._connection)
         return migrate(self._connection, version)
+
+    def _make_file(self) -> None:
+        """Make a file that is not there yet, for the server's user only: payloads are in it, and
+        secrets of webhooks. What SQLite makes beside it has the same mode."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be opened ({error.strerror})") from error
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         """Set what a connection or a new file needs, and read back what safety depends on."""

@@ -109,6 +109,11 @@ def test_a_backup_is_of_one_moment(tmp_path: Path) -> None:
     target.close()
 
 
+def test_only_its_owner_can_read_a_backup(backup: Path) -> None:
+    """Payloads are in it, and secrets of webhooks."""
+    assert backup.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_backup_overwrites_nothing(backup: Path, tmp_path: Path) -> None:
     """Neither does it leave half a file."""
     snapshot = open_snapshot(f"sqlite:///{tmp_path / 'source.db'}")

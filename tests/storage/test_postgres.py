@@ -131,6 +131,24 @@ def test_a_server_that_is_away_is_unavailable() -> None:
     assert "secret" not in str(away.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:sec%ret@127.0.0.1:1/none",
+        "postgresql://user:secret@[127.0.0.1:1/none",
+        "postgresql://user:sec@ret@127.0.0.1:1/none",
+        "postgresql://127.0.0.1:1/none?passwort=secret",
+    ],
+)
+def test_a_url_that_cannot_be_taken_apart_is_not_shown(url: str) -> None:
+    """The library's own words have parts of it, or all of it, with the password."""
+    storage = PostgresStorage(url)
+    with pytest.raises(ConfigError, match="percent-encoded") as refused:
+        storage.open(SHARDS)
+    assert "sec" not in str(refused.value)
+    assert "ret" not in str(refused.value)
+
+
 def test_a_hole_in_the_log_is_damage(storage: Storage, postgres_dsn: str) -> None:
     """Shard and sequence are named, at the start and not in the midst of work."""
     storage.write([blob(1, 1, 2), blob(1, 3, 4), blob(1, 5, 6)])

@@ -54,6 +54,17 @@ def test_what_was_written_is_there_after_the_process(path: Path) -> None:
     second.close()
 
 
+def test_only_the_servers_user_can_read_the_file(path: Path) -> None:
+    """Payloads are in it, and secrets of webhooks, wherever it lies."""
+    storage = SqliteStorage(path)
+    storage.open(SHARDS)
+    storage.write([blob(1, 1, 3)])
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.glob(f"{path.name}*")}
+    storage.close()
+    assert len(modes) > 1
+    assert set(modes.values()) == {0o600}
+
+
 def test_another_number_of_shards_is_refused(storage: Storage) -> None:
     """Ids and queues would belong to other shards."""
     with pytest.raises(ConfigError, match="shards is 5, but the storage was made for 4"):

@@ -84,6 +84,14 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
             'storage is "mysql://…", but must be memory:, sqlite:///path or postgresql://…',
         ),
         (
+            {"FLASHQ_STORAGE": "postgresql:user:secret@host/jobs"},
+            'storage is "postgresql:…", but must be memory:, sqlite:///path or postgresql://…',
+        ),
+        (
+            {"FLASHQ_STORAGE": "user:secret@host/jobs"},
+            'storage is "user:…", but must be memory:, sqlite:///path or postgresql://…',
+        ),
+        (
             {"FLASHQ_HOST": "0.0.0.0"},
             (
                 'host is "0.0.0.0", which others can reach, and nothing asks them for a token; '
@@ -188,7 +196,9 @@ def test_run_directory_follows_the_users_runtime_directory() -> None:
         ("shrads = 1", r"shrads in .* is not a setting; did you mean shards\?"),
         ("shards = true", r"shards in .* is true, but must be a whole number"),
         ("shards = 1.5", r"shards in .* is 1.5, but must be a whole number"),
-        ("host = 5", r"host in .* is 5, but must be a text"),
+        ("host = 5", r"host in .* is a number, but must be a text"),
+        ('auth_tokens = ["one", "two"]', r"auth_tokens in .* is a list, but must be a text"),
+        ('storage = {url = "x:secret@y"}', r"storage in .* is a table, but must be a text"),
         ("shards =", r"is not TOML"),
     ],
 )
