@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -21,17 +22,17 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import durable, echo, figures
+from benchmarks import doors, durable, echo, figures
 from benchmarks.server import Server, running
 
 Row = tuple[str, str, str, str]
 """What, its figure, at least, and the bare echo beside it."""
 
 
-def _median_of(runs: int, measure: Callable[[Server], float]) -> float:
+def _median_of(runs: int, measure: Callable[[Server], float], *flags: str) -> float:
     found = []
     for _ in range(runs):
-        with running() as server:
+        with running(*flags) as server:
             found.append(measure(server))
     return median(found)
 
@@ -209,6 +210,33 @@ def _durable_rows(
     return rows
 
 
+def _doors(runs: int) -> list[Row]:
+    rows: list[Row] = []
+    memory = ("--durability", "memory")
+    ten = partial(doors.line_pushes, connections=10, in_flight=1)
+    hundred = partial(doors.line_pushes, connections=1, in_flight=100)
+    measures: tuple[tuple[str, str, Callable[[Server], float], tuple[str, ...]], ...] = (
+        ("JSON lines: PUSHB of 1,000, 4 in flight (jobs/s)", "500,000", doors.line_batches, ()),
+        ("MessagePack over TCP: the same (jobs/s)", "600,000", doors.frame_batches, ()),
+        ("JSON lines: PUSH, 10 connections, one in flight, memory (per s)", "12,000", ten, memory),
+        ("JSON lines: PUSH, one connection, 100 in flight (per s)", "25,000", hundred, ()),
+        ("HTTP: push, 64 connections (per s)", "5,000", doors.http_pushes, ()),
+    )
+    for text, least, measure, flags in measures:
+        rows.append((text, f"{_median_of(runs, measure, *flags):,.0f}", least, ""))
+    with running() as server:
+        megabytes, batches, singles = doors.listeners(server, runs)
+    rows.append(
+        (
+            "1,000 idle WebSocket listeners: memory / batches / single pushes beside them",
+            f"{megabytes:.0f} MB / {batches:.0%} / {singles:.0%}",
+            "at most 60 MB, at least 90 % of the rate without them",
+            "",
+        )
+    )
+    return rows
+
+
 GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "batches": _batches,
     "singles": _singles,
@@ -216,6 +244,7 @@ GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "worker": _worker,
     "depth": _depth,
     "memory": _memory,
+    "doors": _doors,
     "durable": _durable,
 }
 

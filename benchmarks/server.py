@@ -25,11 +25,20 @@ class Server:
         url: where clients connect.
         pid: of the supervisor.
         run_dir: where its sockets are.
+        endpoints: of all doors, as it has printed them.
     """
 
     url: str
     pid: int
     run_dir: Path
+    endpoints: tuple[str, ...]
+
+    def address(self, scheme: str) -> tuple[str, int]:
+        """Return host and port of a door, by what stands before `://` in its endpoint."""
+        start = f"{scheme}://"
+        found = next(one for one in self.endpoints if one.startswith(start))
+        host, _, port = found.removeprefix(start).rpartition(":")
+        return host, int(port)
 
     def pids(self) -> dict[int, str]:
         """Return every process of the server, by id, with its title."""
@@ -107,13 +116,15 @@ def running(*flags: str, storage: str = "memory:") -> Iterator[Server]:
     try:
         assert process.stdout is not None
         signal.alarm(READY_SECONDS_MAX)
+        endpoints: list[str] = []
         for line in process.stdout:
             if line.strip() == "ready":
                 break
+            endpoints.append(line.strip())
         else:
             raise RuntimeError("the server did not start")
         signal.alarm(0)
-        yield Server(f"tcp://127.0.0.1:{port}", process.pid, home / "run")
+        yield Server(f"tcp://127.0.0.1:{port}", process.pid, home / "run", tuple(endpoints))
     finally:
         process.terminate()
         process.wait()
