@@ -263,13 +263,16 @@ class Coordinator:
             answer(error_reply(error))
 
     def _answer(self, identity: bytes, header: Header, reply: Struct) -> None:
-        """Answer a request, once everything that was written until now is safe."""
+        """Answer a request, once everything is safe that the answer may tell of: the log of shards
+        does not concern it, so that reading goes on while storage is away."""
         json = bool(header.flags & JSON)
         flags = REPLY | (JSON if json else 0)
         frame = pack_header(flags, ROUTE_COORDINATOR, header.corr, header.tail)
-        self._outbox.then(
-            partial(self._outbox.send_pair, identity, frame, encode(reply, json=json))
-        )
+        send = partial(self._outbox.send_pair, identity, frame, encode(reply, json=json))
+        if self._outbox.is_safe:
+            send()
+        else:
+            self._outbox.then(send)
 
     def _carry_out(self, request: Struct, now_ms: int, *, json: bool) -> Reply:
         match request:
@@ -372,6 +375,7 @@ class Coordinator:
 
     def committed(self, group: Group) -> None:
         """The group is stored: say what depended on it."""
+        self._outbox.committed(group)
         self._links.committed(group)
         for action in group.then:
             action()

@@ -24,12 +24,23 @@ class Measures:
         self.committed_bytes = 0
         #: how often storage came back without something that it had acknowledged
         self.losses = 0
-        #: when each group that is not committed yet was submitted, on the monotonic clock
-        self._submitted: deque[int] = deque()
+        #: of each group that is not committed yet: when it was submitted, on the monotonic clock,
+        #: and how much log it has
+        self._submitted: deque[tuple[int, int]] = deque()
 
-    def submitted(self, mono_ms: int) -> None:
+    def submitted(self, group: Group, mono_ms: int) -> None:
         """A group has been given to storage."""
-        self._submitted.append(mono_ms)
+        self._submitted.append((mono_ms, group.log_bytes))
+
+    @property
+    def groups_waiting(self) -> int:
+        """How many groups are not committed yet."""
+        return len(self._submitted)
+
+    @property
+    def bytes_waiting(self) -> int:
+        """How much log is not committed yet."""
+        return sum(log_bytes for _, log_bytes in self._submitted)
 
     def committed(self, groups: Sequence[Group]) -> None:
         """The oldest groups that were submitted are stored."""
@@ -44,7 +55,7 @@ class Measures:
 
     def lag_ms(self, mono_ms: int) -> int:
         """Return for how long the oldest group has waited for its commit; 0 when none does."""
-        return mono_ms - self._submitted[0] if self._submitted else 0
+        return mono_ms - self._submitted[0][0] if self._submitted else 0
 
     def told(self, mono_ms: int, log_bytes: int, log_bytes_max: int) -> CoordinatorStats:
         """Return what everybody may know.

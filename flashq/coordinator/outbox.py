@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header
 from flashq.protocol.internal import Internal, encode_internal
-from flashq.storage.port import Write
+from flashq.storage.port import Put, Write
 
 _INTERNAL_HEADER: Final = pack_header(INTERNAL, ROUTE_COORDINATOR, 0)
 
@@ -25,7 +25,7 @@ class Parcel(NamedTuple):
 class Group:
     """Writes that are committed together, and what follows from that."""
 
-    __slots__ = ("appended", "awaited", "log_bytes", "then", "writes")
+    __slots__ = ("appended", "awaited", "has_parts", "log_bytes", "then", "writes")
 
     def __init__(self) -> None:
         self.writes: Final[list[Write]] = []
@@ -33,6 +33,8 @@ class Group:
         self.appended: Final[dict[int, tuple[int, int]]] = {}
         #: the shards in which something is held back until that is safe
         self.awaited: Final[set[int]] = set()
+        #: there are parts of the coordinator's own in `writes` that somebody may be told of
+        self.has_parts = False
         #: how much log is in `writes`
         self.log_bytes = 0
         #: called in order once the writes are safe
@@ -45,6 +47,8 @@ class Outbox:
     def __init__(self) -> None:
         self._boxes: dict[bytes, list[bytes]] = {}
         self._group = Group()
+        #: groups with parts of the coordinator's own that are not committed yet
+        self._unsafe_parts = 0
 
     def send(self, to: bytes, message: Internal) -> None:
         """Say something to a peer at the end of the turn."""
@@ -57,6 +61,17 @@ class Outbox:
     def write(self, write: Write) -> None:
         """Let the turn's group write something."""
         self._group.writes.append(write)
+        if isinstance(write, Put):
+            self._group.has_parts = True
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether everything is stored that somebody could be told of the coordinator's parts."""
+        return not (self._group.has_parts or self._unsafe_parts)
+
+    def committed(self, group: Group) -> None:
+        """A group that was taken is stored."""
+        self._unsafe_parts -= group.has_parts
 
     def append(self, shard: int, epoch: int, seq: int, size: int, *, awaited: bool) -> None:
         """Note how far the group brings a shard's log, by how much, and if that is awaited."""
@@ -75,6 +90,7 @@ class Outbox:
         if not group.writes and not group.then:
             return None
         self._group = Group()
+        self._unsafe_parts += group.has_parts
         return group
 
     def take_parcels(self) -> list[Parcel]:

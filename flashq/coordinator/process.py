@@ -91,7 +91,7 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
         if data_dir is not None:
             data_dir.close()
         lock.release()
-    turns.log_dropped()
+    turns.finish(writer)
 
 
 class Turns:
@@ -150,7 +150,9 @@ class Turns:
             self._watch(writer, mono_ms)
             _send(self._coordinator, socket)
             if drain_ends_ms is not None and (
-                mono_ms >= drain_ends_ms or (self._coordinator.is_drained and writer.is_idle)
+                mono_ms >= drain_ends_ms
+                # While storage says that it cannot, there is nothing to wait for.
+                or (self._coordinator.is_drained and (writer.is_idle or self._trouble))
             ):
                 return
 
@@ -190,7 +192,7 @@ class Turns:
             while (group_or_none := self._coordinator.take_group()) is not None:
                 is_settled = False
                 if group_or_none.writes or not writer.is_idle:
-                    self._measures.submitted(mono_ms)
+                    self._measures.submitted(group_or_none, mono_ms)
                     writer.submit(group_or_none)
                 else:
                     self._coordinator.committed(group_or_none)
@@ -222,6 +224,22 @@ class Turns:
                 self._log.warning("changes wait for storage", reason=trouble)
             else:
                 self._log.info("storage works again")
+
+    def finish(self, writer: Writer) -> None:
+        """Log what storage did not take before the end."""
+        for result in writer.take_results():
+            if isinstance(result, Committed):
+                self._measures.committed(result.groups)
+        if self._measures.groups_waiting:
+            self._log.error(
+                "stopped before storage took everything; what it lacks was not acknowledged, "
+                "unless it is of level async",
+                reason=self._trouble or "it was too slow",
+                groups=self._measures.groups_waiting,
+                log_bytes=self._measures.bytes_waiting,
+                waited_ms=self._measures.lag_ms(self._clock.mono_ms()),
+            )
+        self.log_dropped()
 
     def log_dropped(self) -> None:
         """Log what the engine could not make sense of."""

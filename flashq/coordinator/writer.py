@@ -33,6 +33,10 @@ RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
 RETRY_MS_MIN: Final = 50
 RETRY_MS_MAX: Final = 1000
 """How long to wait before storage is tried again: longer with each time."""
+PROBE_MS: Final = 3000
+"""After so long without anything to do it is looked whether storage is still there."""
+CLOSE_MS: Final = 2000
+"""How long an end waits for what storage is doing; storage that hangs ends with the process."""
 
 
 class Committed(NamedTuple):
@@ -105,6 +109,10 @@ class Tidy(NamedTuple):
     """Step: delete some of what is superseded."""
 
 
+class Probe(NamedTuple):
+    """Step: see that storage is there, after nothing has been asked of it for a while."""
+
+
 class Open(NamedTuple):
     """Step: wait, unless the end comes first, and ask storage what it has."""
 
@@ -120,7 +128,7 @@ class End(NamedTuple):
     """Step: let go of the storage, for good."""
 
 
-Call: TypeAlias = Commit | Recover | Tidy | Open
+Call: TypeAlias = Commit | Recover | Tidy | Probe | Open
 Step: TypeAlias = Call | Rest | End
 Outcome: TypeAlias = Opened | Read | Unreadable | bool | None
 """What a call gives: of `Open`, of `Recover`, of `Tidy` whether there is more, of `Commit`."""
@@ -152,7 +160,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """End, and let go of the storage."""
+        """End, and let go of the storage; there may be results after this."""
         ...
 
 
@@ -340,9 +348,11 @@ class WriterEngine:
             self._tasks.clear()
             self._groups, self._recovery = [], None
             self._results.append(changed)
-        elif writes and self._mirror.has_written(opened, writes):
+            return
+        if writes and self._mirror.has_written(opened, writes):
             self._finish_groups()
             self._note_success()
+        self._is_untidy = True  # at least to tidy shows whether it works
 
     def _finish_groups(self) -> None:
         self._mirror.note(self._writes())
@@ -371,6 +381,9 @@ def carry_out(call: Call, storage: Storage) -> Outcome:
             return _read(storage, recovery)
         case Tidy():
             return storage.tidy()
+        case Probe():
+            storage.probe()
+            return False  # that there is something to tidy
         case Open(shard_count=shard_count):
             return storage.open(shard_count)
 
@@ -430,8 +443,10 @@ class WriterThread:
         with self._news:
             self._engine.close()
             self._news.notify()
-        self._thread.join()
-        os.close(self._wake_fd)
+        self._thread.join(CLOSE_MS / 1000)
+        if not self._thread.is_alive():
+            os.close(self._wake_fd)
+            self._is_awake = False
 
     # --- the thread
 
@@ -468,7 +483,8 @@ class WriterThread:
                     case End():
                         return None
                     case Rest():
-                        news.wait()
+                        if not news.wait(PROBE_MS / 1000):
+                            return Probe()
                     case Open(after_ms=after_ms) if news.wait_for(
                         lambda: engine.is_closing, after_ms / 1000
                     ):

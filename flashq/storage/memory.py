@@ -227,6 +227,9 @@ class MemoryStorage:
         """Nothing superseded is kept."""
         return False
 
+    def probe(self) -> None:
+        """It is never away."""
+
     def close(self) -> None:
         """Forget everything."""
         self._shards.clear()

@@ -149,6 +149,14 @@ class Storage(Source, Protocol):
         """
         ...
 
+    def probe(self) -> None:
+        """See that it is there and takes writes, without writing anything.
+
+        Raises:
+            StorageUnavailable: as `write` does.
+        """
+        ...
+
 
 class Snapshot(Source, Protocol):
     """A storage as it was at one moment, while somebody else may be writing to it.

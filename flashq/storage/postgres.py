@@ -288,6 +288,14 @@ class PostgresStorage(TableStorage):
         ):
             copy.write(b"".join(pieces))
 
+    def _probe(self) -> None:
+        [is_read_only] = _one(
+            self.connection,
+            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean",
+        )
+        if is_read_only:
+            raise StorageUnavailable(detail="PostgreSQL: the database is read-only")
+
     def _shrink(self) -> bool:
         return False  # autovacuum's business
 

@@ -42,12 +42,12 @@ _PRIMARY_CODE: Final = 0xFF
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open the file.
+    """Open the file, which has to be there.
 
     Raises:
         sqlite3.Error: it cannot be opened, or is no database.
     """
-    mode = "ro" if read_only else "rwc"
+    mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -112,6 +112,8 @@ class SqliteStorage(TableStorage):
         self._queries = named_queries("sqlite")
         self._connection: sqlite3.Connection | None = None
         self._lock: Lockfile | None = None
+        #: device and inode of the file that is open
+        self._identity: tuple[int, int] | None = None
 
     # --- the connection
 
@@ -146,6 +148,7 @@ class SqliteStorage(TableStorage):
         if self._connection is not None:
             return []
         self._connection = connect(self._path)
+        self._identity = _identity(self._path)
         version = schema_version(self._connection, self._path)
         self._configure(self._connection)
         return migrate(self._connection, version)
@@ -228,6 +231,14 @@ class SqliteStorage(TableStorage):
             ],
         )
 
+    def _probe(self) -> None:
+        """Somebody may have locked the file, taken it away, or put another one in its place: what
+        is written into one that has no name any more is lost with the process."""
+        if _identity(self._path) != self._identity:
+            raise StorageUnavailable(detail=f"{self._path} has been moved or replaced")
+        with self._transaction():
+            self._rows("meta")
+
     def _shrink(self) -> bool:
         [free] = self.connection.execute("PRAGMA freelist_count").fetchone()
         if free * PAGE_BYTES <= FREE_BYTES_MAX:
@@ -246,6 +257,15 @@ def migrate(connection: sqlite3.Connection, version: int) -> list[str]:
             f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={step.version}; COMMIT;"
         )
     return [step.name for step in steps]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return which file has this path now; None for none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class SqliteSnapshot(Tables):

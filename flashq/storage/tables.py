@@ -257,6 +257,10 @@ class TableStorage(Tables):
         """Add to the log, within a transaction."""
 
     @abstractmethod
+    def _probe(self) -> None:
+        """Raise what a write would, as far as that can be told without one."""
+
+    @abstractmethod
     def _shrink(self) -> bool:
         """Give some free space back, where that is the storage's own business; tell if there is
         more."""
@@ -421,6 +425,15 @@ class TableStorage(Tables):
                     del row[name]
             self._execute_many("set_shard", rows)
             self._changed.clear()
+
+    def probe(self) -> None:
+        """See that the tables are there and take writes."""
+        if not self._is_open:
+            raise StorageUnavailable(detail="it has not been opened since an error")
+        self._is_open = False
+        with self._guarded():
+            self._probe()
+        self._is_open = True
 
     # --- sweeping
 

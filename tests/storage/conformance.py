@@ -143,6 +143,14 @@ class StorageConformance:
         storage.write([checkpoint(7, 5)])
         assert [shard.log_bytes for shard in storage.open(SHARDS).shards][:3] == [0, 1000, 10]
 
+    def test_a_storage_that_works_can_be_probed(self, storage: Storage) -> None:
+        """It changes nothing."""
+        storage.open(SHARDS)
+        storage.write([blob(1, 1, 1)])
+        storage.probe()
+        storage.write([blob(1, 2, 2)])
+        assert log_of(storage, 1) == [(1, 1), (2, 2)]
+
     def test_an_empty_part_is_gone(self, storage: Storage) -> None:
         """Parts are replaced by name, and removed by empty content."""
         storage.write([Put("a", b"1"), Put("b", b"1")])

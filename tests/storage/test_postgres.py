@@ -174,6 +174,24 @@ def test_a_read_only_database_is_unavailable(storage: PostgresStorage) -> None:
     storage.write([blob(1, 1, 1)])
 
 
+def test_a_probe_finds_a_database_that_cannot_be_written(
+    storage: PostgresStorage, postgres_dsn: str
+) -> None:
+    """Read-only, or not there: with nothing to write nobody else would notice."""
+    storage.connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        storage.probe()
+    storage.open(SHARDS)
+    storage.probe()
+    run(
+        postgres_dsn,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'flashq-coordinator' AND datname = current_database()",
+    )
+    with pytest.raises(StorageUnavailable):
+        storage.probe()
+
+
 def test_a_killed_server_keeps_what_was_written(own_postgres: Postgres) -> None:
     """The server dies as in a crash, and comes back on the same data."""
     storage = PostgresStorage(own_postgres.database())

@@ -170,6 +170,34 @@ def test_a_file_that_cannot_be_written_is_unavailable(storage: SqliteStorage) ->
     storage.write([blob(1, 1, 1)])
 
 
+def test_a_probe_finds_a_file_that_was_taken_away(storage: SqliteStorage, path: Path) -> None:
+    """What is written into it has no name any more. Put back it goes on; none is made anew."""
+    aside = path.with_name("aside.db")
+    path.rename(aside)
+    with pytest.raises(StorageUnavailable, match="moved or replaced"):
+        storage.probe()
+    with pytest.raises(StorageUnavailable, match="unable to open"):
+        storage.open(SHARDS)
+    assert not path.exists()
+    aside.rename(path)
+    storage.open(SHARDS)
+    storage.probe()
+
+
+def test_a_probe_finds_a_lock(
+    storage: SqliteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody works on the file by hand."""
+    storage.connection.execute("PRAGMA busy_timeout=1")
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailable, match="locked"):
+            storage.probe()
+    other.close()
+    storage.open(SHARDS)
+    storage.probe()
+
+
 def test_the_file_stays_small_under_churn(storage: SqliteStorage, path: Path) -> None:
     """An hour of traffic in fast motion: log comes and goes, pages are written again and again.
     File and tables end as small as they began, but for what is kept free for the next burst."""

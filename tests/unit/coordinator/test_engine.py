@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flashq.coordinator import engine
+from flashq.coordinator.outbox import Group
 from flashq.protocol.base import ErrorReply
-from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header
+from flashq.protocol.codec import encode
+from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, unpack_header
 from flashq.protocol.internal import Internal, MailAck, Refused, RouterHello, Safe
 from flashq.protocol.internal import ShardHello as Hello
 from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench, blob
@@ -164,13 +168,50 @@ def test_routers_are_told_what_is_wrong_with_storage() -> None:
     assert told(bench)[-1] == (none, "")
 
 
+def test_reading_goes_on_while_storage_takes_nothing() -> None:
+    """
+    1. Storage is away with a shard's log on its way to it: who asks for crons gets them.
+    2. A cron is made. It is not stored, so nobody is told of it, also who asks for all of them.
+    3. Storage is back: both are answered.
+    """
+    bench = Bench()
+    epoch = bench.start_shard(1).epoch
+    bench.hear(b"shard-1", blob(1, epoch, 1, 1))
+    log = bench.coordinator.take_group()
+    assert log is not None
+
+    def ask(corr: int, **request: Any) -> None:
+        header = pack_header(0, ROUTE_COORDINATOR, corr)
+        frames = [header, encode(request, json=False)]
+        bench.coordinator.handle(ROUTER, frames, bench.now_ms, bench.mono_ms)
+
+    def answered() -> list[int]:
+        bench.sent.clear()
+        bench.take_sent()
+        return [unpack_header(header).corr for to, header, _ in bench.sent if to == ROUTER]
+
+    ask(1, cmd="CRONLIST")
+    assert answered() == [1]
+    ask(2, cmd="CRON", name="n", queue="q", data=1, schedule="*/5")
+    ask(3, cmd="CRONLIST")
+    crons = bench.coordinator.take_group()
+    assert crons is not None
+    ask(4, cmd="CRONLIST")
+    assert answered() == []
+    for group in (log, crons, bench.coordinator.take_group()):
+        assert group is not None
+        bench.storage.write(group.writes)
+        bench.coordinator.committed(group)
+    assert answered() == [2, 3, 4]
+
+
 def test_routers_are_told_how_storage_does() -> None:
     """What was measured of commits, how old what is not stored yet is, and the size of the log."""
     bench = Bench()
     epoch = bench.start_shard(1).epoch
     bench.say(b"shard-1", blob(1, epoch, 1, 1, size=100))
     bench.measures.commit_seconds.add(0.003)
-    bench.measures.submitted(bench.mono_ms)
+    bench.measures.submitted(Group(), bench.mono_ms)
     bench.pass_time(250)
     [epochs] = bench.say(ROUTER, RouterHello(config_hash=HASH))
     figures = epochs.coordinator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -55,13 +56,14 @@ def group(*writes: Write) -> Group:
 
 
 class FaultyStorage(MemoryStorage):
-    """Does what it is told before each write and each open, from the writer's thread."""
+    """Does what it is told before each write, open and probe, from the writer's thread."""
 
     def __init__(self) -> None:
         super().__init__(NOW_MS, bytes(16))
         self.written: list[list[Write]] = []
         self.before_write: Callable[[Sequence[Write]], None] = lambda _: None
         self.before_open: Callable[[], None] = lambda: None
+        self.before_probe: Callable[[], None] = lambda: None
         self.untidy = 0
         self.is_tidy = threading.Event()
 
@@ -73,6 +75,9 @@ class FaultyStorage(MemoryStorage):
     def open(self, shard_count: int) -> Opened:
         self.before_open()
         return super().open(shard_count)
+
+    def probe(self) -> None:
+        self.before_probe()
 
     def tidy(self) -> bool:
         self.untidy -= 1
@@ -199,6 +204,41 @@ def test_trouble_ends_when_something_was_written_not_when_it_could_be_opened(ben
     bench.writer.submit(group(blob(1, 1)))
     told = [bench.next(Trouble) for _ in range(4)]
     assert told == [*[Trouble("storage unavailable: disk full")] * 3, Trouble("")]
+
+
+def test_storage_that_goes_away_is_noticed_with_nothing_to_write(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench
+) -> None:
+    """Nobody pushes anything at night; in the morning it is too late to be told."""
+    monkeypatch.setattr(writer_module, "PROBE_MS", 1)
+    bench.storage.before_probe = failing(1)
+    bench.writer.submit(group())  # it rests already, for as long as it was told then
+    away = bench.next(Trouble)
+    assert isinstance(away, Trouble)
+    assert away.sentence
+    assert bench.next(Trouble) == Trouble("")
+
+
+def test_the_end_does_not_wait_for_storage_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench
+) -> None:
+    """It has not answered for minutes; whoever stops the server need not wait for it."""
+    monkeypatch.setattr(writer_module, "CLOSE_MS", 1)
+    goes_on = threading.Event()
+
+    def hang(_: Sequence[Write]) -> None:
+        goes_on.wait()
+
+    bench.storage.before_write = hang
+    bench.writer.submit(group(blob(1, 1)))
+    bench.writer.close()
+    assert bench.writer.take_results() == []
+    goes_on.set()
+    bench.writer._thread.join()
+    assert [type(result) for result in bench.writer.take_results()] == [Took, Committed]
+    os.close(bench.writer.wake_fd)
+    bench.storage.before_write = lambda _: None
+    bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
 
 
 def test_a_group_that_was_safe_after_all_is_not_written_again(bench: Bench) -> None:
