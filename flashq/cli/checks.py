@@ -445,5 +445,6 @@ def check_coordinator(url: str, token: str | None, timeout_ms: int = ANSWER_TIME
             token=token,
         ).crons
     except FlashQError as error:
-        return Finding("coordinator", "wrong", error.text, "look at the server's log")
+        advice = "look at the server's log; while storage is away, what concerns its changes waits"
+        return Finding("coordinator", "wrong", error.text, advice)
     return ok("coordinator", f"it answers, with {plural(len(crons), 'cron')}")

@@ -91,8 +91,8 @@ class Examination:
             return
         token = self._invocation.token
         yield checks.check_openness(url)
-        yield checks.check_coordinator(url, token)
         yield from checks.check_shards(url, token, self.hello)
+        yield checks.check_coordinator(url, token)
         if url == run_dir.router:
             yield from checks.check_shard_sockets(run_dir, self.hello)
 

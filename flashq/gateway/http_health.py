@@ -77,7 +77,8 @@ class Health:
         stats, problem = await _answer("the router", self._overview.stats())
         if problem is not None:
             return [problem]
-        return [f"shard {shard} does not answer" for shard in stats.missing_shards]
+        silent = [f"shard {shard} does not answer" for shard in stats.missing_shards]
+        return [stats.storage, *silent] if stats.storage else silent
 
     async def _coordinator(self) -> list[str]:
         _, problem = await _answer("the coordinator", self._overview.crons())

@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from flashq.cli import checks
 from tests.contract.dealer import Dealer
+from tests.gateway.http_client import HttpClient
 from tests.postgres import Postgres
 from tests.server import Server, eventually
 
@@ -499,6 +501,54 @@ def test_a_disk_that_is_full(file_site: Site) -> None:
     dealer = site.start().dealer()
     assert ok(dealer.ask("COUNT", queue="a"))["count"] == 6
     dealer.close()
+
+
+def test_storage_that_is_taken_away_while_nothing_is_written(file_site: Site) -> None:
+    """
+    1. The file is moved away at night. Nobody pushes, and yet STATS, /health and the doctor say so;
+       the doctor does not blame the coordinator, which answers.
+    2. The file is put back: everything is well again, by itself.
+    3. It is away again, a cron is made, and the server is stopped: it does not wait for storage
+       until its time is up, and says what it could not write.
+    """
+    site = file_site
+    server = site.start("--drain-timeout-ms", "60000")
+    dealer = server.dealer()
+    push(dealer, "a", 1)
+    aside = site.data_dir / "aside"
+    aside.mkdir()
+
+    def move(origin: Path, target: Path) -> None:
+        for path in origin.glob("flashq.db*"):
+            if path.suffix != ".lock":
+                path.rename(target / path.name)
+
+    move(site.data_dir, aside)
+    assert "moved or replaced" in eventually(lambda: trouble(dealer), "that the file is away")
+    with HttpClient(server) as http:
+        response = http.http.get("/health")
+        assert response.status_code == 503
+        assert str(site.path) in response.json()["error"]
+    assert checks.check_coordinator(server.url, None).verdict == "ok"
+    hello, _ = checks.check_router(server.url, None)
+    assert hello is not None
+    storage, *_ = checks.check_shards(server.url, None, hello)
+    assert (storage.check, storage.verdict) == ("storage", "wrong")
+    assert str(site.path) in storage.text
+
+    move(aside, site.data_dir)
+    eventually(lambda: not trouble(dealer), "that the file is back")
+    push(dealer, "a", 2)
+    assert ok(dealer.ask("COUNT", queue="a"))["count"] == 2
+
+    move(site.data_dir, aside)
+    eventually(lambda: trouble(dealer), "that the file is away again")
+    waiting = dealer.send("CRON", name="n", queue="q", data=1, schedule="*/5")
+    eventually(lambda: ok(dealer.ask("STATS"))["coordinator"]["lag_ms"], "that it waits")
+    assert waiting not in dealer.answers
+    dealer.close()
+    assert server.terminate() == 0
+    assert "stopped before storage took everything" in server.log()
 
 
 def test_storage_that_is_away_at_the_start_is_refused(file_site: Site) -> None:
