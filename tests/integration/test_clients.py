@@ -178,6 +178,8 @@ def about_the_server(client: Blocking, name: str) -> None:
         client.deliveries_done(1)
     client.delete_webhook(webhook)
     assert len(client.stats().shards) == 4
+    client.pull(name, timeout=0)
+    assert name in [queue for worker in client.list_workers() for queue in worker.queues]
     assert client.metrics().metrics.total_pushed >= 0
     events = client.subscribe(name, ["pushed"])
     heard = threading.Event()
