@@ -147,7 +147,9 @@ class Aftermath:
         if queue is None:
             return
         self.woken.add(queue)
-        error = record.error if record.error is not None else record.reason
+        error = record.error
+        if error is None and record.reason != "failed":  # which the event says already
+            error = record.reason
         if record.reason in ("timeout", "stalled"):
             self._say(record.reason, queue, [record.id], error=error)
         if record.final:
