@@ -7,7 +7,6 @@ what batches are like; a single job costs as much as a batch.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from flashq.protocol.histogram import Histogram
@@ -34,20 +33,14 @@ class Measures:
         """Count jobs that have just been handed out together, in their order in the queue."""
         first = jobs[0].run_at
         if first == jobs[-1].run_at:  # nothing younger or older stands between them
-            _count(self.queue_wait, now_ms - first, len(jobs))
+            self.queue_wait.add_many((now_ms - first) / 1000, len(jobs))
         else:
-            for since_ms, count in Counter([job.run_at for job in jobs]).items():
-                _count(self.queue_wait, now_ms - since_ms, count)
+            self.queue_wait.add_all([(now_ms - job.run_at) / 1000 for job in reversed(jobs)])
 
     def ended(self, jobs: list[Job], now_ms: int) -> None:
         """Count attempts that have just ended together, in the order in which they are named."""
         first = jobs[0].started_at
         if first == jobs[-1].started_at:  # named as they were handed out: one delivery
-            _count(self.processing, now_ms - first, len(jobs))
+            self.processing.add_many((now_ms - first) / 1000, len(jobs))
         else:
-            for since_ms, count in Counter([job.started_at for job in jobs]).items():
-                _count(self.processing, now_ms - since_ms, count)
-
-
-def _count(histogram: Histogram, duration_ms: int, count: int) -> None:
-    histogram.add_many(max(0, duration_ms) / 1000, count)
+            self.processing.add_all([(now_ms - job.started_at) / 1000 for job in reversed(jobs)])

@@ -26,6 +26,16 @@ def test_a_batch_counts_as_often_as_it_is_large() -> None:
     assert at_once.snapshot() == one_by_one.snapshot()
 
 
+@pytest.mark.parametrize("values", [(), (7, 0, 1, 2, 1.5, 5, 6, 2), (9, 8), (1, 1, 1)])
+def test_many_values_count_like_each_of_them(values: tuple[float, ...]) -> None:
+    """In any order, on the bounds and beyond them."""
+    one_by_one, at_once = Histogram((1, 2, 5)), Histogram((1, 2, 5))
+    for value in values:
+        one_by_one.add(value)
+    at_once.add_all(values)
+    assert at_once.snapshot() == one_by_one.snapshot()
+
+
 def test_what_was_told_does_not_change_later() -> None:
     """A snapshot can be sent when it suits, while counting goes on."""
     histogram = Histogram((1,))
