@@ -87,7 +87,7 @@ async function chooseQueue(name) {
 
 function showWorkers() {
   const rows = latest.workers.map((worker) => element("tr", {},
-    cell(worker.id),
+    cell(worker.name ?? worker.id),
     cell(worker.queues.join(", ")),
     cell(worker.concurrency, "n"),
     cell(number(worker.jobs_processed), "n"),

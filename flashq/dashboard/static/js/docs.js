@@ -17,6 +17,12 @@ function inWords(schema) {
   return schema.type ?? "any";
 }
 
+/** Make a text's parts between backticks code. */
+function prose(text) {
+  return element("p", {}, ...text.split("`").map(
+    (part, place) => (place % 2 ? element("code", {}, part) : part)));
+}
+
 function bounds(schema) {
   const known = schema.anyOf ? schema.anyOf.find((one) => one.type !== "null") ?? schema : schema;
   const low = known.minimum ?? known.minLength;
@@ -65,8 +71,9 @@ function opened(title, make) {
 function operation(path, method, described) {
   const box = element("section", { class: "card operation", id: described.operationId },
     element("h3", {}, element("span", { class: `verb ${method}` }, method.toUpperCase()), path),
-    element("p", {}, described.summary));
-  if (described.description) box.append(element("p", {}, described.description));
+    prose(described.summary));
+  if (described.description) box.append(prose(described.description));
+  if (described["x-role"]) box.append(element("p", {}, `Role: ${described["x-role"]}`));
   if (described.parameters) {
     box.append(fieldsTable(described.parameters.map((one) => [
       one.name, one.schema, `${one.in}${one.required ? ", required" : ""}. ${one.description ?? ""}`,
@@ -86,7 +93,7 @@ function show(document_) {
   schemas = document_.components.schemas;
   byId("version").textContent = document_.info.version;
   const about = document_.info.description.split("\n\n").slice(1);
-  byId("about").replaceChildren(...about.map((text) => element("p", {}, text)));
+  byId("about").replaceChildren(...about.map(prose));
   const wanted = byId("filter").value.toLowerCase();
   const index = [];
   const operations = [];
