@@ -50,6 +50,8 @@ class Client:
         self.socket.settimeout(TIMEOUT_S)
         try:
             self.socket.connect(address)
+            if kind == socket.AF_INET:  # so that several small requests are sent without a pause
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             self.socket.close()
             raise
