@@ -40,7 +40,7 @@ from flashq.client.happenings import (
     SubscriptionRefused,
     TokenRefused,
 )
-from flashq.client.leases import Beat, HeldLeases, heartbeat_of
+from flashq.client.leases import Beat, HeldLeases
 from flashq.client.requests import RETRY_MAX_MS, RETRY_MIN_MS, Request, RequestTable
 from flashq.client.results import AnyNotice, Delivered, Job
 from flashq.errors import (
@@ -68,6 +68,7 @@ from flashq.protocol.sessions import (
     Auth,
     ClosingNotice,
     Goodbye,
+    Heartbeat,
     HeartbeatReply,
     Hello,
     HelloReply,
@@ -545,7 +546,7 @@ class Connection:
         }
         for route in (ROUTE_ROUTER, *sorted(waited_on | leases.keys())):
             named = leases.get(route, {})
-            beat = heartbeat_of(self.session, named, self._client)
+            beat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
             self._beats[self._say(route, encode(beat))] = Beat(route, now, named)
 
     def _on_heartbeat_reply(self, beat: Beat, body: bytes, now: int) -> None:

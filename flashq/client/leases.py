@@ -6,13 +6,12 @@ settled. Pure; the connection tells it what arrived and what was answered.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
 from flashq.client.results import Job
 from flashq.ids import shard_of_job
-from flashq.protocol.sessions import About, Heartbeat
 
 
 class Beat(NamedTuple):
@@ -21,12 +20,6 @@ class Beat(NamedTuple):
     route: int
     at: int
     named: dict[int, int]
-
-
-def heartbeat_of(session: bytes, named: Mapping[int, int], client: str) -> Heartbeat:
-    """Return the heartbeat that names leases by their tokens, and says who the client is."""
-    about = About(name=client[:256]) if client else None
-    return Heartbeat(session=session, leases=[*named], tokens=[*named.values()], about=about)
 
 
 class HeldLeases:

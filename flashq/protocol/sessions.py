@@ -6,6 +6,7 @@ address: a client that reconnects under another one keeps its session.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -17,7 +18,7 @@ from flashq.protocol.objects import Event
 
 class Hello(Request, kw_only=True, omit_defaults=True, tag="HELLO"):
     """To the router: makes the client known, so that it hears of shards that come back. A shard
-    answers it too. `client` says who it is, for people."""
+    answers it too. `client` says who it is, for people: LISTWORKERS shows it."""
 
     session: SessionId
     client: str | None = None
@@ -42,7 +43,8 @@ _Name = Annotated[str, Meta(max_length=256)]
 
 
 class About(Struct, kw_only=True, omit_defaults=True, frozen=True):
-    """What a session says of itself, for people who look at the server.
+    """What a session says of itself, for people who look at the server. Who has told its `name` in
+    a hello need not say it again.
 
     A worker that names an `id` is listed under it for as long as its heartbeats go on, also when it
     has no jobs of this session: so one registers that works over another door.
@@ -53,6 +55,11 @@ class About(Struct, kw_only=True, omit_defaults=True, frozen=True):
     queues: Annotated[list[_Name], Meta(max_length=1000)] = []
     concurrency: Unsigned = 0
     jobs_processed: Unsigned = 0
+
+
+def worker_id(session: bytes) -> str:
+    """Return what a session is called in lists: whoever knows the session itself could end it."""
+    return sha256(session).hexdigest()[:16]
 
 
 class Heartbeat(Request, kw_only=True, omit_defaults=True, tag="SESSIONHEARTBEAT"):

@@ -38,9 +38,11 @@ class Client:
         "json",
         "last_seen_ms",
         "missed",
+        "name",
         "session",
         "shown",
         "subscriptions",
+        "worker_id",
     )
 
     def __init__(self, identity: bytes, now_ms: int) -> None:
@@ -48,6 +50,9 @@ class Client:
         self.last_seen_ms = now_ms
         #: said in its hello; None before one, and then it gets no notices
         self.session: bytes | None = None
+        #: what it called itself there, and what its session is called in lists
+        self.name = ""
+        self.worker_id = ""
         #: it said its hello in JSON, and reads notices in it
         self.json = False
         #: the token that it has shown, on a server that asks for one

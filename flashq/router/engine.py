@@ -366,6 +366,7 @@ class Router:
             self._settings.shard_count,
             json=asker.json,
             coordinator=self._told,
+            names=self._sessions.names,
         )
 
     # --- scatter and gather

@@ -69,12 +69,19 @@ class Gather:
 
 
 def ask_all(
-    word: str, body: bytes, shard_count: int, *, json: bool, coordinator: Epochs
+    word: str,
+    body: bytes,
+    shard_count: int,
+    *,
+    json: bool,
+    coordinator: Epochs,
+    names: Callable[[], dict[str, str]],
 ) -> Division:
     """Divide a request that concerns all shards.
 
     Args:
         coordinator: what the coordinator has said last, for STATS.
+        names: gives what clients call themselves, by their ids in lists, for LISTWORKERS.
 
     Raises:
         InvalidRequest, BadMessage: it does not fit its command.
@@ -92,6 +99,8 @@ def ask_all(
         merge = partial(_merge_jobs, offset, limit, json)
     elif word == "STATS":
         merge = partial(_merge_stats, coordinator, json)
+    elif word == "LISTWORKERS":
+        merge = partial(_merge_workers, names(), json)
     else:
         merge = partial(_MERGES[word], json)
     return Division(dict.fromkeys(range(shard_count), body), merge)
@@ -335,13 +344,15 @@ def _merge_metrics(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return MetricsReply(ok=True, metrics=metrics, missing_shards=missing)
 
 
-def _merge_workers(json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_workers(names: dict[str, str], json: bool, replies: Bodies, missing: list[int]) -> Any:
     """One entry for each worker: a session takes jobs from several shards."""
     found: dict[str, WorkerInfo] = {}
     for part in _read(replies, WorkersReply, json):
         for info in part.workers:
             known = found.get(info.id)
             found[info.id] = info if known is None else _as_one(known, info)
+    for info in found.values():
+        info.name = info.name or names.get(info.id)
     workers = [found[name] for name in sorted(found)]
     return WorkersReply(ok=True, workers=workers, missing_shards=missing)
 
@@ -367,7 +378,6 @@ _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GETJOBBYCUSTOMID": _merge_found,
     "GOODBYE": _merge_goodbyes,
     "LISTQUEUES": _merge_queues,
-    "LISTWORKERS": _merge_workers,
     "METRICS": _merge_metrics,
 }
 """How the replies to a request that all shards get as it is become one."""

@@ -26,12 +26,14 @@ from flashq.protocol.sessions import (
     HelloReply,
     Subscribe,
     Unsubscribe,
+    worker_id,
 )
 from flashq.router.clients import Client, ClientTable, Subscription
 from flashq.router.events import ALL, EventFan
 from flashq.router.settings import RouterSettings
 from flashq.tokens import Grant, Guard
 
+NAME_CHARS_MAX: Final = 256
 SILENT_SESSIONS: Final = 3
 """A client is forgotten after so many session time-outs of silence."""
 
@@ -77,6 +79,10 @@ class Sessions:
     def greeted(self) -> Iterator[Client]:
         """Return the clients that have said hello, who get notices."""
         return (client for client in self._clients if client.session is not None)
+
+    def names(self) -> dict[str, str]:
+        """Return what clients call themselves, by what their sessions are called in lists."""
+        return {client.worker_id: client.name for client in self._clients if client.name}
 
     def grant_of(self, identity: bytes, now_ms: int) -> Grant | None:
         """Return what the token allows that the client has shown, and note that it lives. None for
@@ -160,6 +166,8 @@ class Sessions:
         client = self._clients.admit(asker.identity, now_ms)
         client.is_reshown = False
         client.session = request.session
+        client.name = (request.client or "")[:NAME_CHARS_MAX]
+        client.worker_id = worker_id(request.session)
         client.json = asker.json
         limits = self._settings.limits
         return HelloReply(

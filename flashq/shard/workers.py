@@ -5,12 +5,11 @@ Owns the list as people see it. It reads what the leases know of sessions, and c
 
 from __future__ import annotations
 
-from hashlib import sha256
 from heapq import nlargest
 from typing import Final
 
 from flashq.protocol.server import WorkerInfo, WorkersReply
-from flashq.protocol.sessions import About
+from flashq.protocol.sessions import About, worker_id
 from flashq.shard.core import Core
 from flashq.shard.leases import Leases, LiveSession
 
@@ -46,8 +45,7 @@ def _info(live: LiveSession, core: Core, leases: Leases) -> WorkerInfo:
     held = leases.held(live.id)
     queues = dict.fromkeys([*about.queues, *live.queues, *(job.queue for job in held)])
     return WorkerInfo(
-        # Whoever knows a session can end it, so that only a digest of it is told.
-        id=about.id or sha256(live.id).hexdigest()[:16],
+        id=about.id or worker_id(live.id),
         queues=list(queues),
         concurrency=about.concurrency,
         last_heartbeat=core.state.now_ms - (core.clock_ms - live.heard_ms),

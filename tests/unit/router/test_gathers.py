@@ -8,6 +8,7 @@ import pytest
 
 from flashq.ids import shard_of_job
 from flashq.protocol.framing import FULL, JSON
+from flashq.protocol.sessions import worker_id
 from flashq.router import engine
 from flashq.router.gathers import LISTED_JOBS_MAX
 from tests.unit.router.bench import SHARDS, Bench, Pair, jobs_body
@@ -365,6 +366,22 @@ def test_a_worker_of_several_shards_is_one(flags: int) -> None:
     merged = {"queues": ["q", "r"], "jobs_held": 5, "last_heartbeat": 7, "jobs_processed": 2}
     assert reply["workers"] == [worker("a", last_heartbeat=9), worker("b", **merged, name="n")]
     assert reply["missing_shards"] == [3]
+
+
+def test_a_worker_is_called_what_it_said_in_its_hello() -> None:
+    """Unless it has said another name to a shard; a long one is cut for people."""
+    bench = Bench()
+    sessions = [letter * 16 for letter in (b"a", b"b", b"c")]
+    for session, name in zip(sessions, ("mailer", "x" * 300, None), strict=True):
+        bench.ask(cmd="HELLO", session=session, client=name, identity=session)
+    bench.to_clients()
+    ids = [worker_id(session) for session in sessions]
+    first, *others = scatter(bench, cmd="LISTWORKERS")
+    bench.answer(first, {"workers": [*map(worker, ids), worker("other", name="said")]})
+    for pair in others:
+        bench.answer(pair, {"workers": [worker(ids[2], name="also said")]})
+    found = {one["id"]: one.get("name") for one in bench.reply()["workers"]}
+    assert found == {ids[0]: "mailer", ids[1]: "x" * 256, ids[2]: "also said", "other": "said"}
 
 
 def shard_stats(shard: int) -> dict[str, Any]:
