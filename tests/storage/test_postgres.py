@@ -15,6 +15,7 @@ from flashq.storage import postgres as postgres_storage
 from flashq.storage.port import Put, Storage
 from flashq.storage.postgres import COPY_BYTES_MIN, PostgresStorage
 from tests.postgres import Postgres
+from tests.storage.churn import ChurnConformance
 from tests.storage.conformance import SHARDS, StorageConformance, blob, checkpoint, log_of, recovery
 
 
@@ -27,8 +28,22 @@ def storage(postgres_dsn: str) -> Iterator[PostgresStorage]:
     storage.close()
 
 
-class TestPostgresStorage(StorageConformance):
+class TestPostgresStorage(StorageConformance, ChurnConformance[PostgresStorage]):
     """The suite, against a real server."""
+
+    def maintain(self, storage: PostgresStorage) -> None:
+        """What autovacuum does: it makes what was deleted free to be used again."""
+        storage.connection.execute("VACUUM flashq.log, flashq.pages")
+        storage.connection.execute("VACUUM flashq.shards, flashq.coordinator")
+
+    def size_of(self, storage: PostgresStorage) -> int:
+        """With indexes, and with what is stored aside."""
+        row = storage.connection.execute(
+            "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class "
+            "WHERE relnamespace = 'flashq'::regnamespace AND relkind = 'r'"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 def run(url: str, statement: str) -> list[tuple[object, ...]]:

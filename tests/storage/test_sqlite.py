@@ -11,7 +11,8 @@ import pytest
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.storage import open_snapshot
 from flashq.storage.port import Put, Storage, Write
-from flashq.storage.sqlite import FREE_BYTES_MAX, SYNCHRONOUS_FULL, SqliteStorage
+from flashq.storage.sqlite import FREE_BYTES_MAX, PAGE_BYTES, SYNCHRONOUS_FULL, SqliteStorage
+from tests.storage.churn import ChurnConformance
 from tests.storage.conformance import SHARDS, StorageConformance, blob, checkpoint, log_of, recovery
 
 
@@ -30,8 +31,17 @@ def storage(path: Path) -> Iterator[SqliteStorage]:
     storage.close()
 
 
-class TestSqliteStorage(StorageConformance):
+class TestSqliteStorage(StorageConformance, ChurnConformance[SqliteStorage]):
     """The suite, against a file."""
+
+    def maintain(self, storage: SqliteStorage) -> None:
+        """The storage does all of it."""
+
+    def size_of(self, storage: SqliteStorage) -> int:
+        """What is in use; a part of what is free is kept for the next burst."""
+        [pages] = storage.connection.execute("PRAGMA page_count").fetchone()
+        [free] = storage.connection.execute("PRAGMA freelist_count").fetchone()
+        return int(pages - free) * PAGE_BYTES
 
 
 def test_the_file_is_forced_to_the_disk_with_each_commit(storage: SqliteStorage) -> None:
