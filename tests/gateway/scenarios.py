@@ -216,6 +216,15 @@ def backoff_grows(door: Door, queue: str) -> None:
 # --- wait
 
 
+def waiting_for_a_job_that_leaves_nothing(door: Door, queue: str) -> None:
+    """One that is removed as it completes is not found any more."""
+    job_id = push(door, queue, remove_on_complete=True)
+    pull(door, queue)
+    done(door, "ACK", id=job_id, result="gone")
+    refused(door, "Job not found", "WAITJOB", id=job_id)
+    assert door.ask("GETRESULT", id=job_id) == {"id": job_id, "result": None}
+
+
 def waiting_for_a_job(door: Door, queue: str) -> None:
     """Its failure, its lateness and its absence are errors that say so."""
     job_id = push(door, queue, max_attempts=1)
@@ -249,6 +258,37 @@ def three_ways_of_not_doing_a_thing_twice(door: Door, queue: str) -> None:
     assert (found["job"]["data"], found["state"]) == (1, "waiting")
     missing = door.ask("GETJOBBYCUSTOMID", job_id=f"{queue}-nobody")
     assert missing == {"job": None, "state": "unknown"}
+
+
+def a_unique_key_is_taken_until_its_job_ends(door: Door, queue: str) -> None:
+    """Also by a job that is tried again, and by a dead letter; then it is free."""
+    keyed: dict[str, Any] = {"unique_key": "k", "max_attempts": 2}
+
+    def is_taken() -> bool:
+        refused(door, "Duplicate job with key: k", "PUSH", queue=queue, data=1, unique_key="k")
+        return True
+
+    job_id = push(door, queue, **keyed)
+    for _ in range(2):
+        assert is_taken()
+        pull(door, queue)
+        assert is_taken()
+        done(door, "FAIL", id=job_id)
+    assert state(door, job_id) == "failed"
+    assert is_taken()
+    for cmd, fields in (
+        ("PURGEDLQ", {"queue": queue}),
+        ("DRAIN", {"queue": queue}),
+        ("CLEAN", {"queue": queue, "grace": 0, "state": "waiting"}),
+        ("OBLITERATE", {"queue": queue}),
+    ):
+        assert door.ask(cmd, **fields) == {"count": 1}
+        job_id = push(door, queue, **keyed)
+    done(door, "CANCEL", id=job_id)
+    job_id = push(door, queue, **keyed)
+    pull(door, queue)
+    assert door.ask("ACKB", ids=[job_id])["ids"] == [1]
+    push(door, queue, **keyed)
 
 
 # --- flows and dependencies
@@ -527,7 +567,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     a_failure_that_leaves_nothing,
     backoff_grows,
     waiting_for_a_job,
+    waiting_for_a_job_that_leaves_nothing,
     three_ways_of_not_doing_a_thing_twice,
+    a_unique_key_is_taken_until_its_job_ends,
     a_flow,
     dependencies,
     crons,

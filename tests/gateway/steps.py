@@ -82,6 +82,7 @@ def pull(door: Door, queue: str) -> dict[str, Any]:
     job = reply["job"]
     assert isinstance(job, dict)
     assert job.keys() >= door.job_keys
+    assert next(iter(job)) == "id"
     return job
 
 

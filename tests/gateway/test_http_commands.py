@@ -151,7 +151,7 @@ def test_many_are_acknowledged_at_once(http: HttpClient, queue: str) -> None:
 
 
 def test_a_dead_letter_is_chosen_by_the_query(http: HttpClient, queue: str) -> None:
-    """And a body is not read, whatever it is."""
+    """Without one it is all of them, and then a body that is no JSON is not read."""
     ids = [http.push(queue, n) for n in range(2)]
     for job_id in ids:
         http.post(f"/jobs/{job_id}/discard")
@@ -159,6 +159,28 @@ def test_a_dead_letter_is_chosen_by_the_query(http: HttpClient, queue: str) -> N
     assert [http.state(job_id) for job_id in ids] == ["failed", "waiting"]
     response = http.http.post(f"/queues/{queue}/dlq/retry", content=b"anything")
     assert response.json() == {"ok": True, "data": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"", None), (b"anything", "text/plain"), (b"{", "application/json")]
+)
+def test_a_route_without_a_body_reads_none(
+    http: HttpClient, queue: str, content: bytes, kind: str | None
+) -> None:
+    """Whatever a client's library puts there."""
+    job_id = http.push(queue, delay=600_000)
+    headers = {} if kind is None else {"content-type": kind}
+    for path in (
+        f"/queues/{queue}/pause",
+        f"/queues/{queue}/resume",
+        f"/jobs/{job_id}/promote",
+        f"/jobs/{job_id}/discard",
+        f"/queues/{queue}/drain",
+    ):
+        response = http.http.post(path, content=content, headers=headers)
+        assert (response.status_code, response.json()["ok"]) == (200, True), path
+    other = http.push(queue)
+    assert http.http.post(f"/jobs/{other}/cancel", content=content, headers=headers).is_success
 
 
 def test_a_heartbeat_may_say_of_which_delivery(http: HttpClient, queue: str) -> None:

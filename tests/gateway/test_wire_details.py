@@ -128,6 +128,24 @@ class TestRequestIds:
             assert reply == {"reqId": "r8", "ok": False, "error": "Message too large"}
 
 
+class TestNames:
+    def test_a_queue_has_a_name(self, numbered: TypeScriptClient) -> None:
+        """Where it is not part of a path it can be empty."""
+        for cmd, more in (("PUSH", {"data": 1}), ("PUSHB", {"jobs": [{"data": 1}]})):
+            with pytest.raises(ServerSaid, match=r"^Queue name cannot be empty$"):
+                numbered.ask(cmd, queue="", **more)
+
+    def test_the_older_documents_word_for_updating(
+        self, numbered: TypeScriptClient, queue: str
+    ) -> None:
+        """It stands in their table of commands, though no client says it."""
+        job_id = numbered.push(queue, 1)
+        numbered.ask("UPDATE", id=job_id, data={"new": 1})
+        job = numbered.pull(queue)
+        assert job is not None
+        assert job["data"] == {"new": 1}
+
+
 class TestOrder:
     def test_an_ack_is_answered_before_its_slot_is_handed_on(
         self, numbered: TypeScriptClient, queue: str
