@@ -47,9 +47,13 @@ told after each blob would cost it as much as a request."""
 
 
 SEQUENCES_SKIPPED: Final = 2**28
-"""So many sequences are passed over for a shard whose last process this coordinator has not heard:
-storage that came back with less may have forgotten what it had reserved last. A shard uses them up
-in a minute and a half at its fastest, and has enough for a million such starts."""
+SKIP_PERIOD_MS: Final = 2**18
+SKIP_PER_MS: Final = 2**12
+"""Sequences are passed over for a shard whose last process this coordinator has not heard: storage
+that came back with less may have forgotten what it had reserved last, which a shard does not use up
+in a minute and a half at its fastest. For each millisecond of the clock, whose numbers begin anew
+every four minutes, more are passed over than a shard can use in it: storage may forget such a grant
+too. A shard of 32 has enough for 300,000 such starts."""
 
 
 class Recovery(NamedTuple):
@@ -230,7 +234,7 @@ class ShardLinks:
             if not link.incarnation or link.resyncing:
                 link.incarnation = max(link.incarnation + 1, now_ms)
             if not link.reserved_is_known:
-                link.reserved += SEQUENCES_SKIPPED
+                link.reserved += SEQUENCES_SKIPPED + now_ms % SKIP_PERIOD_MS * SKIP_PER_MS
                 link.reserved_is_known = True
             link.identity = identity
             link.resuming = link.behind = False

@@ -509,6 +509,21 @@ class TestMail:
         assert shard.mail(COORDINATOR, 1, fire, incarnation=8)
         assert shard.ask("COUNT", queue="q")["count"] == 2
 
+    def test_to_itself_goes_on_under_a_new_incarnation(self, shard: Shard) -> None:
+        """
+        1. Storage has less than it had, and the shard dies before it has given the rest again.
+        2. It goes on with what there is, under a new incarnation; its mailboxes go on counting.
+        """
+        for incarnation in (7, 8):
+            shard.state.incarnation = incarnation
+            first = shard.make_active()
+            dependent = shard.push(depends_on=[first])
+            assert shard.state_of(dependent) == "waitingchildren"
+            shard.ask("ACK", id=first)
+            assert shard.state_of(dependent) == "waiting"
+            shard.ask("CANCEL", id=dependent)
+        assert shard.state.inboxes[shard.state.shard] == (8, 2)
+
     def test_ours_is_kept_until_it_is_taken(self, shard: Shard) -> None:
         shard.push()
         shard.ask("OBLITERATE", queue="q")
