@@ -173,7 +173,7 @@ class AsyncMethods(AsyncQueueMethods):
         Returns:
             The jobs; none when there was none in time.
         """
-        request = leases.PullBatch(queue=queue, count=count, timeout=timeout)
+        request = leases.PullBatch(queue=queue, count=count, timeout=timeout, columns=True)
         wait = PULL_WAIT_MS if timeout is None else timeout
         return (await self._call(request, Delivered, within=wait + WAIT_MARGIN_MS)).jobs
 

@@ -99,13 +99,18 @@ _PUSH_BATCH: Final = BY_REQUEST[PushBatch]
 
 
 def prepare_push_batch(queue: str, jobs: Sequence[Mapping[str, Any]]) -> Call:
-    """Encode a PUSHB straight from dictionaries, `cmd` first: the server has a fast way for that.
+    """Encode a PUSHB straight from dictionaries, `cmd` first: the server has a fast way for that,
+    and a faster one for nothing but payloads.
 
     Raises:
         TypeError: an entry cannot be encoded; the text names its index.
     """
+    payloads = [job["data"] for job in jobs if len(job) == 1 and "data" in job]
     try:
-        body = encode_msgpack({"cmd": "PUSHB", "queue": queue, "jobs": jobs})
+        if len(payloads) == len(jobs):
+            body = encode_msgpack({"cmd": "PUSHB", "payloads": payloads, "queue": queue})
+        else:
+            body = encode_msgpack({"cmd": "PUSHB", "queue": queue, "jobs": jobs})
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         for index, job in enumerate(jobs):
             try:

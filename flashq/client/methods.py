@@ -182,7 +182,7 @@ class Methods(QueueMethods):
         Returns:
             The jobs; none when there was none in time.
         """
-        request = leases.PullBatch(queue=queue, count=count, timeout=timeout)
+        request = leases.PullBatch(queue=queue, count=count, timeout=timeout, columns=True)
         wait = PULL_WAIT_MS if timeout is None else timeout
         return self._call(request, Delivered, within=wait + WAIT_MARGIN_MS).jobs
 

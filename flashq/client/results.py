@@ -7,6 +7,7 @@ stay encoded until somebody looks at them. Pure data; no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec import Raw, Struct
 from flashq.errors import FlashQError
 from flashq.protocol.base import Reply
 from flashq.protocol.jobs import BatchError
-from flashq.protocol.objects import CronJob, JobView
+from flashq.protocol.objects import CronJob, JobColumns, JobView
 from flashq.protocol.objects import Event as WireEvent
 from flashq.protocol.sessions import ClosingNotice, GapNotice, ShardNotice
 
@@ -146,6 +147,27 @@ class PartialBatchError(FlashQError):
         return (type(self), (self.ids, self.errors))
 
 
+def _jobs_of(columns: JobColumns) -> list[Job]:
+    """Make jobs of columns: by position, which takes half the time."""
+    queue, started_at, token = columns.queue, columns.started_at, columns.token
+    return [
+        Job(id_, queue, Raw(data), priority, created_at, run_at, started_at, attempts, token)
+        for id_, data, priority, created_at, run_at, attempts in zip(
+            columns.ids,
+            columns.data,
+            _values(columns.priority),
+            _values(columns.created_at),
+            _values(columns.run_at),
+            _values(columns.attempts),
+            strict=False,
+        )
+    ]
+
+
+def _values(column: list[int]) -> Iterable[int]:
+    return repeat(column[0]) if len(column) == 1 else column
+
+
 # --- replies and notices, with the objects above in them
 
 
@@ -154,6 +176,12 @@ class Delivered(Struct, kw_only=True):
 
     job: Job | None = None
     jobs: list[Job] = []
+    columns: JobColumns | None = None
+
+    def __post_init__(self) -> None:
+        if self.columns is not None:
+            self.jobs = _jobs_of(self.columns)
+            self.columns = None
 
     def all(self) -> list[Job]:
         """Return what was delivered."""

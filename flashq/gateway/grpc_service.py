@@ -86,7 +86,7 @@ class QueueService:
     async def push_batch(self, request: Any, context: Context) -> Any:
         """Add many jobs. Older clients read a refusal of all of them as no ids, not as an error."""
         command = translation.push_batch(request)
-        if len(command.jobs) > BATCH_JOBS_MAX:
+        if len(command.jobs or ()) > BATCH_JOBS_MAX:
             return messages.PushBatchResponse(ok=False)
         try:
             reply = await self._requests.ask(command, PushBatchReply)

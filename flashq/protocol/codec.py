@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from flashq.errors import BadMessage, FlashQError, InvalidRequest, error_from
 from flashq.protocol.base import ErrorReply
-from flashq.protocol.jobs import PlainPush, PlainPushBatch
+from flashq.protocol.jobs import PayloadBatch, PlainPush, PlainPushBatch
 from flashq.protocol.registry import BY_WORD, COMMANDS, WORD_ALIASES
 from flashq.protocol.sessions import Notice
 
@@ -29,9 +29,18 @@ _request_msgpack: Final = msgspec.msgpack.Decoder(_ANY_REQUEST).decode
 _request_json: Final = msgspec.json.Decoder(_ANY_REQUEST).decode
 
 
+_PAYLOADS: Final = b"\xa5PUSHB\xa8payloads"
+_plain_batch: Final = msgspec.msgpack.Decoder(PlainPushBatch).decode
+_payload_batch: Final = msgspec.msgpack.Decoder(PayloadBatch).decode
+
+
+def _any_plain_batch(body: bytes) -> PlainPushBatch | PayloadBatch:
+    return _payload_batch(body) if body.startswith(_PAYLOADS, 5) else _plain_batch(body)
+
+
 _PLAIN: Final[dict[bytes, Any]] = {
     b"\xa3cmd\xa4PUSH": msgspec.msgpack.Decoder(PlainPush).decode,
-    b"\xa3cmd\xa5PUSH": msgspec.msgpack.Decoder(PlainPushBatch).decode,
+    b"\xa3cmd\xa5PUSH": _any_plain_batch,
 }
 """The narrow decoders of pushes, by how a body begins behind its map byte if `cmd` is first."""
 _PLAIN_JSON: Final[dict[bytes, Any]] = {

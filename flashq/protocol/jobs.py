@@ -106,11 +106,22 @@ class PlainPushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
 
     queue: str
     jobs: list[PlainJob]
+    payloads: None = None
+
+
+class PayloadBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
+    """A PUSHB of nothing but payloads. Decoded first; not in the registry."""
+
+    queue: str
+    payloads: list[Raw]
 
 
 class PushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
+    """`payloads` may stand in the place of `jobs`: those of jobs that say nothing else."""
+
     queue: str
-    jobs: list[NewJob]
+    jobs: list[NewJob] | None = None
+    payloads: list[Raw] | None = None
 
 
 class BatchError(Struct, kw_only=True):

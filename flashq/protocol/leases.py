@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import Struct
+
 from flashq.protocol.base import CountReply, Mutation, OptionalRaw, Reply, Request, Unsigned
 from flashq.protocol.command import Role, Scope, command, reading
-from flashq.protocol.objects import JobView, Progress
+from flashq.protocol.objects import JobColumns, JobView, Progress
 
 
 class Pull(Mutation, kw_only=True, omit_defaults=True, tag="PULL"):
@@ -25,11 +27,13 @@ class PullReply(Reply, kw_only=True):
 
 
 class PullBatch(Mutation, kw_only=True, omit_defaults=True, tag="PULLB"):
-    """Up to `count` jobs as soon as there is one."""
+    """Up to `count` jobs as soon as there is one. `columns` lets a reply in MessagePack give jobs
+    that say nothing special as columns, which costs half."""
 
     queue: str
     count: Unsigned
     timeout: Unsigned | None = None
+    columns: bool | None = None
 
 
 class PullBatchReply(Reply, kw_only=True, omit_defaults=True):
@@ -37,6 +41,38 @@ class PullBatchReply(Reply, kw_only=True, omit_defaults=True):
 
     ok: bool
     jobs: list[JobView]
+
+
+class PullColumnsReply(Reply, kw_only=True):
+    """The reply to a PULLB that asked for `columns`."""
+
+    ok: bool
+    columns: JobColumns
+
+
+class HandedOut(Struct):
+    """What any reply to PULL or PULLB hands out, and under which lease."""
+
+    job: HandedJob | None = None
+    jobs: list[HandedJob] = []
+    columns: HandedColumns | None = None
+
+    def leases(self) -> list[tuple[int, int]]:
+        """Return job ids with the tokens of their leases."""
+        if self.columns is not None:
+            return [(job_id, self.columns.token) for job_id in self.columns.ids]
+        jobs = self.jobs if self.job is None else [self.job]
+        return [(job.id, job.token) for job in jobs if job.token is not None]
+
+
+class HandedJob(Struct):
+    id: int
+    token: int | None = None
+
+
+class HandedColumns(Struct):
+    ids: list[int]
+    token: int
 
 
 class EmptyPullBatchReply(Reply, kw_only=True):

@@ -59,6 +59,21 @@ class JobView(PlainJobView, omit_defaults=True):
     history: tuple[Attempt, ...] = ()
 
 
+class JobColumns(Struct, kw_only=True):
+    """Jobs of one queue that were handed out together and say nothing special, as columns in line
+    with `ids`; a column of one stands for all. `data` has each payload's MessagePack."""
+
+    queue: str
+    ids: list[int]
+    token: int
+    started_at: int
+    data: list[bytes]
+    priority: list[int]
+    created_at: list[int]
+    run_at: list[int]
+    attempts: list[int]
+
+
 class FullJobView(JobView, omit_defaults=False):
     """A job with all thirty keys of the older protocols.
 
@@ -117,8 +132,8 @@ class QueueInfo(Struct, kw_only=True):
     concurrency_limit: int | None
 
 
-class CronJob(Struct, kw_only=True):
-    """`last_fired` and `next_run` are Unix milliseconds; `tz` is an IANA time zone."""
+class CronJob(Struct, kw_only=True, omit_defaults=True):
+    """`next_run` is Unix milliseconds; `tz` is an IANA time zone, absent when none was given."""
 
     name: str
     queue: str

@@ -36,6 +36,7 @@ class Waiter(Struct):
     queue: str = ""
     count: int = 0
     single: bool = False
+    columns: bool = False
     session: bytes = b""
     n: int | None = None
     done_below: int = 0

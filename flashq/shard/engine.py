@@ -33,7 +33,7 @@ from flashq.protocol.sessions import Goodbye, Heartbeat
 from flashq.shard import retention
 from flashq.shard.context import Context, Decision
 from flashq.shard.core import Core, Waiter
-from flashq.shard.handlers import changing, inspecting, leasing, peers, producing
+from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, producing
 from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
 from flashq.shard.leases import Leases
@@ -48,9 +48,10 @@ Handler = Callable[[Context, Any, Origin], Decision]
 
 HANDLERS: Final[dict[type, Handler]] = {
     jobs.Push: producing.push,
-    jobs.PlainPush: producing.push_plain,
+    jobs.PlainPush: plain.push_plain,
     jobs.PushBatch: producing.push_batch,
-    jobs.PlainPushBatch: producing.push_plain_batch,
+    jobs.PlainPushBatch: plain.push_plain_batch,
+    jobs.PayloadBatch: plain.push_payloads,
     jobs.Flow: producing.push_flow,
     jobs.GetChildren: producing.get_children,
     leases.Ack: leasing.ack,
@@ -101,7 +102,7 @@ _UNGATED: Final = frozenset({server.Stats, server.GetMetrics})
 
 _MUTATING: Final = frozenset(
     kind for kind, command in BY_REQUEST.items() if command.mutates and kind is not Goodbye
-) | {jobs.PlainPush, jobs.PlainPushBatch}
+) | {jobs.PlainPush, jobs.PlainPushBatch, jobs.PayloadBatch}
 """What may be protected by a session, and makes it known. A goodbye must not make one known."""
 
 _NAMING_JOBS: Final = frozenset(

@@ -295,17 +295,10 @@ def _data_set(state: ShardState, record: r.DataSet) -> None:
 
 def _removed(state: ShardState, record: r.Removed) -> None:
     jobs = state.take_many(record.ids)
-    plain = [job for job in jobs if job.state == COMPLETED]
-    if len(plain) < len(jobs) or special_of(jobs):
-        plain = [job for job in plain if job.extra is None and is_plain(job)]
-        others = {job.id: job for job in jobs}
-        for job in plain:
-            del others[job.id]
-        for job in others.values():
-            settle_awaited(state, job)
-            state.forget(job, state.queues[job.queue], _OUTCOMES.get(job.state, OUTCOME_REMOVED))
-    if plain:
-        state.forget_plain(plain)
+    if special_of(jobs) or [job for job in jobs if job.state != COMPLETED]:
+        _remove_any(state, jobs)
+    else:
+        state.forget_plain(jobs, record.ids)
     totals, count = state.totals, len(record.ids)
     if record.reason == "expired":
         totals.expired += count
@@ -313,6 +306,19 @@ def _removed(state: ShardState, record: r.Removed) -> None:
         totals.cancelled += count
     elif record.reason in ("evicted", "retention"):
         totals.evicted += count
+
+
+def _remove_any(state: ShardState, jobs: list[Job]) -> None:
+    """Remove jobs of any kind, those that are completed and plain together."""
+    plain: list[Job] = []
+    for job in jobs:
+        if job.state == COMPLETED and job.extra is None and is_plain(job):
+            plain.append(job)
+            continue
+        settle_awaited(state, job)
+        state.forget(job, state.queues[job.queue], _OUTCOMES.get(job.state, OUTCOME_REMOVED))
+    if plain:
+        state.forget_plain(plain, [job.id for job in plain])
 
 
 def _results_dropped(state: ShardState, record: r.ResultsDropped) -> None:

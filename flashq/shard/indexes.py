@@ -58,7 +58,7 @@ def slices(sequences: range) -> Iterator[tuple[int, int, int]]:
 class JobIndex:
     """Jobs by id. An id outside this shard is simply not found."""
 
-    __slots__ = ("_shard", "_shard_count", "_span", "count", "pages")
+    __slots__ = ("_known", "_shard", "_shard_count", "_span", "count", "pages")
 
     def __init__(self, shard: int, shard_count: int) -> None:
         self._shard = shard
@@ -66,6 +66,8 @@ class JobIndex:
         self._span = PAGE_SEQUENCES * shard_count
         self.pages: dict[int, Page] = {}
         self.count = 0
+        #: the ids that `run_of` was asked about last, which nobody changes, and its answer
+        self._known: tuple[list[int], range | None] = ([], None)
 
     def get(self, job_id: int) -> Job | None:
         page = self.pages.get(job_id // self._span)
@@ -99,6 +101,13 @@ class JobIndex:
     def run_of(self, job_ids: list[int]) -> range | None:
         """Return the sequences of ids that follow each other without a hole, as those of a batch
         do: None when these are others. It saves looking at each of them."""
+        known, run = self._known
+        if job_ids is not known:  # else it is asked again about the ids of one record
+            run = self._run_of(job_ids)
+            self._known = (job_ids, run)
+        return run
+
+    def _run_of(self, job_ids: list[int]) -> range | None:
         if not job_ids:
             return None
         first, last, step = job_ids[0], job_ids[-1], self._shard_count

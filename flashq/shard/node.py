@@ -58,7 +58,7 @@ from flashq.protocol.internal import (
     decode_internal,
     encode_internal,
 )
-from flashq.protocol.leases import PullBatchReply, PullReply
+from flashq.protocol.leases import HandedOut
 from flashq.protocol.server import ShardStats, Stats, StatsReply
 from flashq.protocol.sessions import Hello
 from flashq.shard.checkpointing import Checkpointing
@@ -285,14 +285,9 @@ class Node:
         if not self.is_serving:
             return
         try:
-            jobs = codec.decode(body, PullBatchReply, json=json).jobs
+            held = codec.decode(body, HandedOut, json=json).leases()
         except FlashQError:
-            try:
-                one = codec.decode(body, PullReply, json=json).job
-            except FlashQError:
-                return
-            jobs = [] if one is None else [one]
-        held = [(job.id, job.token) for job in jobs if job.token is not None]
+            return
         self.engine.bounced(held, self._now_ms, self._mono_ms)
 
     def undeliverable(self, frames: list[bytes]) -> None:

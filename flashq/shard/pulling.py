@@ -20,22 +20,29 @@ from flashq.protocol.leases import (
     Pull,
     PullBatch,
     PullBatchReply,
+    PullColumnsReply,
     PullReply,
 )
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
 from flashq.shard.core import Core, Waiter
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
+from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job, special_of
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
 from flashq.shard.state import Queue
-from flashq.shard.views import fitting, job_view, result_payload, result_view
+from flashq.shard.views import fitting, job_columns, job_view, result_payload, result_view
 
 PULL_TIMEOUT_MS: Final = 60_000
 WAIT_TIMEOUT_MS: Final = 30_000
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 """A longer wait is cut to a day."""
+
+
+def _wants_columns(command: Pull | PullBatch, origin: Origin) -> bool:
+    if not isinstance(command, PullBatch) or origin.json or origin.full:
+        return False
+    return command.columns is True
 
 
 class _Refill(Struct):
@@ -79,6 +86,7 @@ class Pulling:
             queue=command.queue,
             count=1 if isinstance(command, Pull) else command.count,
             single=isinstance(command, Pull),
+            columns=_wants_columns(command, origin),
             session=command.session or b"",
             n=command.n,
             done_below=command.done_below or 0,
@@ -232,8 +240,11 @@ class Pulling:
 
     def _answer(self, waiter: Waiter, jobs: list[Job]) -> None:
         origin = waiter.origin
+        reply: PullReply | PullBatchReply | PullColumnsReply
         if waiter.single:
-            reply: PullReply | PullBatchReply = PullReply(job=job_view(jobs[0], origin))
+            reply = PullReply(job=job_view(jobs[0], origin))
+        elif waiter.columns and not special_of(jobs):
+            reply = PullColumnsReply(ok=True, columns=job_columns(jobs))
         else:
             reply = PullBatchReply(ok=True, jobs=[job_view(job, origin) for job in jobs])
         self._core.reply(origin, reply, delivery=True)
@@ -249,8 +260,14 @@ class Pulling:
         if delivery is None:
             return False
         held = [job for job in delivery.jobs if job.lease is delivery]
-        single = isinstance(command, Pull)
-        self._answer(Waiter(origin, 0, single=single, session=answer.session), held)
+        waiter = Waiter(
+            origin,
+            0,
+            single=isinstance(command, Pull),
+            columns=_wants_columns(command, origin),
+            session=answer.session,
+        )
+        self._answer(waiter, held)
         return True
 
     # --- waiting for a job's end

@@ -468,10 +468,9 @@ class ShardState:
         self._note_ends({number: 1})
         self.forget_if_idle(queue)
 
-    def forget_plain(self, jobs: list[Job]) -> None:
+    def forget_plain(self, jobs: list[Job], ids: list[int]) -> None:
         """Take completed jobs without options and extra out of everything: `forget` for many,
-        which have been touched."""
-        ids = [job.id for job in jobs]
+        which have been touched. `ids` are theirs."""
         sequences = self.index.run_of(ids)
         if sequences is None:
             self._forget_scattered(ids)

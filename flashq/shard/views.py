@@ -12,6 +12,7 @@ from flashq.protocol.objects import (
     Attempt,
     FullJobView,
     FullStateView,
+    JobColumns,
     JobView,
     LogEntry,
     PlainJobView,
@@ -92,6 +93,28 @@ def _full_view(fields: dict[str, Any], *, is_single: bool = False) -> FullJobVie
         if not fields.get(name, True) or (name == "history" and not is_single):
             fields.pop(name, None)
     return FullJobView(**fields)
+
+
+def job_columns(jobs: list[Job]) -> JobColumns:
+    """Return jobs that have just been handed out together, none with options or extra."""
+    first = jobs[0]
+    assert first.lease is not None, "they were handed out"
+    return JobColumns(
+        queue=first.queue,
+        ids=[job.id for job in jobs],
+        token=first.lease.token,
+        started_at=first.started_at,
+        data=[job.data for job in jobs],
+        priority=_column([job.priority for job in jobs]),
+        created_at=_column([job.created_at for job in jobs]),
+        run_at=_column([job.run_at for job in jobs]),
+        attempts=_column([job.attempts for job in jobs]),
+    )
+
+
+def _column(values: list[int]) -> list[int]:
+    """Return a column, cut to one where all are the same."""
+    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 def state_view(job: Job, origin: Origin) -> StateView:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.dealer import DELIVERY, Dealer
+from tests.contract.dealer import DELIVERY, JSON, Dealer
 from tests.contract.refusals import refused
 from tests.contract.states import NEVER_PUSHED, job_in, pull, push
 
@@ -49,6 +49,25 @@ def test_higher_priority_comes_first_and_a_delayed_job_hides_nobody(
     order = [pull(dealer, queue)["id"] for _ in range(6)]
     assert order == [ids[place] for place in (1, 5, 2, 0, 4, 6)]
     assert dealer.ask("PULL", queue=queue, timeout=0)["job"] is None
+
+
+@pytest.mark.covers("PULLB")
+def test_plain_jobs_come_as_columns_when_asked_for(dealer: Dealer, queue: str) -> None:
+    """A column of one stands for all. Special jobs, and whoever reads JSON, get them as ever."""
+    low = push(dealer, queue, data=3, priority=-1)
+    ids = [push(dealer, queue, data=number) for number in range(3)]
+    reply = dealer.ask("PULLB", queue=queue, count=3, timeout=0, columns=True)
+    if dealer.flags & JSON:
+        assert [job["id"] for job in reply["jobs"]] == ids
+        return
+    assert list(reply) == ["ok", "columns"]
+    columns = reply["columns"]
+    assert (columns["queue"], columns["ids"], columns["priority"]) == (queue, ids, [0])
+    assert columns["data"] == [b"\x00", b"\x01", b"\x02"]
+    assert dealer.ask("ACKB", ids=ids, tokens=[columns["token"]] * 3)["ids"] == [3]
+    special = push(dealer, queue, tags=["a"])
+    reply = dealer.ask("PULLB", queue=queue, count=3, timeout=0, columns=True)
+    assert [job["id"] for job in reply["jobs"]] == [special, low]
 
 
 @pytest.mark.covers("PULLB")

@@ -29,7 +29,7 @@ def test_a_cron_is_listed_as_it_was_made_and_removed_by_name(dealer: Dealer, que
     assert list(reply) == ["ok", "crons"]
     (found,) = [entry for entry in reply["crons"] if entry["name"] == queue]
     assert found.pop("next_run") > 0
-    assert found.pop("tz") in (None, "UTC")
+    assert "tz" not in found
     assert found == made | {"repeat_every": None, "executions": 0}
     assert dealer.ask("CRONDELETE", name=queue) == {"ok": True}
     assert refused(dealer, "CRONDELETE", name=queue) == "Cron job not found"

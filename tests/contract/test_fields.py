@@ -88,7 +88,7 @@ FIELDS: Final[dict[str, Fields]] = {
     "FLOW": Fields({"queue": TEXT, "data": ANY, "children": CHILDREN}, {"priority": SIGNED}),
     "GETCHILDREN": Fields({"parent_id": UNSIGNED}, {}),
     "PULL": Fields({"queue": TEXT}, {"timeout": UNSIGNED}),
-    "PULLB": Fields({"queue": TEXT, "count": UNSIGNED}, {"timeout": UNSIGNED}),
+    "PULLB": Fields({"queue": TEXT, "count": UNSIGNED}, {"timeout": UNSIGNED, "columns": FLAG}),
     "ACK": Fields({"id": UNSIGNED}, {"result": ANY}),
     "ACKB": Fields({"ids": IDS}, {}),
     "FAIL": Fields({"id": UNSIGNED}, {"error": TEXT}),

@@ -126,6 +126,22 @@ def test_a_batch_answers_in_line_with_its_entries(dealer: Dealer, queue: str) ->
 
 
 @pytest.mark.covers("PUSHB")
+def test_a_batch_may_be_nothing_but_payloads(dealer: Dealer, queue: str) -> None:
+    """`payloads` stands in the place of `jobs`, wherever in the request, and never beside it."""
+    long = "x" * (1 << 20)
+    plain = dealer.ask("PUSHB", payloads=[{"n": 1}, None, 7], queue=queue)
+    later = dealer.ask("PUSHB", queue=queue, payloads=[8, long])
+    assert [type(entry) for entry in later["ids"]] == [int, type(None)]
+    assert later["errors"][0]["index"] == 1
+    assert [pull(dealer, queue)["data"] for _ in range(4)] == [{"n": 1}, None, 7, 8]
+    assert plain["ids"] == sorted(plain["ids"])
+    assert dealer.ask("PUSHB", payloads=[], queue=queue) == {"ok": True, "ids": []}
+    both = "`payloads` stands in the place of `jobs`, not beside it"
+    assert both in refused(dealer, "PUSHB", queue=queue, jobs=[{"data": 1}], payloads=[1])
+    assert "missing field `jobs`" in refused(dealer, "PUSHB", queue=queue)
+
+
+@pytest.mark.covers("PUSHB")
 def test_a_batch_above_its_bound_is_refused_whole(dealer: Dealer, queue: str) -> None:
     """10,000 are taken, one more is not, and then nothing is."""
     jobs = [{"data": 1}] * 10_001

@@ -156,8 +156,9 @@ def _held_of(
     """
     ids = command.ids
     tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
-    jobs = context.state.index.get_many(ids)
-    if _are_all_held(jobs, tokens):
+    index = context.state.index
+    jobs = index.get_many(ids)
+    if _are_all_held(jobs, tokens) and (index.run_of(ids) or len(set(ids)) == len(ids)):
         return cast("list[Job]", jobs), range(len(ids)), [], []
     held: list[Job] = []
     places: list[int] = []
@@ -176,13 +177,13 @@ def _held_of(
 
 
 def _are_all_held(jobs: list[Job | None], tokens: Sequence[int | None]) -> bool:
-    """Tell whether these are different jobs, each under the lease that its token names."""
+    """Tell whether these are jobs, each under the lease that its token names."""
     odd = [
         None
         for job, token in zip(jobs, tokens, strict=True)
-        if job is None or job.lease is None or token not in (None, job.lease.token)
+        if job is None or job.lease is None or (token != job.lease.token and token is not None)
     ]
-    return not odd and len(set(map(id, jobs))) == len(jobs)
+    return not odd
 
 
 def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object] | None) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, Final
 
-from msgspec import Raw
 from msgspec.structs import replace
 
 from flashq.errors import (
@@ -36,8 +35,6 @@ from flashq.protocol.jobs import (
     JobOptions,
     NewChild,
     NewJob,
-    PlainPush,
-    PlainPushBatch,
     Push,
     PushBatch,
     PushBatchReply,
@@ -48,7 +45,6 @@ from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context, Decision
 from flashq.shard.dependencies import ask_dependencies, is_ready_now, settle_known
 from flashq.shard.lifecycle import (
-    JSON_ONLY,
     NO_OPTIONS,
     Job,
 )
@@ -62,8 +58,6 @@ TEXT_BYTES_MAX: Final = 1024
 """The longest unique key, custom id, debounce id or tag."""
 TAGS_MAX: Final = 64
 
-_MEMORY: Final = Options(level="memory")
-_MEMORY_JSON: Final = Options(level="memory", json=True)
 _CHILD_FORBIDS: Final = ("unique_key", "job_id", "debounce_id", "depends_on")
 
 
@@ -286,7 +280,7 @@ def push(context: Context, command: Push, origin: Origin) -> Decision:
     data = bytes(command.data)
     context.check_room(1, len(data))
     batch = _Batch(context, command.queue, json=origin.json)
-    durable = _is_durable(context, batch.queue, command.durability)
+    durable = is_durable_push(context, batch.queue, command.durability)
     try:
         new = batch.push(command, data)
     except DuplicateJob as error:
@@ -299,7 +293,8 @@ def push(context: Context, command: Push, origin: Origin) -> Decision:
     return Decision(PushReply(id=new), batch.records, durable)
 
 
-def _is_durable(context: Context, queue: Queue | None, asked: str | None) -> bool:
+def is_durable_push(context: Context, queue: Queue | None, asked: str | None) -> bool:
+    """Tell whether a push that asks for this level (or none) is answered once it is safe."""
     return (context.level_for(queue, asked) or context.level) == "durable"
 
 
@@ -326,28 +321,49 @@ def _awaited(
 def push_batch(context: Context, command: PushBatch, origin: Origin) -> Decision:
     """Add many jobs; each entry succeeds or fails by itself."""
     check_queue_name(command.queue)
-    _check_batch(context, command.jobs)
-    datas = [bytes(job.data) for job in command.jobs]
+    jobs = _entries(command)
+    check_batch(context, jobs)
+    datas = [bytes(job.data) for job in jobs]
     context.check_room(len(datas), sum(map(len, datas)))
     batch = _Batch(context, command.queue, json=origin.json)
     ids: list[int | None] = []
     errors: list[tuple[int, str, str]] = []
     durable = False
-    for index, (job, data) in enumerate(zip(command.jobs, datas, strict=True)):
+    for index, (job, data) in enumerate(zip(jobs, datas, strict=True)):
         try:
             ids.append(batch.push(job, data))
         except FlashQError as error:
             ids.append(None)
             errors.append((index, error.text, error.code))
         else:
-            durable = durable or _is_durable(context, batch.queue, job.durability)
+            durable = durable or is_durable_push(context, batch.queue, job.durability)
     if batch.pending:
         batch.records.append(_awaited("batch", command, ids, errors, batch.pending))
         return Decision(None, batch.records, durable)
     return Decision(batch_reply(ids, errors), batch.records, durable)
 
 
-def _check_batch(context: Context, jobs: Sequence[Any]) -> None:
+def _entries(command: PushBatch) -> Sequence[NewJob]:
+    """Return a batch's entries, whichever way it gives them.
+
+    Raises:
+        InvalidRequest: it gives none, or both ways.
+    """
+    if command.payloads is None:
+        if command.jobs is None:
+            raise InvalidRequest(detail="missing field `jobs`")
+        return command.jobs
+    if command.jobs is not None:
+        raise InvalidRequest(detail="`payloads` stands in the place of `jobs`, not beside it")
+    return [NewJob(data=data) for data in command.payloads]
+
+
+def check_batch(context: Context, jobs: Sequence[Any]) -> None:
+    """Check a batch's length.
+
+    Raises:
+        BatchTooLarge: it is beyond the bound.
+    """
     limit = context.limits.batch_jobs_max
     if len(jobs) > limit:
         raise BatchTooLarge(count=len(jobs), limit=limit)
@@ -359,67 +375,6 @@ def batch_reply(ids: list[int | None], errors: list[tuple[int, str, str]]) -> Pu
         ok=True,
         ids=ids,
         errors=[BatchError(index=index, error=text, code=code) for index, text, code in errors],
-    )
-
-
-def push_plain(context: Context, command: PlainPush, origin: Origin) -> Decision:
-    """Add a job that says nothing but payload and priority."""
-    data = bytes(command.data)
-    state = context.state
-    queue = state.queues.get(command.queue)
-    if queue is None:  # a queue that exists has passed
-        check_queue_name(command.queue)
-    check_payload(context, data)
-    context.check_room(1, len(data))
-    options = _plain_options(context, queue, command.data, json=origin.json)
-    first = state.next_sequence
-    record = r.Pushed(command.queue, first, [data], [command.priority], state.now_ms, options)
-    new = job_id(first, state.shard, state.shard_count)
-    return Decision(PushReply(id=new), [record], _is_durable(context, queue, None))
-
-
-def _plain_options(
-    context: Context, queue: Queue | None, data: Raw, *, json: bool
-) -> Options | None:
-    """Return the options that a plain push gets from its queue, its encoding and the server."""
-    if queue is not None and queue.settings is not DEFAULT_SETTINGS:
-        return options_of_push(context, queue, NewJob(data=data), json=json)
-    if context.level == "memory":
-        return _MEMORY_JSON if json else _MEMORY
-    return JSON_ONLY if json else None
-
-
-def push_plain_batch(context: Context, command: PlainPushBatch, origin: Origin) -> Decision:
-    """Add many plain jobs: one record, whatever their number."""
-    check_queue_name(command.queue)
-    jobs = command.jobs
-    _check_batch(context, jobs)
-    datas = [bytes(job.data) for job in jobs]
-    sizes = [len(data) for data in datas]
-    if not datas or max(sizes) > context.limits.payload_bytes_max:
-        return push_batch(context, _with_options(command), origin)
-    context.check_room(len(datas), sum(sizes))
-    state = context.state
-    queue = state.queues.get(command.queue)
-    options = _plain_options(context, queue, jobs[0].data, json=origin.json)
-    priorities = [job.priority for job in jobs]
-    if priorities.count(priorities[0]) == len(priorities):
-        del priorities[1:]
-    first = state.next_sequence
-    record = r.Pushed(command.queue, first, datas, priorities, state.now_ms, options)
-    step = state.shard_count
-    start = job_id(first, state.shard, step)
-    ids: list[int | None] = list(range(start, start + len(datas) * step, step))
-    return Decision(PushBatchReply(ok=True, ids=ids), [record], _is_durable(context, queue, None))
-
-
-def _with_options(command: PlainPushBatch) -> PushBatch:
-    return PushBatch(
-        queue=command.queue,
-        jobs=[NewJob(data=job.data, priority=job.priority) for job in command.jobs],
-        session=command.session,
-        n=command.n,
-        done_below=command.done_below,
     )
 
 
@@ -443,7 +398,7 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     batch = _Batch(context, command.queue, json=origin.json)
     options = options_of_push(context, batch.queue, command, json=origin.json)
     context.check_joinable(None if options is None else options.level)
-    durable = _is_durable(context, batch.queue, command.durability)
+    durable = is_durable_push(context, batch.queue, command.durability)
     known = _known_flow(batch, command, options)
     if known is not None:
         return Decision(known, batch.records, durable)

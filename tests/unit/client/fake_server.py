@@ -201,7 +201,8 @@ class FakeServer:
         return {"ok": True, "id": self._add(body["queue"], body["data"])}
 
     def _on_pushb(self, _: Peer, body: Body) -> Body:
-        ids = [self._add(body["queue"], job["data"], serve=False) for job in body["jobs"]]
+        payloads = body.get("payloads") or [job["data"] for job in body["jobs"]]
+        ids = [self._add(body["queue"], data, serve=False) for data in payloads]
         self._serve(body["queue"])
         return {"ok": True, "ids": ids}
 

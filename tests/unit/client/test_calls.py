@@ -12,7 +12,7 @@ from flashq.client.calls import by_shard, prepare, prepare_push_batch, stamped, 
 from flashq.errors import BadMessage, DuplicateJob, FlashQError
 from flashq.protocol import jobs, leases
 from flashq.protocol.codec import decode_request
-from flashq.protocol.jobs import PlainPushBatch
+from flashq.protocol.jobs import PayloadBatch, PlainPushBatch
 
 
 def body_of(**fields: Any) -> bytes:
@@ -54,6 +54,10 @@ def test_a_payload_that_contains_itself_is_named() -> None:
 
 def test_a_batch_takes_the_servers_fast_way() -> None:
     """`cmd` stands first, with and without protection, and plain entries decode as such."""
+    call = prepare_push_batch("q", [{"data": {"a": 1}}, {"data": 2}])
+    request = decode_request(stamped(call.body, b"s" * 16, 7, 5))
+    assert isinstance(request, PayloadBatch)
+    assert [bytes(payload) for payload in request.payloads] == [b"\x81\xa1a\x01", b"\x02"]
     call = prepare_push_batch("q", [{"data": {"a": 1}}, {"data": 2, "priority": 5}])
     body = stamped(call.body, b"s" * 16, 7, 5)
     request = decode_request(body)

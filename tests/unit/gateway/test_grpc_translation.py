@@ -73,6 +73,7 @@ def test_a_batch_has_the_same_options() -> None:
     """One entry after the other."""
     jobs = [{"data": b"1", "lifo": True, "backoff_ms": 3}, {"data": b"[]", "unique_key": "k"}]
     command = translation.push_batch(messages.PushBatchRequest(queue="q", jobs=jobs))
+    assert command.jobs is not None
     first, second = command.jobs
     assert first == NewJob(data=first.data, lifo=True, backoff=3)
     assert second == NewJob(data=second.data, unique_key="k")
