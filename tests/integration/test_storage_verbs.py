@@ -8,14 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.contract.dealer import Dealer
-from tests.integration.test_durability import SHARDS, Site, ok, pull, push
+from tests.integration.site import SHARDS, Site, ok, pull, push
 
 _FLASHQ = "import sys; from flashq.cli.main import main; sys.exit(main())"
 
@@ -32,15 +31,6 @@ def flashq(*words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A place for servers, on either storage."""
-    url = request.getfixturevalue("postgres_dsn") if request.param == "postgres" else None
-    site = Site(url)
-    yield site
-    site.close()
 
 
 def fill(dealer: Dealer) -> dict[str, int]:

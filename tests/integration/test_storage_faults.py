@@ -1,0 +1,272 @@
+"""Whole servers on storages that fail as in life: killed, full, read-only, damaged, taken away."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from flashq.cli import checks
+from tests.gateway.http_client import HttpClient
+from tests.integration.site import Site, ok, pull, push, trouble
+from tests.postgres import Postgres
+from tests.server import eventually
+
+
+@pytest.mark.timeout(120)
+def test_a_database_that_dies_and_comes_back(own_postgres: Postgres) -> None:
+    """
+    1. PostgreSQL is killed. A push is not answered; STATS says why; what is known is still read.
+    2. PostgreSQL is started again on its data: the push is answered, by itself.
+    3. It was no lie: everything is killed, and both jobs are there.
+    """
+    site = Site(own_postgres.database())
+    try:
+        dealer = site.start().dealer()
+        first = push(dealer, "a", 1)
+        own_postgres.kill()
+        waiting = dealer.send("PUSH", queue="a", data=2)
+        assert "PostgreSQL" in eventually(lambda: trouble(dealer), "that storage is away")
+        assert waiting not in dealer.answers
+        own_postgres.start()
+        second = ok(dealer.answer(waiting))["id"]
+        eventually(lambda: not trouble(dealer), "that storage is back")
+        dealer.close()
+        site.crash()
+        dealer = site.start().dealer()
+        assert [pull(dealer, "a")["id"] for _ in range(2)] == [first, second]
+        dealer.close()
+    finally:
+        site.close()
+
+
+def test_a_connection_that_the_database_ends(postgres_dsn: str) -> None:
+    """An administrator ends it, or a switch to another server: the next write makes a new one."""
+    site = Site(postgres_dsn)
+    try:
+        dealer = site.start().dealer()
+        push(dealer, "a", 1)
+        with psycopg.connect(postgres_dsn, autocommit=True) as database:
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
+            )
+        for number in range(5):
+            push(dealer, "a", number)
+        assert ok(dealer.ask("COUNT", queue="a"))["count"] == 6
+        dealer.close()
+    finally:
+        site.close()
+
+
+def test_a_database_that_has_lost_a_cron_gets_it_again(postgres_dsn: str) -> None:
+    """
+    1. The database fails over to a copy that has every job, but not the last cron.
+    2. The next write notices. The cron is still there, is stored again, and the loss is counted.
+    """
+    site = Site(postgres_dsn)
+    try:
+        dealer = site.start().dealer()
+        for name in ("kept", "lost"):
+            ok(dealer.ask("CRON", name=name, queue="a", data=1, schedule="0 0 1 1 *"))
+        with psycopg.connect(postgres_dsn, autocommit=True) as database:
+            database.execute("DELETE FROM flashq.coordinator WHERE name = 'cron.lost'")
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
+            )
+            push(dealer, "a", 1)
+            names = [cron["name"] for cron in ok(dealer.ask("CRONLIST"))["crons"]]
+            assert sorted(names) == ["kept", "lost"]
+            query = "SELECT count(*) FROM flashq.coordinator WHERE name LIKE 'cron.%'"
+            assert database.execute(query).fetchone() == (2,)
+        eventually(
+            lambda: ok(dealer.ask("STATS"))["coordinator"]["losses"] == 1, "that it was counted"
+        )
+        dealer.close()
+    finally:
+        site.close()
+
+
+def test_a_database_that_becomes_read_only(postgres_dsn: str) -> None:
+    """Changes wait, and the reason is told, until it can be written again."""
+    site = Site(postgres_dsn)
+    name = urlsplit(postgres_dsn).path.removeprefix("/")
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(postgres_dsn, autocommit=True) as database:
+            database.execute("SET default_transaction_read_only = off")
+            database.execute(
+                f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}'.encode()
+            )
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
+            )
+
+    try:
+        dealer = site.start().dealer()
+        push(dealer, "a", 1)
+        set_read_only("on")
+        waiting = dealer.send("PUSH", queue="a", data=2)
+        eventually(lambda: "read-only" in trouble(dealer), "that it is read-only")
+        assert waiting not in dealer.answers
+        set_read_only("off")
+        ok(dealer.answer(waiting))
+        eventually(lambda: not trouble(dealer), "that it can be written")
+        dealer.close()
+    finally:
+        site.close()
+
+
+def test_a_disk_that_is_full(file_site: Site) -> None:
+    """
+    1. The coordinator cannot make its files any larger. Pushes wait; STATS says why.
+    2. There is room again: they are answered, and are there after a crash.
+    """
+    site = file_site
+    server = site.start()
+    dealer = server.dealer()
+    push(dealer, "a", 0)
+    coordinator = server.pids()["flashq-coordinator"]
+    room = Path(f"{site.path}-wal").stat().st_size
+    resource.prlimit(coordinator, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    waiting = [dealer.send("PUSH", queue="a", data="x" * 500_000) for _ in range(5)]
+    eventually(lambda: trouble(dealer), "that the disk is full")
+    assert not set(waiting) & set(dealer.answers)
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(coordinator, resource.RLIMIT_FSIZE, unlimited)
+    for corr in waiting:
+        ok(dealer.answer(corr))
+    eventually(lambda: not trouble(dealer), "that there is room")
+    dealer.close()
+    site.crash()
+    dealer = site.start().dealer()
+    assert ok(dealer.ask("COUNT", queue="a"))["count"] == 6
+    dealer.close()
+
+
+def test_storage_that_is_taken_away_while_nothing_is_written(file_site: Site) -> None:
+    """
+    1. The file is moved away at night. Nobody pushes, and yet STATS, /health and the doctor say so;
+       the doctor does not blame the coordinator, which answers.
+    2. The file is put back: everything is well again, by itself.
+    3. It is away again, a cron is made, and the server is stopped: it does not wait for storage
+       until its time is up, and says what it could not write.
+    """
+    site = file_site
+    server = site.start("--drain-timeout-ms", "60000")
+    dealer = server.dealer()
+    push(dealer, "a", 1)
+    aside = site.data_dir / "aside"
+    aside.mkdir()
+
+    def move(origin: Path, target: Path) -> None:
+        for path in origin.glob("flashq.db*"):
+            if path.suffix != ".lock":
+                path.rename(target / path.name)
+
+    move(site.data_dir, aside)
+    assert "moved or replaced" in eventually(lambda: trouble(dealer), "that the file is away")
+    with HttpClient(server) as http:
+        response = http.http.get("/health")
+        assert response.status_code == 503
+        assert str(site.path) in response.json()["error"]
+    assert checks.check_coordinator(server.url, None).verdict == "ok"
+    hello, _ = checks.check_router(server.url, None)
+    assert hello is not None
+    storage, *_ = checks.check_shards(server.url, None, hello)
+    assert (storage.check, storage.verdict) == ("storage", "wrong")
+    assert str(site.path) in storage.text
+
+    move(aside, site.data_dir)
+    eventually(lambda: not trouble(dealer), "that the file is back")
+    push(dealer, "a", 2)
+    assert ok(dealer.ask("COUNT", queue="a"))["count"] == 2
+
+    move(site.data_dir, aside)
+    eventually(lambda: trouble(dealer), "that the file is away again")
+    waiting = dealer.send("CRON", name="n", queue="q", data=1, schedule="*/5")
+    eventually(lambda: ok(dealer.ask("STATS"))["coordinator"]["lag_ms"], "that it waits")
+    assert waiting not in dealer.answers
+    dealer.close()
+    assert server.terminate() == 0
+    assert "stopped before storage took everything" in server.log()
+
+
+def test_storage_that_is_away_at_the_start_is_refused(file_site: Site) -> None:
+    """In one sentence, which tells no password."""
+    file_site.storage = "postgresql://user:secret@127.0.0.1:1/none"
+    told = file_site.refusal()
+    assert "storage unavailable: PostgreSQL" in told
+    assert "secret" not in told
+    assert "Traceback" not in told
+
+
+def test_damage_is_refused_at_the_start(file_site: Site) -> None:
+    """A hole and a flipped bit in the log: shard and sequence are named, and nothing is served."""
+    site = file_site
+    server = site.start()
+    dealer = server.dealer()
+    for number in range(3):
+        push(dealer, "a", number)
+    dealer.close()
+    assert server.terminate() == 0
+    server.close()
+    for damage, place in (
+        ("UPDATE log SET records = x'00' WHERE first_seq = 2", ", 2 to 2"),
+        ("DELETE FROM log WHERE first_seq = 2", ": after 1 comes 3"),
+    ):
+        connection = sqlite3.connect(site.path)
+        [shard] = connection.execute("SELECT shard FROM log LIMIT 1").fetchone()
+        connection.execute(damage)
+        connection.commit()
+        connection.close()
+        told = site.refusal()
+        assert f"storage damaged: log of shard {shard}{place}" in told
+        assert "Traceback" not in told
+
+
+def test_another_storage_in_the_same_data_directory_is_refused(file_site: Site) -> None:
+    """Somebody has changed the URL: the server would answer as if everything were lost."""
+    assert file_site.start().terminate() == 0
+    assert file_site.server is not None
+    file_site.server.close()
+    file_site.storage = f"sqlite:///{file_site.data_dir}/other.db"
+    assert "belongs to storage" in file_site.refusal()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_each_commit_is_forced_to_the_disk_once(file_site: Site) -> None:
+    """SIGKILL cannot prove it: count what the coordinator asks of the kernel. Pushes that wait for
+    each other are groups of one."""
+    site, pushes = file_site, 50
+    server = site.start()
+    dealer = server.dealer()
+    push(dealer, "a", 0)
+    trace = site.data_dir / "trace"
+    coordinator = server.pids()["flashq-coordinator"]
+    strace = subprocess.Popen(
+        ["strace", "-f", "-e", "trace=fsync,fdatasync", "-o", trace, "-p", str(coordinator)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert strace.stderr is not None
+        attached = strace.stderr.readline()
+        if "attached" not in attached:
+            pytest.skip(f"strace may not look at other processes here: {attached}")
+        for number in range(pushes):
+            push(dealer, "a", number)
+    finally:
+        strace.terminate()
+        strace.communicate()
+    forced = trace.read_text().count("sync(")
+    assert pushes <= forced <= pushes + 5
+    dealer.close()
