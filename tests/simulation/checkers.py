@@ -8,6 +8,7 @@ moment a promise is broken.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from flashq.coordinator.mailboxes import MESSAGES
@@ -18,13 +19,12 @@ from flashq.protocol.internal import (
     Append,
     CheckpointSlice,
     Fire,
-    Mail,
     Obliterated,
 )
 from flashq.protocol.records import AnyRecord, Entry
 from flashq.shard.invariants import validate
 from flashq.shard.state import ShardState
-from flashq.storage.port import Put, Write
+from flashq.storage.port import Opened, Put, Write
 from tests.simulation.facts import ACTIVE, COMPLETED, GONE, JobFacts, ShardFacts
 from tests.simulation.kinds import CAME_BACK
 from tests.simulation.world import Violation, World
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from tests.simulation.setting import Setting
 
 WINDOW_MS: Final = 1000
+
+
+def _fires(write: Write) -> list[tuple[tuple[int, int, int], Fire]]:
+    """Return the firing that a write posts, if there is one: (shard, incarnation, number), what."""
+    if not isinstance(write, Put) or not write.content:
+        return []
+    return [
+        ((int(name.split(".")[0]), mail.incarnation, mail.number), mail.body)
+        for name, mail in MESSAGES.stored({write.name: write.content})
+        if isinstance(mail.body, Fire)
+    ]
 
 
 class Claim:
@@ -73,13 +84,17 @@ class ShardHistory:
         #: sequence (None for what the log does not get), entry, and its records that are logged
         self.entries: list[tuple[int | None, list[AnyRecord]]] = []
         self.facts = self._nothing()
-        #: the last sequence decided, and the last that the coordinator holds
+        #: the last sequence decided, and the last that storage holds
         self.seq = 0
         self.stored = 0
-        #: the coordinator has lost what it had of this shard
+        #: storage has lost something of this shard, and does not have it again
         self.is_exposed = False
-        #: the state is lost: the coordinator's memory and the shard have died within one window
+        #: up to here it had the log before
+        self.held = 0
+        #: the shard has died too, before storage had it again
         self.is_doomed = False
+        #: its state may be given a new name, though nothing of it is lost
+        self.may_renew = False
         #: its process serves
         self.is_live = False
         #: its last process has ended by itself, with everything said
@@ -92,6 +107,28 @@ class ShardHistory:
     def _nothing(self) -> ShardFacts:
         setting = self._setting
         return ShardFacts(self.shard, setting.shards, setting.level)
+
+    def lost(self, stored: int) -> None:
+        """Storage has lost something, and has the log up to here now; or nothing at all."""
+        if self.incarnation:
+            self.may_renew = True
+            if stored < self.stored or not stored:
+                self.is_exposed = True
+                self.is_doomed = self.is_doomed or not self.is_live
+        self.held = max(self.held, self.stored)
+        self.stored = stored
+
+    def has(self, stored: int, *, full: bool = False) -> None:
+        """Storage has the log up to here.
+
+        Args:
+            full: with everything before it.
+        """
+        self.stored = max(self.stored, stored)
+        if full:
+            self.may_renew = False
+        if full or self.stored >= self.held:
+            self.is_exposed, self.held = False, 0
 
     def truncate(self, seq: int) -> ShardFacts:
         """Undo what is later than `seq`, and what the log never had; return the facts before."""
@@ -144,34 +181,42 @@ class Witness:
     def written(self, write: Write) -> None:
         """The coordinator has stored something."""
         if isinstance(write, Append):
-            self.shards[write.shard].stored = write.last_seq
+            self.shards[write.shard].has(write.last_seq)
         elif isinstance(write, CheckpointSlice):
-            history = self.shards[write.shard]
             if write.last:
                 self._world.seen["checkpoints"] += 1
-                history.stored = max(history.stored, write.seq)
-                if write.full:
-                    history.is_exposed = False
-        elif isinstance(write, Put) and write.content:
-            for name, mail in MESSAGES.stored({write.name: write.content}):
-                if isinstance(mail.body, Fire):
-                    self._fired(int(name.split(".")[0]), mail, mail.body)
+                self.shards[write.shard].has(write.seq, full=write.full)
+        elif isinstance(write, Put):
+            for key, fire in _fires(write):
+                if self.fires.get(key) != fire:  # else written again, since the answer was lost
+                    self._fired(fire)
+                    self.fires[key] = fire
 
-    def _fired(self, shard: int, mail: Mail, fire: Fire) -> None:
+    def _fired(self, fire: Fire) -> None:
         due = (fire.name, fire.generation, fire.due)
+        self._world.note("fires", *due)
         if due in self._dues:
             raise Violation(f"cron {fire.name} fires twice for {fire.due}")
         self._dues.add(due)
-        self.fires[shard, mail.incarnation, mail.number] = fire
 
-    def coordinator_died(self) -> None:
-        """All that it had in memory is lost."""
+    def memory_lost(self) -> None:
+        """The coordinator has died, and storage, which was its memory, with it."""
         self.fires.clear()
         for history in self.shards:
-            history.stored = 0
-            if history.incarnation:
-                history.is_exposed = True
-                history.is_doomed = history.is_doomed or not history.is_live
+            history.lost(0)
+
+    def storage_lost(self, writes: Sequence[Write], opened: Opened) -> None:
+        """Storage has lost what it had stored last.
+
+        Args:
+            opened: what it has now.
+        """
+        for shard in {write.shard for write in writes if not isinstance(write, Put)}:
+            self.shards[shard].lost(opened.shards[shard].last_seq)
+        for write in writes:
+            for key, fire in _fires(write):
+                del self.fires[key]
+                self._dues.discard((fire.name, fire.generation, fire.due))
 
     @property
     def nothing_exposed(self) -> bool:
@@ -208,31 +253,37 @@ class Witness:
         """A shard's process has got back what storage had."""
         history, world = self.shards[shard], self._world
         world.note(f"shard-{shard} recovered {state.seq} of {history.seq} in epoch {epoch}")
-        if state.incarnation == history.incarnation:
-            if not history.stored <= state.seq <= history.seq:
-                raise Violation(
-                    f"shard {shard} recovered {state.seq}; decided {history.seq}, "
-                    f"stored {history.stored}"
-                )
-            if history.is_drained and state.seq < history.seq:
-                raise Violation(f"shard {shard} drained, and yet lost {state.seq} to {history.seq}")
-            history.is_drained = False
-            self._undo(history, state.seq)
-            return
-        if history.incarnation:
-            if not history.is_doomed:
+        if not history.stored <= state.seq <= history.seq:
+            raise Violation(
+                f"shard {shard} recovered {state.seq}; decided {history.seq}, "
+                f"stored {history.stored}"
+            )
+        is_lost = history.is_doomed and state.seq < history.held
+        if history.is_drained and state.seq < history.seq and not is_lost:
+            raise Violation(f"shard {shard} drained, and yet lost {state.seq} to {history.seq}")
+        if state.incarnation != history.incarnation and history.incarnation:
+            if not history.is_doomed and not history.may_renew:
                 raise Violation(f"shard {shard} lost its state though storage had it")
-            world.fault("a shard's whole state is lost")
-            history.wipes += 1
-        if state.seq:
-            raise Violation(f"shard {shard}: a new incarnation begins at {state.seq}")
-        self._undo(history, 0, wiped=True)
+            if not self._setting.lasts:
+                world.fault("a shard's whole state is lost")
+                history.wipes += 1
+        if is_lost:
+            # Who was told of what storage had not had yet was told too early all the same.
+            self._undo(history, history.held)
+            if self._setting.lasts:
+                world.fault("a part of a shard's state is lost")
+                history.wipes += 1
+        self._undo(history, state.seq, is_lost=is_lost)
         history.incarnation = state.incarnation
-        history.stored = 0
+        history.held = 0
         history.is_exposed = history.is_doomed = history.is_drained = False
 
-    def _undo(self, history: ShardHistory, seq: int, *, wiped: bool = False) -> None:
-        """Undo what a shard has decided after `seq`, and see whether somebody was told of it."""
+    def _undo(self, history: ShardHistory, seq: int, *, is_lost: bool = False) -> None:
+        """Undo what a shard has decided after `seq`, and see whether somebody was told of it.
+
+        Args:
+            is_lost: storage had it, and has lost it.
+        """
         if seq < history.seq:
             self._world.faults["records lost with a shard"] += 1
         before = history.truncate(seq)
@@ -245,11 +296,11 @@ class Witness:
         for key, claim in list(history.claims.items()):
             if claim.holds(after):
                 continue
-            if claim.durable and not wiped:
+            if claim.durable and not is_lost:
                 raise Violation(f"a crash made a reply untrue: {claim!r} (recovered {seq})")
             del history.claims[key]
             self._accepted.pop(claim.job_id, None)
-        if not wiped:
+        if not is_lost:
             self._check_mail(history, before, after)
 
     def _check_mail(self, history: ShardHistory, before: ShardFacts, after: ShardFacts) -> None:
@@ -293,7 +344,7 @@ class Witness:
         history, world = self.shards[shard], self._world
         if world.is_traced:
             for record in entry.records:
-                world.note(f"shard-{shard} #{seq} {record!r:.600}")
+                world.tell(f"shard-{shard} #{seq} {record!r:.600}")
         history.entries.append((seq, kept))
         if seq is not None:
             history.seq = seq
@@ -361,14 +412,15 @@ class Witness:
             return
         for child in job.children:
             ended = self.facts_of(child)
-            if ended is None and self.history_of(child).wipes:
+            if self.history_of(child).wipes:
                 continue
             if ended is None or not ended.has_ended:
                 raise Violation(f"{job!r} runs before its child {ended!r}")
         policy = job.options.on_dependency_failure
         for dependency in job.options.depends_on:
             ended = self.facts_of(dependency)
-            if ended is None and self.history_of(dependency).losses:
+            history = self.history_of(dependency)
+            if history.wipes or (ended is None and history.losses):
                 continue
             good = ended is not None and (
                 ended.state == COMPLETED or (policy == "ignore" and ended.has_ended)
@@ -379,7 +431,7 @@ class Witness:
     def _cron_arrived(self, shard: int, record: r.Received, entry: Entry) -> None:
         fire = self.fires.get((shard, record.incarnation, record.number))
         if fire is None:
-            return  # of a coordinator that is dead
+            return  # of a storage that is lost
         queues = [made.queue for made in entry.records if isinstance(made, r.Pushed)]
         if queues != [fire.queue]:
             raise Violation(f"{fire!r} made jobs in {queues}")
@@ -439,7 +491,7 @@ class Witness:
         self.refused[payload] = error
         for job_id in self.by_payload.get(payload, ()):
             job = self.facts_of(job_id)
-            if job is not None and job.reason != "rejected":
+            if job is not None and job.reason != "rejected" and not job.is_raised:
                 raise Violation(f"{job!r}: its push was refused with {error}")
 
     def delivered(self, job_id: int, queue: str, payload: int | str | None) -> None:

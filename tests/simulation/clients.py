@@ -22,7 +22,7 @@ from flashq.client.happenings import (
     NoticeReceived,
 )
 from flashq.errors import FlashQError, SessionExpired
-from flashq.protocol.codec import encode
+from flashq.protocol.codec import encode, encode_msgpack
 from flashq.protocol.crons import DeleteCron, SetCron
 from flashq.protocol.framing import (
     REPLY,
@@ -42,6 +42,7 @@ MESSAGES_PER_TURN_MAX: Final = 200
 _NOT_COMPARED: Final = (Pull, PullBatch, SetCron, DeleteCron)
 """A repeated pull may be handed other jobs, and the first ones go back; and a coordinator that dies
 forgets what it has answered."""
+_LEVEL_MEMORY: Final = encode_msgpack("memory")
 
 
 class Outcome(NamedTuple):
@@ -126,7 +127,8 @@ class ClientProcess(Process):
         now_us = self.world.now_us
         deadline_us = now_us + timeout_ms * MS
         self._asked[corr] = _Asked(request, then, now_us, deadline_us)
-        if call.command.mutates and call.command.request not in _NOT_COMPARED:
+        is_kept = call.command.mutates and call.command.request not in _NOT_COMPARED
+        if is_kept and _LEVEL_MEMORY not in call.body:  # else a crash forgets the answer
             self._mutations[corr] = request
         self.wake(now_us + 10)
 
@@ -186,7 +188,8 @@ class ClientProcess(Process):
         who = f"{self.name}/{self.instance}/{event.corr}"
         error = event.error
         if self.world.is_traced:
-            self.world.note(who, f"{asked.request!r:.200}", "->", repr(error or event.reply)[:200])
+            told = repr(error or event.reply)
+            self.world.tell(f"{who} {asked.request!r:.200} -> {told:.200}")
         self.world.seen[f"outcome {'ok' if error is None else error.code}"] += 1
         late_us = self.world.now_us - asked.deadline_us
         if late_us > 1000 * MS and not self._was_stopped(asked.deadline_us):

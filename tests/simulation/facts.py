@@ -84,6 +84,8 @@ class JobFacts:
         self.has_ended = False
         #: it was taken out of the dead letters, and then waits for nobody
         self.is_retried = False
+        #: it was pushed with level memory: the answer to the push is not kept
+        self.is_raised = False
 
     @property
     def is_ended(self) -> bool:
@@ -243,6 +245,7 @@ class ShardFacts:
             if job.state == ACTIVE:
                 self.active[job.queue] += 1
         job.level = (None if image.options is None else image.options.level) or self._level
+        job.is_raised = True
         return [job]
 
     # --- queues and mail

@@ -15,9 +15,11 @@ from tests.simulation.kinds import LINKS
 from tests.simulation.network import Network
 from tests.simulation.processes import CoordinatorProcess, Process, RouterProcess, ShardProcess
 from tests.simulation.setting import Setting
+from tests.simulation.storage import AILMENTS, FATES
 from tests.simulation.world import MS, World
 
 STOP_US: Final = (200 * MS, 5000 * MS)
+AIL_US: Final = (50 * MS, 3000 * MS)
 
 
 class Saboteur:
@@ -62,6 +64,10 @@ class Saboteur:
             (3, self._end_some),
             (3, self._set_clock),
         ]
+        if setting.lasts:
+            strikes += [(3, self._kill_coordinator), (5, self._ail), (5, self._doom)]
+        if setting.fails_over:
+            strikes.append((6, self._fail_over))
         self._strikes = [strike for weight, strike in strikes for _ in range(weight)]
 
     def begin(self) -> None:
@@ -72,6 +78,7 @@ class Saboteur:
         """Nothing more goes wrong."""
         self._is_over = True
         self._network.heal()
+        self._coordinator.storage.heal()
         for process in self._all():
             process.fuse = None
 
@@ -112,11 +119,46 @@ class Saboteur:
             self._kill(self._router, "router")
 
     def _kill_coordinator(self) -> None:
-        doomed = any(shard.fuse is not None or shard.is_ending for shard in self._shards)
-        safe = self._witness.nothing_exposed and not doomed
-        if self._coordinator.alive and (self._setting.loses_states or safe):
+        if not self._coordinator.alive:
+            return
+        if self._setting.lasts:
+            self._kill(self._coordinator, "coordinator")
+        elif self._may_lose():
             self._world.fault("kill coordinator")
             self._coordinator.kill()
+            self._also_lose_states()
+
+    def _may_lose(self) -> bool:
+        """Tell whether no state is lost when storage loses something, or may be."""
+        doomed = any(shard.fuse is not None or shard.is_ending for shard in self._shards)
+        safe = self._witness.nothing_exposed and not doomed
+        return self._setting.loses_states or safe
+
+    # --- storage
+
+    def _ail(self) -> None:
+        ailment = self._world.chance.choice(AILMENTS)
+        self._coordinator.storage.ail(ailment, self._world.between(*AIL_US))
+
+    def _doom(self) -> None:
+        self._coordinator.storage.doom(self._world.chance.choice(FATES))
+
+    def _fail_over(self) -> None:
+        if self._may_lose():
+            self._coordinator.storage.fail_over(self._world.between(0, AIL_US[1] // 3))
+            self._also_lose_states()
+
+    def _also_lose_states(self) -> None:
+        """Storage has lost something: maybe let a shard die before it can give it again."""
+        exposed = [
+            process
+            for process in self._shards
+            if process.alive and self._witness.shards[process.shard].is_exposed
+        ]
+        if exposed and self._setting.loses_states and self._world.happens(0.5):
+            process = self._world.chance.choice(exposed)
+            self._world.fault("kill shard", process.name)
+            process.kill()
 
     def _kill_client(self) -> None:
         process = self._world.chance.choice(self._clients)

@@ -15,10 +15,27 @@ LINKS: Final = (
     "shard-shard",
     "router-events",
 )
+AWAY: Final = "storage away"
+FULL: Final = "storage full"
+READ_ONLY: Final = "storage read-only"
+CUT_BEFORE_COMMIT: Final = "connection lost before a commit"
+CUT_AFTER_COMMIT: Final = "connection lost after a commit"
+KILLED_BEFORE_COMMIT: Final = "killed before a commit"
+KILLED_AFTER_COMMIT: Final = "killed after a commit"
+FAILED_OVER: Final = "storage comes back with less"
+
 KINDS: Final = (
     "message delayed",
     "messages reordered",
     "commit slow",
+    AWAY,
+    FULL,
+    READ_ONLY,
+    CUT_BEFORE_COMMIT,
+    CUT_AFTER_COMMIT,
+    KILLED_BEFORE_COMMIT,
+    KILLED_AFTER_COMMIT,
+    FAILED_OVER,
     *(f"break {link}" for link in LINKS),
     "messages lost in a break",
     "kill shard",
@@ -40,6 +57,7 @@ KINDS: Final = (
     "a client that never reads",
     "records lost with a shard",
     "a shard's whole state is lost",
+    "a part of a shard's state is lost",
 )
 """Every one of them strikes in a set of runs, or the set has not tested what it says."""
 
@@ -48,6 +66,8 @@ HAPPENINGS: Final = (
     CAME_BACK,
     "checkpoints",
     "clients reconnected",
+    "coordinators that could not start",
+    "coordinators that began anew",
     "events heard",
     "gaps noticed by a shard",
     "gaps told to a listener",
@@ -57,6 +77,7 @@ HAPPENINGS: Final = (
     "outcome duplicate",
     "outcome lease_lost",
     "outcome session_expired",
+    "outcome storage_unavailable",
     "outcome wait_timeout",
 )
 """What has to happen in a set of runs besides: what the server does about all that."""

@@ -78,9 +78,13 @@ class Wire:
     def put(self, frames: Frames) -> None:
         """Send a message."""
         network = self._network
-        self.last_us = max(self.last_us, network.world.now_us + network.delay_us())
-        self._flying.append((network.number(), list(frames)))
-        network.world.at(self.last_us, self._arrive)
+        world = network.world
+        arrives_us = world.now_us + network.delay_us()
+        if arrives_us > self.last_us:
+            self.last_us = arrives_us
+        network.numbers += 1
+        self._flying.append((network.numbers, list(frames)))
+        world.at(self.last_us, self._arrive)
 
     def _arrive(self) -> None:
         if not self._flying:
@@ -275,7 +279,8 @@ class Network:
         #: by address, by routing id
         self._routes: dict[str, dict[bytes, Link]] = {}
         self._routing_ids = 0
-        self._numbers = 0
+        #: how many messages were sent
+        self.numbers = 0
 
     # --- for processes
 
@@ -371,31 +376,27 @@ class Network:
     def delay_us(self) -> int:
         """Return how long the next message takes."""
         world = self.world
-        if world.happens(self.weather.late):
+        luck = world.chance.random()
+        if luck < self.weather.late:
             world.faults["message delayed"] += 1
             return world.between(MS, self.weather.late_us)
-        return world.between(30, 400)
-
-    def number(self) -> int:
-        """Return the next message's number."""
-        self._numbers += 1
-        return self._numbers
+        return 30 + int(370 * luck)
 
     def arrived(
         self, reader: Process, number: int, socket: str, peer: bytes, frames: list[bytes]
     ) -> None:
         """Write an arrival into the record."""
-        if number < reader.newest:
-            self.world.faults["messages reordered"] += 1
-        reader.newest = max(number, reader.newest)
-        check = 0
+        world = self.world
+        if number > reader.newest:
+            reader.newest = number
+        else:
+            world.faults["messages reordered"] += 1
+        check = number
         for frame in frames:
             check = crc32(frame, check)
-        self.world.note(
-            f"{reader.name}.{socket}",
-            f"<- {peer.hex()} {len(frames)}f {check:08x}",
-            detail=in_words(frames) if self.world.is_traced else "",
-        )
+        world.mark(check)
+        if world.is_traced:
+            world.tell(f"{reader.name}.{socket} <- {peer.hex()} {in_words(frames)}")
 
 
 RESTART_US: Final = (5 * MS, SECOND // 2)

@@ -8,11 +8,13 @@ the witness.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
-from flashq.coordinator.writer import Committed, Read
+from flashq.coordinator.writer import Broken, Changed, Committed, Read, Trouble, Unreadable
+from flashq.errors import StorageUnavailable
 from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import Router
 from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
@@ -22,8 +24,8 @@ from flashq.shard.identity import Phase
 from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
 from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
 from tests.simulation.shards import WatchedNode
-from tests.simulation.storage import SimulatedWriter
-from tests.simulation.world import MS, World
+from tests.simulation.storage import FaultyStorage, SimulatedWriter
+from tests.simulation.world import MS, Killed, Violation, World
 
 if TYPE_CHECKING:
     from tests.simulation.checkers import Witness
@@ -44,10 +46,6 @@ def shard_address(shard: int) -> str:
 def events_address(shard: int) -> str:
     """Return where a shard publishes."""
     return f"events-{shard}"
-
-
-class Killed(Exception):
-    """The process dies here."""
 
 
 class Ended(Exception):
@@ -73,7 +71,8 @@ class Process:
         #: until when it is stopped
         self._stopped_until_us = 0
         self._turn_at_us: int | None = None
-        self._turn_stamp = 0
+        #: when the world calls, the next time first
+        self._alarms: list[int] = []
         self._inbox: dict[str, deque[Arrival]] = {}
         self._wall_last_ms = 0
 
@@ -103,8 +102,12 @@ class Process:
         self._inbox = {}
         self._wall_last_ms = 0
         self.world.note(f"{self.name} starts")
-        self.boot()
-        self.wake(self.world.now_us)
+        try:
+            self.boot()
+        except Killed:
+            self.kill()
+        else:
+            self.wake(self.world.now_us)
 
     def kill(self, *, politely: bool = False) -> None:
         """Let it die, whatever it does; politely: once its last words are sent."""
@@ -150,12 +153,20 @@ class Process:
         at_us = max(at_us, self._stopped_until_us)
         if self._turn_at_us is None or at_us < self._turn_at_us:
             self._turn_at_us = at_us
-            self._turn_stamp += 1
-            stamp = self._turn_stamp
-            self.world.at(at_us, lambda: self._run_turn(stamp))
+            if not self._alarms or at_us < self._alarms[0]:
+                heappush(self._alarms, at_us)
+                self.world.at(at_us, self._ring)
 
-    def _run_turn(self, stamp: int) -> None:
-        if stamp != self._turn_stamp or not self.alive:
+    def _ring(self) -> None:
+        """Have a turn if it is time for one, else see that this comes again then."""
+        heappop(self._alarms)
+        at_us = self._turn_at_us
+        if at_us is None or not self.alive:
+            return
+        if at_us > self.world.now_us:
+            if not self._alarms or at_us < self._alarms[0]:
+                heappush(self._alarms, at_us)
+                self.world.at(at_us, self._ring)
             return
         self._turn_at_us = None
         if self.is_stopped:
@@ -185,7 +196,10 @@ class Process:
             if self.is_stopped:
                 self.world.at(self._stopped_until_us, act)
                 return
-            action()
+            try:
+                action()
+            except Killed:
+                self.kill()
 
         self.world.after(wait_us, act)
 
@@ -196,15 +210,15 @@ class Process:
         self._inbox.setdefault(socket, deque()).append(arrival)
         self.wake(self.world.now_us + self.world.between(5, 60))
 
-    def take(self, socket: str, messages_max: int = TURN_MESSAGES_MAX) -> Iterator[Arrival]:
+    def take(self, socket: str, messages_max: int = TURN_MESSAGES_MAX) -> Sequence[Arrival]:
         """Read what stands in a socket, a bounded batch."""
         inbox = self._inbox.get(socket)
-        for _ in range(messages_max):
-            if not inbox:
-                return
-            arrival = inbox.popleft()
+        if not inbox:
+            return ()
+        batch = [inbox.popleft() for _ in range(min(len(inbox), messages_max))]
+        for arrival in batch:
             arrival.wire.unread -= 1
-            yield arrival
+        return batch
 
     def burn(self) -> None:
         """A message is about to be sent.
@@ -469,25 +483,37 @@ class RouterProcess(Process):
 
 
 class CoordinatorProcess(Process):
-    """The coordinator with its storage, which is its own memory and dies with it."""
+    """The coordinator. Its storage outlives it, or is its own memory and dies with it."""
 
     def __init__(self, world: World, network: Network, setting: Setting, witness: Witness) -> None:
         super().__init__(world, network, COORDINATOR)
         self._setting = setting
         self._witness = witness
+        self._agreed = CoordinatorSettings(
+            shard_count=setting.shards, limits=setting.limits, config_hash=setting.config_hash
+        )
+        self.storage = self._new_storage()
         self.coordinator: Coordinator
-        self._writer: SimulatedWriter
+        self._writer: SimulatedWriter | None = None
+        #: what storage says is wrong
+        self._trouble = ""
+
+    def _new_storage(self) -> FaultyStorage:
+        return FaultyStorage(self.world, self._setting, self._witness, self.wall_ms())
 
     def boot(self) -> None:
         """Begin as `coordinator.process.run` does."""
         setting = self._setting
-        storage = setting.new_storage(self.wall_ms(), self.world.chance.randbytes(16))
-        opened = storage.open(setting.shards)
-        self._writer = SimulatedWriter(self, storage, setting, self._witness)
-        agreed = CoordinatorSettings(
-            shard_count=setting.shards, limits=setting.limits, config_hash=setting.config_hash
-        )
-        self.coordinator = Coordinator(agreed, opened, self.wall_ms())
+        self._trouble = ""
+        if not setting.lasts:
+            self.storage = self._new_storage()
+        try:
+            opened = self.storage.open(setting.shards)
+        except StorageUnavailable:
+            self.world.seen["coordinators that could not start"] += 1
+            raise Killed from None
+        self._writer = SimulatedWriter(self, self.storage, opened, setting)
+        self.coordinator = Coordinator(self._agreed, opened, self.wall_ms())
         self.network.bind(self, COORDINATOR, "front")
 
     def turn(self) -> int | None:
@@ -498,6 +524,8 @@ class CoordinatorProcess(Process):
             coordinator.handle(arrival.peer, arrival.frames, now_ms, mono_ms)
         coordinator.tick(now_ms, mono_ms)
         self._settle()
+        coordinator = self.coordinator
+        coordinator.set_trouble(self._trouble)
         for to, frames in coordinator.take_parcels():
             if self.answer(COORDINATOR, to, frames, UNREAD_MAX) is Sent.GONE:
                 coordinator.undeliverable(to)
@@ -505,7 +533,8 @@ class CoordinatorProcess(Process):
 
     def _settle(self) -> None:
         """Tell the engine what has become safe, and give the writer what has to."""
-        coordinator, writer = self.coordinator, self._writer
+        writer = self._writer
+        assert writer is not None, "it has begun"
         is_settled = False
         while not is_settled:
             is_settled = True
@@ -514,20 +543,33 @@ class CoordinatorProcess(Process):
                 match result:
                     case Committed(groups):
                         for group in groups:
-                            coordinator.committed(group)
+                            self.coordinator.committed(group)
                     case Read(recovery, part):
-                        coordinator.recovered(recovery, part)
-            while (group_or_none := coordinator.take_group()) is not None:
+                        self.coordinator.recovered(recovery, part)
+                    case Trouble(sentence):
+                        self._trouble = sentence
+                    case Changed(opened, again):
+                        self.world.seen["coordinators that began anew"] += 1
+                        self.coordinator = Coordinator(self._agreed, opened, self.wall_ms())
+                        self.coordinator.write_again(again)
+                        writer.restart()
+                    case Unreadable() | Broken():
+                        raise Violation(f"{result!r}, of a storage that keeps everything whole")
+            while (group_or_none := self.coordinator.take_group()) is not None:
                 is_settled = False
                 if group_or_none.writes or not writer.is_idle:
                     writer.submit(group_or_none)
                 else:
-                    coordinator.committed(group_or_none)
-            for recovery in coordinator.take_recoveries():
+                    self.coordinator.committed(group_or_none)
+            for recovery in self.coordinator.take_recoveries():
                 is_settled = False
                 writer.submit(recovery)
 
     def died(self) -> None:
         """Its supervisor starts it again; its memory is lost."""
-        self._witness.coordinator_died()
+        if self._writer is not None:
+            self._writer.died()
+            self._writer = None
+        if not self._setting.lasts:
+            self._witness.memory_lost()
         self.restart()

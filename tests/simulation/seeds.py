@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-SET_SEEDS: Final = 50
-SETS: Final = tuple(range(first, first + SET_SEEDS) for first in range(1, 201, SET_SEEDS))
-"""200 seeds; in each set every kind of fault has to strike."""
+SET_SEEDS: Final = 100
+SETS: Final = tuple(range(first, first + SET_SEEDS) for first in range(1, 501, SET_SEEDS))
+"""500 seeds; in each set every kind of fault has to strike."""
 
 REGRESSIONS: Final = {
     9: "a restart brought an expired session back to life",

@@ -11,8 +11,6 @@ from typing import Final
 from flashq.ids import shard_of_queue
 from flashq.protocol.limits import MIB, EngineLimits
 from flashq.shard.identity import Identity
-from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Storage
 from flashq.version import __version__
 from tests.simulation.network import Weather
 
@@ -36,8 +34,12 @@ class Setting:
         self.shards: Final = choice((2, 3, 3, 4))
         self.level: Final = choice(("durable", "durable", "async"))
         self.queues: Final = QUEUES
-        #: the coordinator and a shard may die within one window, so that state is lost
-        self.loses_states: Final = chance.random() < 0.2
+        #: storage outlives the coordinator, as a file or a database does, and may be away
+        self.lasts: Final = chance.random() < 0.7
+        #: it may be replaced by a copy that lacks what was written last
+        self.fails_over: Final = self.lasts and chance.random() < 0.5
+        #: a shard may die before storage has again what it lost, so that state is lost
+        self.loses_states: Final = chance.random() < 0.3
         #: every so many turns of shards all indexes are checked; 0 for never
         self.validate_every: Final = choice((0, 40, 150))
         self.weather: Final = Weather(choice((0.0, 0.005, 0.02, 0.1)), choice((5, 40, 200)) * 1000)
@@ -52,7 +54,7 @@ class Setting:
         self.router_unread_max: Final = choice((5, 100, 1000))
         self.events_unheard_max: Final = choice((5, 1000))
         self.limits: Final = EngineLimits(
-            heartbeat_interval_ms=500,
+            heartbeat_interval_ms=800,
             session_timeout_ms=2500,
             stall_timeout_ms=3000,
             answers_ms=choice((3000, 10_000)),
@@ -63,6 +65,7 @@ class Setting:
             unsafe_bytes_max=choice((2000, MIB, MIB)),
             outcomes_max=choice((20, 100_000)),
             shard_jobs_max=choice((200, 100_000)),
+            storage_wait_ms=choice((200, 1000)),
         )
 
     def identity(self, shard: int) -> Identity:
@@ -78,10 +81,6 @@ class Setting:
             message_bytes_max=self.message_bytes_max,
             drain_timeout_ms=5000,
         )
-
-    def new_storage(self, wall_ms: int, uuid: bytes) -> Storage:
-        """Return the storage of a coordinator that begins: an empty one."""
-        return MemoryStorage(wall_ms, uuid)
 
     def shard_of(self, queue: str) -> int:
         """Return which shard has the queue."""

@@ -84,8 +84,8 @@ class Simulation:
         ]
         self.rude: Final = RudeProcess(world, network, "rude", setting.queues)
         chance = world.chance
-        self._work_us: Final = world.between(3 * SECOND, 7 * SECOND)
-        every_ms = chance.choice((100, 250, 600))
+        self._work_us: Final = world.between(5 * SECOND // 2, 11 * SECOND // 2)
+        every_ms = chance.choice((80, 200, 450))
         self.saboteur: Final = Saboteur(
             world,
             network,

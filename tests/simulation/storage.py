@@ -1,22 +1,202 @@
-"""The writer of the simulated coordinator: commits that take their time, seen by the witness.
+"""The storage of the simulated coordinator, with everything that goes wrong there, and its writer.
 
-Also the place where storage faults go: whatever makes a commit fail, or tears a group apart, wraps
-the `Storage` that the writer is given.
+`FaultyStorage` keeps what it is given whole: all of a group or nothing. Owns what a storage may do
+otherwise: be away or refuse to write for a while, lose the answer to a commit, take its coordinator
+along, and come back as a copy that lacks the last groups. The witness sees each write once it is
+stored, and what is lost with a copy.
+
+`SimulatedWriter` carries out the steps of the product's own `WriterEngine`, in virtual time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from flashq.coordinator.outbox import Group
-from flashq.coordinator.writer import Committed, Read, Task
-from flashq.storage.port import Storage
+from flashq.coordinator.writer import (
+    PROBE_MS,
+    Call,
+    Commit,
+    End,
+    Open,
+    Probe,
+    Rest,
+    Result,
+    Task,
+    WriterEngine,
+    carry_out,
+)
+from flashq.errors import ConfigError, StorageUnavailable
+from flashq.protocol.internal import Recovered
+from flashq.storage.memory import MemoryStorage
+from flashq.storage.port import Opened, Write
+from tests.simulation.kinds import (
+    AWAY,
+    CUT_AFTER_COMMIT,
+    CUT_BEFORE_COMMIT,
+    FAILED_OVER,
+    FULL,
+    KILLED_AFTER_COMMIT,
+    KILLED_BEFORE_COMMIT,
+    READ_ONLY,
+)
+from tests.simulation.world import MS, Killed, Violation, World
 
 if TYPE_CHECKING:
     from tests.simulation.checkers import Witness
     from tests.simulation.processes import CoordinatorProcess
     from tests.simulation.setting import Setting
+
+AILMENTS: Final = (AWAY, FULL, READ_ONLY)
+"""What a storage can have for a while."""
+FATES: Final = (CUT_BEFORE_COMMIT, CUT_AFTER_COMMIT, KILLED_BEFORE_COMMIT, KILLED_AFTER_COMMIT)
+"""What can happen at a commit."""
+LAG_GROUPS_MAX: Final = 6
+"""So many groups the copy of a storage may lack."""
+
+
+class FaultyStorage:
+    """See the module.
+
+    Args:
+        world, setting, witness: the run's.
+        wall_ms: the wall clock.
+    """
+
+    def __init__(self, world: World, setting: Setting, witness: Witness, wall_ms: int) -> None:
+        self._world: Final = world
+        self._setting: Final = setting
+        self._witness: Final = witness
+        uuid = world.chance.randbytes(16)
+        self._stored = MemoryStorage(wall_ms, uuid)
+        #: follows, and lacks the groups in `_ahead`; None for a storage without a copy
+        self._copy = MemoryStorage(wall_ms, uuid) if setting.fails_over else None
+        self._ahead: deque[Sequence[Write]] = deque()
+        #: what it has, until when
+        self._ailment: str | None = None
+        self._ails_until_us = 0
+        #: what happens at the next commit
+        self._fate: str | None = None
+        #: the coordinator has asked what is there since the last error
+        self._is_open = False
+        #: the connection is gone, which the next call notices
+        self._is_cut = False
+
+    # --- what goes wrong
+
+    def ail(self, ailment: str, duration_us: int) -> None:
+        """Have something for a while."""
+        self._ailment = ailment
+        self._ails_until_us = self._world.now_us + duration_us
+
+    def doom(self, fate: str) -> None:
+        """Let something happen at the next commit."""
+        self._fate = fate
+
+    def fail_over(self, away_us: int) -> None:
+        """From now on be the copy, and away at first."""
+        if self._copy is None or not self._ahead:
+            return
+        self._world.fault(FAILED_OVER, len(self._ahead))
+        lost = [write for group in self._ahead for write in group]
+        self._stored, self._copy = self._copy, deepcopy(self._copy)
+        self._ahead.clear()
+        self._witness.storage_lost(lost, self._stored.open(self._setting.shards))
+        self._is_cut = True
+        self.ail(AWAY, away_us)
+
+    def heal(self) -> None:
+        """From now on do as a storage should."""
+        self._ailment = self._fate = None
+
+    def _suffer(self, *ailments: str) -> None:
+        """Fail if it has one of these, or the connection is gone.
+
+        Raises:
+            StorageUnavailable: so it is.
+        """
+        if not self._is_open:
+            raise Violation("storage is used before it was asked what it has")
+        if self._is_cut:
+            self._is_open = False
+            raise StorageUnavailable(detail="connection lost")
+        self._ache(*ailments)
+
+    def _ache(self, *ailments: str) -> None:
+        if self._ailment in ailments:
+            if self._world.now_us < self._ails_until_us:
+                self._fail(self._ailment)
+            self._ailment = None
+
+    def _fail(self, kind: str) -> NoReturn:
+        self._world.fault(kind)
+        self._is_open = False
+        raise StorageUnavailable(detail=kind)
+
+    # --- the port
+
+    def open(self, shard_count: int) -> Opened:
+        """Say what is there."""
+        self._ache(AWAY)
+        self._is_open, self._is_cut = True, False
+        if self._copy is not None:
+            self._copy.open(shard_count)
+        return self._stored.open(shard_count)
+
+    def write(self, group: Sequence[Write]) -> None:
+        """Store a group, as far as nothing happens."""
+        self._suffer(*AILMENTS)
+        fate, self._fate = self._fate, None
+        if fate in (CUT_BEFORE_COMMIT, KILLED_BEFORE_COMMIT):
+            self._meet(fate)
+        self._store(group)
+        if fate is not None:
+            self._meet(fate)
+
+    def _meet(self, fate: str) -> NoReturn:
+        if fate in (CUT_BEFORE_COMMIT, CUT_AFTER_COMMIT):
+            self._fail(fate)
+        self._world.fault(fate)
+        raise Killed
+
+    def _store(self, group: Sequence[Write]) -> None:
+        self._stored.write(group)
+        for write in group:
+            self._witness.written(write)
+        if self._copy is not None:
+            self._ahead.append(list(group))
+            lag = self._world.chance.randint(0, LAG_GROUPS_MAX)
+            while len(self._ahead) > lag:
+                self._copy.write(self._ahead.popleft())
+
+    def orphan(self, group: Sequence[Write]) -> None:
+        """The coordinator has died while this was being committed: it is stored, or it is not."""
+        self._fate = None
+        if self._is_open and not self._is_cut and self._world.happens(0.5):
+            self._store(group)
+            self._world.fault(KILLED_AFTER_COMMIT)
+        else:
+            self._world.fault(KILLED_BEFORE_COMMIT)
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give a part of a shard's recovery, a small one."""
+        self._suffer(AWAY)
+        return self._stored.recover(shard, cursor, min(bytes_max, self._setting.recovered_bytes))
+
+    def tidy(self) -> bool:
+        """There is nothing to tidy, which needs a connection to know."""
+        self._suffer(AWAY, READ_ONLY)
+        return self._stored.tidy()
+
+    def probe(self) -> None:
+        """Say whether it is there and takes writes."""
+        self._suffer(*AILMENTS)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._is_open = False
 
 
 class SimulatedWriter:
@@ -25,60 +205,97 @@ class SimulatedWriter:
     Args:
         process: whose writer it is; woken when there are results.
         storage: open.
+        opened: what it has.
         setting: says how long commits take.
-        witness: sees each write once it is stored.
     """
 
     def __init__(
-        self, process: CoordinatorProcess, storage: Storage, setting: Setting, witness: Witness
+        self,
+        process: CoordinatorProcess,
+        storage: FaultyStorage,
+        opened: Opened,
+        setting: Setting,
     ) -> None:
         self._process: Final = process
         self._storage: Final = storage
         self._setting: Final = setting
-        self._witness: Final = witness
-        self._tasks: deque[Task] = deque()
-        #: a commit is under way
-        self._is_busy = False
-        self._results: list[Committed | Read] = []
+        self._engine: Final = WriterEngine(opened)
+        #: what is under way
+        self._call: Call | None = None
+        #: since when there is nothing to do
+        self._rests_from_us = process.world.now_us
+        process.later(PROBE_MS * MS, self._look)
+
+    # --- the loop's side
 
     @property
     def is_idle(self) -> bool:
         """Whether everything that was submitted has its result."""
-        return not self._tasks
+        return self._engine.is_idle
 
     def submit(self, task: Task) -> None:
         """Take on a group or a recovery, after what was submitted before."""
-        self._tasks.append(task)
-        if self._is_busy:
-            return
-        world = self._process.world
-        if not world.happens(self._setting.slow_commits):
-            self._carry_out()
-            return
-        self._is_busy = True
-        world.fault("commit slow")
-        self._process.later(world.between(*self._setting.slow_commit_us), self._end_commit)
+        self._engine.submit(task)
+        self._go_on()
 
-    def _end_commit(self) -> None:
-        self._is_busy = False
-        self._carry_out()
+    def take_results(self) -> list[Result]:
+        """Return what has become of it, in order."""
+        return self._engine.take_results()
+
+    def restart(self) -> None:
+        """Go on after `Changed`."""
+        self._engine.restart()
+
+    def died(self) -> None:
+        """Its process is dead: what was being committed is stored, or it is not."""
+        if isinstance(self._call, Commit):
+            self._storage.orphan(self._call.writes)
+
+    # --- the thread's side
+
+    def _go_on(self) -> None:
+        """Carry out steps up to one that takes its time."""
+        while self._call is None:
+            step = self._engine.next_step()
+            if isinstance(step, Rest | End):
+                self._rests_from_us = self._process.world.now_us
+                return
+            wait_us = self._duration_us(step)
+            if wait_us:
+                self._call = step
+                self._process.later(wait_us, self._end_call)
+            else:
+                self._carry_out(step)
+
+    def _look(self) -> None:
+        """See that storage is there, if nothing has been asked of it for a while."""
+        wait_us = self._rests_from_us + PROBE_MS * MS - self._process.world.now_us
+        if wait_us <= 0 and self._call is None:
+            self._carry_out(Probe())
+            self._go_on()
+            self._process.wake(self._process.world.now_us)
+        self._process.later(max(wait_us, PROBE_MS * MS // 2), self._look)
+
+    def _duration_us(self, call: Call) -> int:
+        world, setting = self._process.world, self._setting
+        if isinstance(call, Open):
+            return call.after_ms * MS
+        if isinstance(call, Commit) and world.happens(setting.slow_commits):
+            world.fault("commit slow")
+            return world.between(*setting.slow_commit_us)
+        return 0
+
+    def _end_call(self) -> None:
+        call, self._call = self._call, None
+        assert call is not None, "it was under way"
+        self._carry_out(call)
+        self._go_on()
         self._process.wake(self._process.world.now_us)
 
-    def _carry_out(self) -> None:
-        """Everything that has queued up since the last commit is one transaction."""
-        tasks, self._tasks = self._tasks, deque()
-        groups = [task for task in tasks if isinstance(task, Group)]
-        writes = [write for group in groups for write in group.writes]
-        self._storage.write(writes)
-        for write in writes:
-            self._witness.written(write)
-        self._results.append(Committed(groups))
-        for task in tasks:
-            if not isinstance(task, Group):
-                part = self._storage.recover(task.shard, task.cursor, self._setting.recovered_bytes)
-                self._results.append(Read(task, part))
-
-    def take_results(self) -> list[Committed | Read]:
-        """Return what has become of it, in order."""
-        results, self._results = self._results, []
-        return results
+    def _carry_out(self, call: Call) -> None:
+        try:
+            outcome = carry_out(call, self._storage)
+        except (StorageUnavailable, ConfigError) as error:
+            self._engine.failed(error)
+        else:
+            self._engine.done(outcome)

@@ -10,7 +10,11 @@ from typing import Any, Final
 
 import pytest
 
-from flashq.protocol.internal import Granted
+from flashq.coordinator.mirror import Mirror
+from flashq.coordinator.outbox import Group
+from flashq.coordinator.shards import ShardLink, ShardLinks
+from flashq.coordinator.writer import Committed, Task, WriterEngine
+from flashq.protocol.internal import Granted, ShardHello
 from flashq.router.engine import Router
 from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
@@ -98,7 +102,61 @@ def test_a_rate_that_nobody_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_jobs_of_the_dead_that_stay_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something is left for ever."""
     monkeypatch.setattr(Leases, "_let_go", lambda *_, **__: None)
-    assert "left after" in first_failure()
+    failure = first_failure()
+    assert "left after" in failure or "held by a session that is not there" in failure
+
+
+def test_an_unknown_outcome_that_is_taken_for_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer believes that a commit whose answer was lost is stored: the log gets a hole."""
+    monkeypatch.setattr(Mirror, "has_written", lambda *_: True)
+    assert first_failure()
+
+
+def test_an_unknown_outcome_that_is_taken_for_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer stores a second time what is stored already."""
+    monkeypatch.setattr(Mirror, "has_written", lambda *_: False)
+    assert first_failure()
+
+
+def test_a_writer_that_does_not_ask_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on as if nothing had happened."""
+    monkeypatch.setattr(WriterEngine, "failed", lambda *_: None)
+    assert "before it was asked what it has" in first_failure()
+
+
+def test_a_commit_that_is_confirmed_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the coordinator, or a storage that is away, makes it untrue."""
+    submit = WriterEngine.submit
+
+    def confirm_early(self: WriterEngine, task: Task) -> None:
+        if isinstance(task, Group):
+            self._results.append(Committed([task]))
+            self._open_tasks += 1
+            silent = Group()
+            silent.writes.extend(task.writes)
+            task = silent
+        submit(self, task)
+
+    monkeypatch.setattr(WriterEngine, "submit", confirm_early)
+    assert "untrue" in first_failure()
+
+
+def test_a_storage_with_less_that_nobody_gives_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator does not ask for a checkpoint of everything: the log stands still."""
+    resume = ShardLinks._resume
+
+    def forget(self: ShardLinks, link: ShardLink, identity: bytes, hello: ShardHello) -> None:
+        hello.safe_seq = min(hello.safe_seq, link.last_seq)
+        resume(self, link, identity, hello)
+
+    monkeypatch.setattr(ShardLinks, "_resume", forget)
+    assert first_failure()
+
+
+def test_a_storage_with_less_that_goes_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer does not compare what storage has with what it had: the log gets a hole."""
+    monkeypatch.setattr(Mirror, "fits", lambda *_: True)
+    assert first_failure()
 
 
 def test_deliveries_that_nobody_sends_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ class Worker(Habit):
         closing = self.town.is_closing
         if closing:
             self.pause_us = (20 * MS, 100 * MS)
-        if self._pulls < 2 and len(self._held) < 6:
+        if self._pulls < 2 and len(self._held) < (20 if closing else 6):
             self._pull()
         if self._done and (closing or len(self._done) > 3 or self.world.happens(0.2)):
             self._ack_batch()
@@ -56,7 +56,9 @@ class Worker(Habit):
         queue, chance = self.town.queue(), self.world.chance
         timeout = chance.choice((0, 200, 600, 1500))
         request: Any = Pull(queue=queue, timeout=timeout)
-        if chance.random() < 0.5:
+        if self.town.is_closing:
+            request = PullBatch(queue=queue, count=10, timeout=timeout)
+        elif chance.random() < 0.5:
             request = PullBatch(queue=queue, count=chance.randint(1, 4), timeout=timeout)
         self.ask(request, self._pulled, timeout + 3000)
 
@@ -92,8 +94,10 @@ class Worker(Habit):
     def _finish(self, job: Job) -> None:
         if self._held.get(job.id) is not job:
             return
-        kind = 0.0 if self.town.is_closing else self.world.chance.random()
-        if kind < 0.5:
+        kind = self.world.chance.random()
+        if self.town.is_closing:
+            self._done.append(job)
+        elif kind < 0.5:
             token = None if self.world.happens(0.05) else job.token
             self._end(job, Ack(id=job.id, token=token, result=RESULT), "completed")
         elif kind < 0.75:

@@ -140,7 +140,7 @@ class Habit:
 class Producer(Habit):
     """Pushes jobs, one by one, in batches and as flows."""
 
-    pause_us = (15 * MS, 120 * MS)
+    pause_us = (25 * MS, 160 * MS)
 
     def act(self) -> None:
         """Push something, unless the town closes."""
@@ -373,7 +373,7 @@ class Owner(Habit):
     def act(self) -> None:
         """Change something; once the town closes, open everything."""
         if self.town.is_closing:
-            self.pause_us = (800 * MS, 1000 * MS)
+            self.pause_us = (2500 * MS, 3000 * MS)
             self._open_everything()
             return
         job_id, queue = self.town.job(), self.town.queue()

@@ -25,6 +25,10 @@ class Violation(AssertionError):
     """The server broke a promise; the text tells which, and about what."""
 
 
+class Killed(Exception):
+    """The process dies here."""
+
+
 class World:
     """One run's time and chance.
 
@@ -48,8 +52,6 @@ class World:
         self.faults: Final[Counter[str]] = Counter()
         #: how often this and that has happened, for people
         self.seen: Final[Counter[str]] = Counter()
-        #: how much happened so far
-        self.steps = 0
 
     # --- time
 
@@ -68,9 +70,10 @@ class World:
         self._wall_moved_ms += by_ms
 
     def at(self, when_us: int, action: Callable[[], None]) -> None:
-        """Let something happen at a moment, after what was to happen then already."""
+        """Let something happen at a moment, not before now, after what was to happen then
+        already."""
         self._stamp += 1
-        heappush(self._agenda, (max(when_us, self.now_us), self._stamp, action))
+        heappush(self._agenda, (when_us, self._stamp, action))
 
     def after(self, wait_us: int, action: Callable[[], None]) -> None:
         """Let something happen after a while."""
@@ -81,9 +84,13 @@ class World:
         agenda = self._agenda
         while agenda and agenda[0][0] <= when_us:
             self.now_us, _, action = heappop(agenda)
-            self.steps += 1
             action()
         self.now_us = when_us
+
+    @property
+    def steps(self) -> int:
+        """How much has happened so far."""
+        return self._stamp - len(self._agenda)
 
     # --- chance
 
@@ -97,12 +104,20 @@ class World:
 
     # --- record
 
-    def note(self, *what: object, detail: str = "") -> None:
-        """Add to the digest, and tell it with a detail that the digest does not need."""
+    def mark(self, number: int) -> None:
+        """Add to the digest."""
+        self._digest.update(b"%d %d\n" % (self.now_us, number))
+
+    def tell(self, line: str) -> None:
+        """Tell something that the digest knows already, or does not need."""
+        if self._tell is not None:
+            self._tell(f"{self.now_us / SECOND:10.6f} {line}")
+
+    def note(self, *what: object) -> None:
+        """Add to the digest, and tell it."""
         line = " ".join(map(str, what))
         self._digest.update(b"%d %s\n" % (self.now_us, line.encode()))
-        if self._tell is not None:
-            self._tell(f"{self.now_us / SECOND:10.6f} {line} {detail}")
+        self.tell(line)
 
     @property
     def is_traced(self) -> bool:
