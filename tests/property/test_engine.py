@@ -491,7 +491,8 @@ class EngineBesideModel(RuleBasedStateMachine):
 
 def normal(reply: Fields) -> Fields:
     """Return a reply without what is not compared, or is left out at its default."""
-    reply = {key: value for key, value in reply.items() if key != "retryable"}
+    not_modelled = {"retryable", "wait_seconds", "processing_seconds"}
+    reply = {key: value for key, value in reply.items() if key not in not_modelled}
     for key in ("completed", "waiting_dependencies"):
         if "queued" in reply and not reply.get(key):
             reply.pop(key, None)
