@@ -31,14 +31,13 @@ from flashq.shard.lifecycle import (
     Job,
     options_of,
 )
-from flashq.shard.pages import JobImage, decode_page, encode_page, extra_of, image_of
+from flashq.shard.pages import JobImage, content_of, decode_page, extra_of
 from flashq.shard.state import (
     DEFAULT_SETTINGS,
     AwaitedPush,
     Mailbox,
     ShardState,
     Totals,
-    is_volatile,
 )
 
 PART: Final = "state"
@@ -165,7 +164,7 @@ class Checkpoint:
         for number in self._todo:
             page = self._state.index.pages.get(number)
             if page is not None:
-                page.aside = None
+                page.aside = page.written = None
         self._todo = []
 
     def next_pages(self, jobs_max: int, bytes_max: int) -> list[tuple[int, bytes]]:
@@ -179,30 +178,21 @@ class Checkpoint:
         jobs = size = 0
         while self._todo and jobs < jobs_max and size < bytes_max:
             number = self._todo.pop()
-            images = self._images(number)
-            content = encode_page(images)
-            jobs += len(images)
+            content, count = self._take_content(number)
+            jobs += count
             size += len(content)
             pages.append((number, content))
         return pages
 
-    def _images(self, number: int) -> list[bytes]:
+    def _take_content(self, number: int) -> tuple[bytes, int]:
+        """Return a page's content, and how many jobs had to be encoded for it."""
         index = self._state.index
         page = index.pages[number]
-        aside = page.aside
-        assert aside is not None, f"page {number} was to be written, and nothing was kept aside"
-        page.aside = None
-        images: list[bytes] = []
-        for offset, job in enumerate(page.jobs):
-            if offset in aside:
-                image = aside[offset]
-                if image is not None:
-                    images.append(image)
-            elif job is not None and not is_volatile(job):
-                images.append(image_of(job))
+        content, count = content_of(page) if page.written is None else (page.written, 0)
+        page.aside = page.written = None
         if not page.live and page.outcomes is None:
             del index.pages[number]
-        return images
+        return content, count
 
 
 # --- the way back

@@ -21,8 +21,9 @@ from flashq.shard.aftermath import Aftermath, Ended
 from flashq.shard.context import Context
 from flashq.shard.evolve import evolve
 from flashq.shard.hooks import Hooks
+from flashq.shard.lifecycle import is_volatile
 from flashq.shard.outbox import Origin, Outbox, Reply
-from flashq.shard.state import ShardState, is_volatile
+from flashq.shard.state import ShardState
 from flashq.shard.timers import Timers
 
 SEQUENCE_MAX: Final = 2**63 - 1

@@ -19,8 +19,17 @@ from flashq.protocol import records as r
 from flashq.protocol.internal import ChildCreated, ChildEnded, DependencyAnswer
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context
-from flashq.shard.lifecycle import COMPLETED, FAILED, FLOW, PARKED, PENDING, Job, options_of
-from flashq.shard.state import OUTCOME_COMPLETED, ShardState, is_volatile
+from flashq.shard.lifecycle import (
+    COMPLETED,
+    FAILED,
+    FLOW,
+    PARKED,
+    PENDING,
+    Job,
+    is_volatile,
+    options_of,
+)
+from flashq.shard.state import OUTCOME_COMPLETED, ShardState
 
 Outcome = tuple[str, str | None]
 """pending, completed, failed, removed, volatile, unknown or forgotten; and why, where there is a

@@ -29,6 +29,7 @@ from flashq.shard.lifecycle import (
     Delivery,
     Job,
     is_plain,
+    is_volatile,
     options_of,
     special_of,
 )
@@ -40,7 +41,6 @@ from flashq.shard.state import (
     OUTCOME_REMOVED,
     Queue,
     ShardState,
-    is_volatile,
 )
 
 _TOKEN_OF: Final = attrgetter("lease.token")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from copy import copy
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -24,7 +24,7 @@ _COMPACT_AT: Final = 1024
 class Page:
     """The jobs of 1,024 sequences."""
 
-    __slots__ = ("aside", "dirty", "ended_mark", "jobs", "live", "outcomes")
+    __slots__ = ("aside", "dirty", "ended_mark", "jobs", "live", "outcomes", "written")
 
     def __init__(self) -> None:
         #: the job of each sequence, None where there is none
@@ -40,6 +40,13 @@ class Page:
         #: while a checkpoint has still to write this page: what changed jobs were like at its
         #: beginning, by offset; else None
         self.aside: dict[int, bytes | None] | None = None
+        #: the page as it was at that beginning, encoded when much of it was about to change
+        self.written: bytes | None = None
+
+    @property
+    def is_to_be_written(self) -> bool:
+        """Whether a checkpoint under way still has to give this page to storage."""
+        return self.aside is not None or self.written is not None
 
 
 _NO_JOBS: Final[list[Job | None]] = [None] * PAGE_SEQUENCES
@@ -121,7 +128,7 @@ class JobIndex:
         """Return the number of the id's page and its offset there."""
         return divmod(job_id // self._shard_count, PAGE_SEQUENCES)
 
-    def pages_of(self, job_ids: list[int]) -> Iterable[int]:
+    def pages_of(self, job_ids: list[int]) -> Collection[int]:
         """Return the numbers of the pages that ids belong to, each once."""
         sequences = self.run_of(job_ids)
         if sequences is not None:

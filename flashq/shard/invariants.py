@@ -24,10 +24,11 @@ from flashq.shard.lifecycle import (
     STATES,
     WAITING,
     Job,
+    is_volatile,
     options_of,
 )
 from flashq.shard.pages import decode_page, encode_page, image_of
-from flashq.shard.state import DEFAULT_SETTINGS, JOB_BYTES, Queue, ShardState, is_volatile
+from flashq.shard.state import DEFAULT_SETTINGS, JOB_BYTES, Queue, ShardState
 
 
 def validate(state: ShardState) -> None:
@@ -69,7 +70,7 @@ def _jobs_by_id(state: ShardState) -> dict[int, Job]:
         listed = number in state.outcome_pages
         assert (page.outcomes is not None) == listed, f"outcomes of page {number} are not listed"
         assert not page.dirty or number in state.dirty_pages, f"dirty page {number} is not listed"
-        assert live or page.outcomes is not None or page.dirty or page.aside is not None, (
+        assert live or page.outcomes is not None or page.dirty or page.is_to_be_written, (
             f"page {number} is kept for nothing"
         )
     marks = [state.index.pages[number].ended_mark for number in state.outcome_pages]

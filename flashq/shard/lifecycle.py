@@ -185,6 +185,11 @@ def is_plain(job: Job) -> bool:
     return job.options is None or job.options is JSON_ONLY
 
 
+def is_volatile(job: Job) -> bool:
+    """Tell whether the job is of level memory: neither the log nor a checkpoint has it."""
+    return job.options is not None and job.options.level == "memory"
+
+
 def special_of(jobs: list[Job]) -> list[Job]:
     """Return those of many jobs that are more than a payload in a queue: with options, or with
     something that few jobs have."""

@@ -1,17 +1,20 @@
-"""Jobs as bytes, for checkpoints: a page is the images of the jobs of 1,024 sequences.
+"""Jobs as bytes, for checkpoints: a page is the jobs of 1,024 sequences.
 
 Owns the encoding and nothing else. An image is exact: reading it gives an equal job.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Raw, Struct, msgpack
 
 from flashq.errors import BadMessage
 from flashq.protocol.records import Options
-from flashq.shard.lifecycle import Extra, Job
+from flashq.shard.indexes import Page
+from flashq.shard.lifecycle import Extra, Job, is_plain, is_volatile, special_of
+
+T = TypeVar("T")
 
 
 class ExtraImage(Struct, array_like=True):
@@ -52,11 +55,30 @@ class JobImage(Struct, array_like=True):
     ended_at: int
     token: int
     session: bytes
-    extra: ExtraImage | None
+    extra: ExtraImage | None = None
+
+
+class Columns(Struct, array_like=True):
+    """Jobs without options and extra, as columns in line with `id`: encoded and read in a fraction
+    of the time that their images take. A column of one stands for all."""
+
+    id: list[int]
+    queue: list[str]
+    data: list[bytes]
+    priority: list[int]
+    created_at: list[int]
+    run_at: list[int]
+    state: list[int]
+    attempts: list[int]
+    options: list[Options | None]
+    started_at: list[int]
+    ended_at: list[int]
+    token: list[int]
+    session: list[bytes]
 
 
 _encode: Final = msgpack.Encoder().encode
-_decode_page: Final = msgpack.Decoder(list[JobImage]).decode
+_decode_page: Final = msgpack.Decoder(tuple[Columns | None, list[JobImage]]).decode
 _EXTRA_FIELDS: Final = Extra.__struct_fields__
 assert ExtraImage.__struct_fields__ == _EXTRA_FIELDS
 
@@ -86,9 +108,57 @@ def image_of(job: Job) -> bytes:
     )
 
 
-def encode_page(images: list[bytes]) -> bytes:
-    """Return a page's content: empty when it has no jobs."""
-    return _encode([Raw(image) for image in images]) if images else b""
+def encode_page(images: list[bytes], plain: list[Job] | None = None) -> bytes:
+    """Return a page's content: empty when it has no jobs.
+
+    Args:
+        images: of any jobs.
+        plain: more jobs, which have no options (but for JSON_ONLY) and no extra.
+    """
+    if not images and not plain:
+        return b""
+    return _encode((_columns(plain) if plain else None, [Raw(image) for image in images]))
+
+
+def _columns(jobs: list[Job]) -> Columns:
+    leases = [job.lease for job in jobs]
+    return Columns(
+        [job.id for job in jobs],
+        _column([job.queue for job in jobs]),
+        [job.data for job in jobs],
+        _column([job.priority for job in jobs]),
+        _column([job.created_at for job in jobs]),
+        _column([job.run_at for job in jobs]),
+        _column([job.state for job in jobs]),
+        _column([job.attempts for job in jobs]),
+        _column([job.options for job in jobs]),
+        _column([job.started_at for job in jobs]),
+        _column([job.ended_at for job in jobs]),
+        _column([0 if lease is None else lease.token for lease in leases]),
+        _column([b"" if lease is None else lease.session for lease in leases]),
+    )
+
+
+def _column(values: list[T]) -> list[T]:
+    """Return a column, cut to one where all are the same."""
+    return values[:1] if values.count(values[0]) == len(values) else values
+
+
+def content_of(page: Page) -> tuple[bytes, int]:
+    """Return a page as it was when the checkpoint under way began, and the number of its jobs."""
+    aside = page.aside
+    assert aside is not None, "a page that was to be written has something to keep aside"
+    if aside:
+        left = [job for place, job in enumerate(page.jobs) if place not in aside]
+        jobs = [job for job in left if job is not None]
+    else:
+        jobs = [job for job in page.jobs if job is not None]
+    images = [image for image in aside.values() if image is not None]
+    special = special_of(jobs)
+    if special:
+        jobs = [job for job in jobs if job.extra is None and is_plain(job)]
+        images += [image_of(job) for job in special if not is_volatile(job)]
+    return encode_page(images, jobs), len(images) + len(jobs)
 
 
 def decode_page(content: bytes) -> list[JobImage]:
@@ -98,9 +168,22 @@ def decode_page(content: bytes) -> list[JobImage]:
         BadMessage: it is damaged.
     """
     try:
-        return _decode_page(content)
+        columns, images = _decode_page(content)
+        return images if columns is None else _images_of(columns) + images
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BadMessage(detail=f"page: {error}") from None
+
+
+def _images_of(columns: Columns) -> list[JobImage]:
+    """Return the images of jobs that stand in columns.
+
+    Raises:
+        ValueError: the columns are not in line.
+    """
+    count = len(columns.id)
+    fields = (getattr(columns, name) for name in Columns.__struct_fields__)
+    whole = [field * count if len(field) == 1 else field for field in fields]
+    return [JobImage(*values) for values in zip(*whole, strict=True)]
 
 
 def extra_of(image: ExtraImage) -> Extra:

@@ -37,10 +37,11 @@ from flashq.shard.lifecycle import (
     Damage,
     Delivery,
     Job,
+    is_volatile,
     move,
     options_of,
 )
-from flashq.shard.pages import image_of
+from flashq.shard.pages import content_of, image_of
 
 OUTCOME_COMPLETED: Final = 1
 OUTCOME_FAILED: Final = 2
@@ -49,13 +50,10 @@ OUTCOME_REMOVED: Final = 3
 JOB_BYTES: Final = 240
 """What a job takes beside its payload, for the bound on bytes."""
 EXPIRED_SESSIONS_MAX: Final = 100_000
+MANY_OF_A_PAGE: Final = 100
+"""So many jobs of a page take longer to keep aside than the whole page to encode."""
 
 DEFAULT_SETTINGS: Final = QueueSettings()
-
-
-def is_volatile(job: Job) -> bool:
-    """Tell whether the job is of level memory: neither the log nor a checkpoint has it."""
-    return job.options is not None and job.options.level == "memory"
 
 
 class Totals(Struct, array_like=True, gc=False):
@@ -312,16 +310,24 @@ class ShardState:
         return job
 
     def touch_many(self, job_ids: list[int]) -> None:
-        """`touch` for many ids."""
+        """`touch` for many ids. A page of which much changes is written for the checkpoint as a
+        whole: that takes no longer than to keep its jobs aside one by one."""
         pages, kept = self.index.pages, False
-        for number in self.index.pages_of(job_ids):
+        numbers = self.index.pages_of(job_ids)
+        many = len(job_ids) >= MANY_OF_A_PAGE * len(numbers)
+        for number in numbers:
             page = pages.get(number)
             if page is None:
                 raise Damage(f"record about a job of page {number}, which is not there")
             if not page.dirty:
                 page.dirty = True
                 self.dirty_pages.append(number)
-            kept = kept or page.aside is not None
+            if page.aside is None:
+                continue
+            if many:
+                page.written, page.aside = content_of(page)[0], None
+            else:
+                kept = True
         if kept:
             for job_id in job_ids:
                 self.touch(job_id)
@@ -534,7 +540,7 @@ class ShardState:
                 return
             del listed[oldest]
             page.outcomes = None
-            if not page.live and page.aside is None:
+            if not page.live and not page.is_to_be_written:
                 del pages[oldest]
 
     def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from flashq.errors import BadMessage
 from flashq.protocol.records import Options
-from flashq.shard.lifecycle import ACTIVE, WAITING, Delivery, Extra, Job
+from flashq.shard.lifecycle import ACTIVE, JSON_ONLY, WAITING, Delivery, Extra, Job
 from flashq.shard.pages import ExtraImage, decode_page, encode_page, extra_of, image_of
 
 EXTRA = Extra(
@@ -69,6 +70,28 @@ def test_many_jobs_and_none() -> None:
     images = [image_of(job()) for _ in range(3)]
     assert len(decode_page(encode_page(images))) == 3
     assert encode_page([]) == b""
+
+
+def test_plain_jobs_stand_in_columns_beside_the_images_of_others() -> None:
+    """What differs from job to job is kept, and what does not."""
+    held = Delivery(5, b"s" * 16, [], 1)
+    plain = [
+        job(),
+        job(id=39, queue="r", state=ACTIVE, lease=held, started_at=40, attempts=2),
+        job(id=71, options=JSON_ONLY, data=b"{}", priority=4, ended_at=50),
+    ]
+    special = job(id=103, extra=EXTRA, options=OPTIONS)
+    together = decode_page(encode_page([image_of(special)], plain))
+    alone = [decode_page(encode_page([image_of(one)]))[0] for one in (*plain, special)]
+    assert together == alone
+
+
+def test_columns_out_of_line_are_damage() -> None:
+    """A page is read whole or not at all."""
+    columns, images = msgspec.msgpack.decode(encode_page([], [job(), job(id=39)]))
+    columns[2].append(b"one too many")
+    with pytest.raises(BadMessage, match="page"):
+        decode_page(msgspec.msgpack.encode((columns, images)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x91", b"\x91\x01", b"\xc1", b"\x90\x00", b"text"])
