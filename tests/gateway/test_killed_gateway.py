@@ -38,7 +38,7 @@ GATEWAY_DOORS: Final = (
 DEATHS: Final = 4
 EVERY: Final = 4
 """Each scenario waits for a death at every fourth of its requests. At which it begins depends on
-the door, so that there is a death before each request of each scenario through some door."""
+the door, so that there is a death before each of its first sixteen requests, through some door."""
 
 
 def fixed_ports() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 import msgpack
@@ -239,6 +240,25 @@ def _of_kind(value: Any, kind: type) -> Iterator[Any]:
     elif isinstance(value, list):
         for item in value:
             yield from _of_kind(item, kind)
+
+
+class TestIds:
+    @pytest.mark.parametrize("storage", ["memory:", "sqlite"])
+    def test_none_is_given_twice_over_a_restart(self, tmp_path: Path, storage: str) -> None:
+        """Neither those of jobs that are gone nor, without a storage, those of all jobs; and every
+        language's numbers can hold them."""
+        url = storage if storage == "memory:" else f"sqlite:///{tmp_path}/jobs.db"
+        given: set[int] = set()
+        for _ in range(2):
+            with closing(Server("--shards", "2", "--storage", url)) as server:
+                server.wait_ready()
+                with closing(PythonClient(address_of(server))) as client:
+                    ids = [client.push(f"q{n}", n) for n in range(8)]
+                    client.ask("OBLITERATE", queue="q7")
+                assert server.terminate() == 0
+            assert not given & set(ids)
+            assert all(1 <= job_id < 2**53 for job_id in ids)
+            given |= set(ids)
 
 
 class TestFraming:
