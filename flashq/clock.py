@@ -1,7 +1,7 @@
 """The two clocks: wall time for what people read, monotonic time for what expires.
 
 Programs hand both to their engines as arguments; nothing else in flashq asks for the time of a
-decision. Owns the rule that wall time never goes backwards.
+decision. That wall time never goes backwards is `walltime`'s rule.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from flashq.walltime import WallTime
 
 
 class Clock(Protocol):
@@ -26,8 +28,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks.
 
-    When the wall clock is set back, `wall_ms` stands still until it has caught up, so that job
-    times keep their order.
+    When the wall clock is set back, `wall_ms` goes on more slowly until that has caught up: see
+    `WallTime`.
 
     Args:
         wall_ns: nanoseconds since 1970.
@@ -41,13 +43,11 @@ class SystemClock:
     ) -> None:
         self._wall_ns = wall_ns
         self._mono_ns = mono_ns
-        #: the last answer of `wall_ms`; it only grows
-        self._wall_last_ms = 0
+        self._wall_time = WallTime()
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970, never less than the last answer."""
-        self._wall_last_ms = max(self._wall_last_ms, self._wall_ns() // 1_000_000)
-        return self._wall_last_ms
+        return self._wall_time.advance(self._wall_ns() // 1_000_000, self.mono_ms())
 
     def mono_ms(self) -> int:
         """Return milliseconds of the monotonic clock."""

@@ -75,8 +75,13 @@ class CronTable:
         self._due: list[tuple[int, str, int]] = []
         self._generation_last = 0
 
-    def load(self, parts: Mapping[str, bytes]) -> None:
+    def load(self, parts: Mapping[str, bytes], now_ms: int) -> None:
         """Take up what was stored.
+
+        Args:
+            parts: the coordinator's, from storage.
+            now_ms: the wall clock. No cron is due later than it would be if it was set now: one
+                that is has met a clock that was set back since.
 
         Raises:
             ConfigError, StorageDamaged: a cron cannot be read.
@@ -86,6 +91,7 @@ class CronTable:
                 schedule = parse(cron.schedule, cron.repeat_every, cron.tz)
             except ScheduleError as error:
                 raise StorageDamaged(detail=f"coordinator's cron {name}: {error}") from None
+            cron.next_run = min(cron.next_run, schedule.next_after(now_ms))
             self._keep(cron, schedule)
             self._generation_last = max(self._generation_last, cron.generation)
 

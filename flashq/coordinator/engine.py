@@ -128,7 +128,7 @@ class Coordinator:
         check_known(opened.parts, _FORMS)
         self._mailboxes.load(opened.parts)
         self._crons = CronTable(settings.limits, self._outbox)
-        self._crons.load(opened.parts)
+        self._crons.load(opened.parts, now_ms)
         self._repeats = Repeats(self._outbox)
         self._repeats.load(opened.parts)
         self._wanting = Wanting(settings.shard_count, self._links, self._outbox, now_ms)

@@ -43,6 +43,7 @@ from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
 from flashq.shard.workers import list_workers
 from flashq.tokens import fits
+from flashq.walltime import WallTime
 
 Handler = Callable[[Context, Any, Origin], Decision]
 
@@ -148,6 +149,8 @@ class Engine:
         self._pulling = Pulling(core, self._leases)
         self._gap_ms = 0
         self._mono_ms = 0
+        #: goes on from the log's last moment, also where a wall clock was set back since then
+        self._wall_time = WallTime(state.now_ms)
         #: who waits for the answer of an awaited push, by its key
         self._awaiting: dict[int, list[Origin]] = {}
         self._rate_mark = (0, 0)
@@ -322,6 +325,7 @@ class Engine:
         core, state = self._core, self.state
         self._mono_ms = mono_ms
         core.clock_ms = mono_ms - self._gap_ms
+        now_ms = self._wall_time.advance(now_ms, mono_ms)
         if now_ms > state.now_ms:
             core.woken.update(state.advance(now_ms))
             self._expire_jobs()

@@ -1,16 +1,16 @@
-"""`flashq.clock`: wall time that never goes backwards."""
+"""`flashq.clock`: the machine's clocks, in milliseconds."""
 
 from __future__ import annotations
 
 from flashq.clock import SystemClock
 
 
-def test_wall_time_stands_still_when_the_clock_is_set_back() -> None:
+def test_wall_time_never_goes_back() -> None:
     """An administrator sets the clock back by a minute: jobs pushed after that must not look older
-    than jobs pushed before, so time waits until the clock has caught up."""
-    readings = iter([100_000, 40_000, 99_999, 100_001])
-    clock = SystemClock(wall_ns=lambda: next(readings) * 1_000_000)
-    assert [clock.wall_ms() for _ in range(4)] == [100_000, 100_000, 100_000, 100_001]
+    than jobs pushed before."""
+    walls, monos = iter([100_000, 40_000, 101_000]), iter([0, 80, 1000])
+    clock = SystemClock(lambda: next(walls) * 1_000_000, lambda: next(monos) * 1_000_000)
+    assert [clock.wall_ms() for _ in range(3)] == [100_000, 100_000, 101_000]
 
 
 def test_monotonic_time_is_in_whole_milliseconds() -> None:

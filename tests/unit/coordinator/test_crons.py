@@ -204,6 +204,21 @@ def test_a_cron_of_the_same_name_replaces_the_old_one(bench: Bench) -> None:
     assert new.generation > old.generation
 
 
+def test_no_cron_waits_for_a_clock_that_was_set_back(bench: Bench) -> None:
+    """
+    1. The machine's clock is a day ahead, and a cron for every minute fires.
+    2. The clock is corrected, and the coordinator is started anew.
+    3. The cron fires a minute later, not a day later.
+    """
+    bench.now_ms += 86_400_000
+    set_cron(bench)
+    assert len(after(bench, 60_000)) == 1
+    bench.now_ms -= 86_400_000
+    bench.restart(lose=False)
+    [cron] = listed(bench)
+    assert NOW_MS < cron.next_run <= bench.now_ms + 60_000
+
+
 def test_next_run_and_message_are_one_record(bench: Bench) -> None:
     """
     1. A cron fires, and the coordinator is killed before the message has left.
