@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Final
 
 import pytest
@@ -16,6 +17,7 @@ from tests.gateway.doors import Door, OpenDoor, ZmqDoor, over_tcp, over_unix
 from tests.gateway.grpc_door import SAYS, GrpcDoor
 from tests.gateway.http_door import ROUTES, HttpDoor
 from tests.gateway.scenarios import SCENARIOS, Scenario
+from tests.gateway.steps import done, pull, push
 from tests.server import Server
 
 ABOUT_CONNECTIONS: Final = {"AUTH", "SUBSCRIBE", "UNSUBSCRIBE"}
@@ -53,6 +55,28 @@ def test_scenario(door: Door, queue: str, scenario: Scenario) -> None:
     scenario(door, queue)
     for name in (queue, f"{queue}-p"):
         door.ask("OBLITERATE", queue=name)
+
+
+ENCODINGS: Final = ("zeromq", "tcp-go", "msgpack-typescript", "http", "grpc")
+"""One door for each way in which a payload is written."""
+
+
+@pytest.mark.parametrize("source", ENCODINGS)
+def test_a_job_passes_from_every_door_to_every_other(
+    doors: Server, queue: str, source: str
+) -> None:
+    """Payload, result and the text of a failure are the same on the other side."""
+    data = {"text": "grüße 队列 \n", "n": [0, -1, 2**53, 1.5, None, True], "deep": {"a": [{}]}}
+    with closing(DOORS[source](doors)) as producer:
+        for name in ENCODINGS:
+            with closing(DOORS[name](doors)) as worker:
+                job_id = push(producer, queue, data, max_attempts=2, unique_key="ключ")
+                job = pull(worker, queue)
+                assert (job["id"], job["data"], job["unique_key"]) == (job_id, data, "ключ"), name
+                done(worker, "FAIL", id=job_id, error="schief gegangen: ß")
+                assert pull(producer, queue)["progress_msg"] == "schief gegangen: ß"
+                done(worker, "ACK", id=job_id, result=data)
+                assert producer.ask("GETRESULT", id=job_id)["result"] == data
 
 
 IMPATIENT: Final = (
