@@ -22,7 +22,7 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import doors, durable, echo, figures
+from benchmarks import doors, durable, echo, figures, stall
 from benchmarks.server import Server, running
 
 Row = tuple[str, str, str, str]
@@ -210,6 +210,26 @@ def _durable_rows(
     return rows
 
 
+def _deep(_: int) -> list[Row]:
+    longest = stall.longest_stall_ms(3_000_000)
+    with running(storage="") as server:
+        shallow, deep = figures.pushes_by_depth(server, 5_000, 5_000_000)
+    return [
+        (
+            "longest stall of a shard with 3,000,000 jobs waiting (ms)",
+            f"{longest:.1f}",
+            "at most 5",
+            "",
+        ),
+        (
+            "SQLite: slowdown of durable pushes with 5,000,000 jobs waiting against 5,000",
+            f"{shallow / deep:.2f} × ({shallow:,.0f} / {deep:,.0f} jobs/s)",
+            "at most 1.3 ×",
+            "",
+        ),
+    ]
+
+
 def _doors(runs: int) -> list[Row]:
     rows: list[Row] = []
     memory = ("--durability", "memory")
@@ -246,6 +266,7 @@ GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "memory": _memory,
     "doors": _doors,
     "durable": _durable,
+    "deep": _deep,
 }
 
 

@@ -187,6 +187,26 @@ def cost_by_depth(server: Server, waiting: int, rounds: int = 60) -> float:
     return median(taken) * 1e6 / BATCH
 
 
+def pushes_by_depth(server: Server, few: int, many: int) -> tuple[float, float]:
+    """Jobs a second in batches of 1,000, 4 in flight, with so few and with so many waiting."""
+
+    async def measure() -> tuple[float, float]:
+        async with AsyncClient(server.url) as client:
+            batch = entries()
+
+            async def push() -> int:
+                return len(await client.push_batch("deep", batch))
+
+            rates = []
+            for waiting in (few, many):
+                while await client.count("deep") < waiting:
+                    await asyncio.gather(*(push() for _ in range(4)))
+                rates.append(await _lanes(4, push))
+            return rates[0], rates[1]
+
+    return asyncio.run(measure())
+
+
 def memory_per_job(server: Server, jobs: int = 1_000_000) -> tuple[float, float]:
     """Bytes that a waiting job takes in its shard, and in its shard and the coordinator."""
     with Client(server.url) as client:

@@ -139,11 +139,17 @@ class Checkpoint:
         self.seq = state.seq
         self.full = full
         self._part: bytes | None = encode_part(state)
-        numbers = list(state.index.pages) if full else state.dirty_pages
-        # A dirty page that has been forgotten since is made anew, empty, so that storage drops it.
+        pages = state.index.pages
+        numbers = list(pages) if full else state.dirty_pages
+        #: the numbers of the pages still to be written, and of those to be dropped: dirty pages that
+        #: have been forgotten since, which no new job is put on
         self._todo: list[int] = []
+        self._gone: list[int] = []
         for number in numbers:
-            page = state.index.page(number)
+            page = pages.get(number)
+            if page is None:
+                self._gone.append(number)
+                continue
             page.dirty = False
             page.aside = {}
             self._todo.append(number)
@@ -152,7 +158,7 @@ class Checkpoint:
     @property
     def is_done(self) -> bool:
         """Whether every page has been given."""
-        return not self._todo
+        return not self._todo and not self._gone
 
     def take_part(self) -> list[tuple[str, bytes]]:
         """Return the keyed parts, the first time; they belong into the first slice."""
@@ -166,6 +172,7 @@ class Checkpoint:
             if page is not None:
                 page.aside = page.written = None
         self._todo = []
+        self._gone = []
 
     def next_pages(self, jobs_max: int, bytes_max: int) -> list[tuple[int, bytes]]:
         """Return some pages as they were at the beginning: number and content.
@@ -174,8 +181,9 @@ class Checkpoint:
             jobs_max, bytes_max: stop after the page with which so many jobs, or bytes, have been
                 encoded.
         """
-        pages: list[tuple[int, bytes]] = []
-        jobs = size = 0
+        pages = [(number, b"") for number in self._gone[:jobs_max]]
+        del self._gone[:jobs_max]
+        jobs, size = len(pages), 0
         while self._todo and jobs < jobs_max and size < bytes_max:
             number = self._todo.pop()
             content, count = self._take_content(number)

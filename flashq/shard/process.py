@@ -62,7 +62,7 @@ def run(settings: Settings, index: int, lifecycle: Lifecycle) -> None:
     gc.disable()
     context = zmq.Context()
     try:
-        node = Node(_identity(settings, index))
+        node = Node(identity_of(settings, index))
         sockets = Sockets(context, run_dir, index)
         _serve(node, sockets, lifecycle, SystemClock())
     finally:
@@ -72,7 +72,8 @@ def run(settings: Settings, index: int, lifecycle: Lifecycle) -> None:
         raise ConfigError(node.refused)
 
 
-def _identity(settings: Settings, index: int) -> Identity:
+def identity_of(settings: Settings, index: int) -> Identity:
+    """Return what shard `index` of a server with these settings is told."""
     return Identity(
         shard=index,
         shard_count=settings.shards,
