@@ -141,8 +141,8 @@ class Checkpoint:
         self._part: bytes | None = encode_part(state)
         pages = state.index.pages
         numbers = list(pages) if full else state.dirty_pages
-        #: the numbers of the pages still to be written, and of those to be dropped: dirty pages that
-        #: have been forgotten since, which no new job is put on
+        #: pages still to be written, and pages to be dropped: dirty ones that have been forgotten
+        #: since, which no new job is put on
         self._todo: list[int] = []
         self._gone: list[int] = []
         for number in numbers:
