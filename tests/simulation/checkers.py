@@ -19,6 +19,7 @@ from flashq.protocol.internal import (
     Append,
     CheckpointSlice,
     Fire,
+    Happened,
     Obliterated,
 )
 from flashq.protocol.records import AnyRecord, Entry
@@ -32,6 +33,7 @@ from tests.simulation.world import Violation, World
 if TYPE_CHECKING:
     from flashq.shard.node import Node
     from tests.simulation.setting import Setting
+    from tests.simulation.webhooks import Noticeboard
 
 WINDOW_MS: Final = 1000
 
@@ -150,6 +152,8 @@ class Witness:
         self.shards: Final = [ShardHistory(shard, setting) for shard in range(setting.shards)]
         #: every id that was ever given
         self._ids: Final[set[int]] = set()
+        #: those of level memory
+        self.volatile: Final[set[int]] = set()
         #: ids of the jobs that carry a payload and are not undone
         self.by_payload: Final[dict[int | str, set[int]]] = {}
         #: payloads of pushes that were refused for good
@@ -162,6 +166,8 @@ class Witness:
         #: by job: the accepted ends, as (who, token)
         self._accepted: Final[dict[int, list[tuple[str, int | None]]]] = {}
         self._turns = 0
+        #: follows what shards do, for the sake of a webhook
+        self.board: Noticeboard | None = None
 
     def history_of(self, job_id: int) -> ShardHistory:
         """Return the history of a job's shard."""
@@ -241,6 +247,8 @@ class Witness:
         if not node.is_serving:
             return
         self.shards[shard].is_live = True
+        if self.board is not None:
+            self.board.shard_turned(shard, node)
         self._turns += 1
         if self._setting.validate_every and self._turns % self._setting.validate_every == 0:
             validate(node.engine.state)
@@ -274,6 +282,8 @@ class Witness:
                 world.fault("a part of a shard's state is lost")
                 history.wipes += 1
         self._undo(history, state.seq, is_lost=is_lost)
+        if self.board is not None:
+            self.board.shard_recovered(shard, state.seq)
         history.incarnation = state.incarnation
         history.held = 0
         history.is_exposed = history.is_doomed = history.is_drained = False
@@ -370,6 +380,8 @@ class Witness:
             if job.id in self._ids:
                 raise Violation(f"id {job.id} was given before, to a job that is lost")
             self._ids.add(job.id)
+            if job.level == "memory":
+                self.volatile.add(job.id)
             if job.payload is None:
                 raise Violation(f"{job!r} was never pushed")
             same = self.by_payload.setdefault(job.payload, set())
@@ -540,4 +552,4 @@ class Witness:
                 raise Violation(f"shard {shard} has lost {known!r}")
         for peer in facts.sent:
             if peer == COORDINATOR:
-                assert all(isinstance(body, Obliterated) for body in facts.sent[peer])
+                assert all(isinstance(body, Obliterated | Happened) for body in facts.sent[peer])

@@ -120,6 +120,10 @@ class ShardFacts:
         #: by (peer, its incarnation): the number of the last message taken
         self.received: dict[tuple[int, int], int] = {}
 
+    def id_of(self, sequence: int) -> int:
+        """Return the id that a sequence makes."""
+        return sequence * self._count + self.shard
+
     def settings_of(self, queue: str) -> QueueSettings:
         """Return what was set for a queue."""
         return self.settings.get(queue, _SETTINGS)
@@ -138,7 +142,7 @@ class ShardFacts:
         return found
 
     def _new(self, sequence: int, queue: str, data: bytes, options: Options | None) -> JobFacts:
-        job_id = sequence * self._count + self.shard
+        job_id = self.id_of(sequence)
         if job_id in self.jobs:
             raise Violation(f"id {job_id} was given a second time")
         job = self.jobs[job_id] = JobFacts(job_id, queue, data, options, self._level)

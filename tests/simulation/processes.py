@@ -490,7 +490,10 @@ class CoordinatorProcess(Process):
         self._setting = setting
         self._witness = witness
         self._agreed = CoordinatorSettings(
-            shard_count=setting.shards, limits=setting.limits, config_hash=setting.config_hash
+            shard_count=setting.shards,
+            limits=setting.limits,
+            config_hash=setting.config_hash,
+            webhooks=setting.webhooks,
         )
         self.storage = self._new_storage()
         self.coordinator: Coordinator

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from flashq.ids import shard_of_queue
-from flashq.protocol.limits import MIB, EngineLimits
+from flashq.protocol.limits import MIB, EngineLimits, WebhookLimits
 from flashq.shard.identity import Identity
 from flashq.version import __version__
 from tests.simulation.network import Weather
@@ -38,6 +38,8 @@ class Setting:
         self.lasts: Final = chance.random() < 0.7
         #: it may be replaced by a copy that lacks what was written last
         self.fails_over: Final = self.lasts and chance.random() < 0.5
+        #: there is a webhook, which storage must not lose
+        self.has_webhook: Final = self.lasts and not self.fails_over and chance.random() < 0.6
         #: a shard may die before storage has again what it lost, so that state is lost
         self.loses_states: Final = chance.random() < 0.3
         #: every so many turns of shards all indexes are checked; 0 for never
@@ -66,6 +68,10 @@ class Setting:
             outcomes_max=choice((20, 100_000)),
             shard_jobs_max=choice((200, 100_000)),
             storage_wait_ms=choice((200, 1000)),
+        )
+
+        self.webhooks: Final = WebhookLimits(
+            webhook_attempts_max=choice((2, 10)), webhook_backoff_ms=20, webhook_lease_ms=1000
         )
 
     def identity(self, shard: int) -> Identity:

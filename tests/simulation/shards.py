@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flashq.protocol.framing import BOUNCED
-from flashq.protocol.records import Answer, AnyRecord, Entry
+from flashq.protocol.internal import Happened
+from flashq.protocol.records import Answer, AnyRecord, Entry, Sent
 from flashq.shard.core import Core
 from flashq.shard.identity import Identity
 from flashq.shard.lifecycle import ACTIVE
@@ -13,6 +14,11 @@ from flashq.shard.node import Node
 
 if TYPE_CHECKING:
     from tests.simulation.checkers import Witness
+
+
+def _is_for_webhooks(record: AnyRecord) -> bool:
+    """Tell whether a record was added to what was decided, since a webhook wants to be told."""
+    return isinstance(record, Sent) and isinstance(record.body, Happened)
 
 
 class WatchedNode(Node):
@@ -51,7 +57,8 @@ class WatchedNode(Node):
             commit(records, durable=durable, answer=answer)
             logged = core.state.seq > before
             kept = core.outbox.entries[-1].records if logged else []
-            entry = Entry(at, records, answer)
+            told = [record for record in kept if _is_for_webhooks(record)]
+            entry = Entry(at, [*records, *told], answer)
             witness.decided(shard, core.state.seq if logged else None, entry, kept, core.clock_ms)
 
         core.commit = commit_and_show  # type: ignore[method-assign]

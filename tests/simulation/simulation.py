@@ -19,6 +19,7 @@ from tests.simulation.faults import STOP_US, Saboteur
 from tests.simulation.network import Network
 from tests.simulation.processes import CoordinatorProcess, RouterProcess, ShardProcess
 from tests.simulation.setting import Setting
+from tests.simulation.webhooks import Deliverer, Noticeboard
 from tests.simulation.workers import Worker
 from tests.simulation.workload import Habit, Owner, Producer, Reader, Town
 from tests.simulation.world import MS, SECOND, Violation, World
@@ -82,6 +83,11 @@ class Simulation:
                 ("owner", Owner),
             )
         ]
+        self.board: Noticeboard | None = None
+        if setting.has_webhook:
+            self.board = witness.board = Noticeboard(world, witness)
+            for name in ("gateway-1", "gateway-2"):
+                self.clients.append(self._use(name, Deliverer(self.town, self.board)))
         self.rude: Final = RudeProcess(world, network, "rude", setting.queues)
         chance = world.chance
         self._work_us: Final = world.between(5 * SECOND // 2, 11 * SECOND // 2)
@@ -99,7 +105,9 @@ class Simulation:
         )
 
     def _client(self, name: str, habit: type[Habit]) -> ClientProcess:
-        user = habit(self.town)
+        return self._use(name, habit(self.town))
+
+    def _use(self, name: str, user: Habit) -> ClientProcess:
         client = ClientProcess(self.world, self.network, name, user)
         client.died = client.restart  # type: ignore[method-assign]
         return client
@@ -163,6 +171,8 @@ class Simulation:
             for client in self.clients
             if not client.alive or client.is_stopped or client.is_closing
         ]
+        if self.board is not None and self.coordinator.alive and not left:
+            left += self.board.left(self.coordinator.coordinator)
         for process in self.shards:
             if not process.alive or not process.node.is_serving:
                 left.append(f"{process.name} does not serve")

@@ -13,6 +13,8 @@ import pytest
 from flashq.coordinator.mirror import Mirror
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import ShardLink, ShardLinks
+from flashq.coordinator.wanting import Wanting
+from flashq.coordinator.webhooks import WebhookTable
 from flashq.coordinator.writer import Committed, Task, WriterEngine
 from flashq.protocol.internal import Granted, ShardHello
 from flashq.router.engine import Router
@@ -157,6 +159,18 @@ def test_a_storage_with_less_that_goes_unnoticed(monkeypatch: pytest.MonkeyPatch
     """The writer does not compare what storage has with what it had: the log gets a hole."""
     monkeypatch.setattr(Mirror, "fits", lambda *_: True)
     assert first_failure()
+
+
+def test_a_shard_that_does_not_know_what_webhooks_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes back is not told: what happens to its jobs is missed."""
+    monkeypatch.setattr(Wanting, "greet", lambda *_, **__: None)
+    assert "the webhook was not told" in first_failure()
+
+
+def test_deliveries_that_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the coordinator forgets them."""
+    monkeypatch.setattr(WebhookTable, "_put", lambda *_: None)
+    assert "the webhook was not told" in first_failure()
 
 
 def test_deliveries_that_nobody_sends_back(monkeypatch: pytest.MonkeyPatch) -> None:
