@@ -124,23 +124,23 @@ def _columns(jobs: list[Job]) -> Columns:
     leases = [job.lease for job in jobs]
     return Columns(
         [job.id for job in jobs],
-        _column([job.queue for job in jobs]),
+        column_of([job.queue for job in jobs]),
         [job.data for job in jobs],
-        _column([job.priority for job in jobs]),
-        _column([job.created_at for job in jobs]),
-        _column([job.run_at for job in jobs]),
-        _column([job.state for job in jobs]),
-        _column([job.attempts for job in jobs]),
-        _column([job.options for job in jobs]),
-        _column([job.started_at for job in jobs]),
-        _column([job.ended_at for job in jobs]),
-        _column([0 if lease is None else lease.token for lease in leases]),
-        _column([b"" if lease is None else lease.session for lease in leases]),
+        column_of([job.priority for job in jobs]),
+        column_of([job.created_at for job in jobs]),
+        column_of([job.run_at for job in jobs]),
+        column_of([job.state for job in jobs]),
+        column_of([job.attempts for job in jobs]),
+        column_of([job.options for job in jobs]),
+        column_of([job.started_at for job in jobs]),
+        column_of([job.ended_at for job in jobs]),
+        column_of([0 if lease is None else lease.token for lease in leases]),
+        column_of([b"" if lease is None else lease.session for lease in leases]),
     )
 
 
-def _column(values: list[T]) -> list[T]:
-    """Return a column, cut to one where all are the same."""
+def column_of(values: list[T]) -> list[T]:
+    """Return a column of at least one value, cut to one where all are the same."""
     return values[:1] if values.count(values[0]) == len(values) else values
 
 

@@ -20,6 +20,7 @@ from flashq.protocol.objects import (
 )
 from flashq.shard.lifecycle import ACTIVE, FAILED, STATE_NAMES, Extra, Job
 from flashq.shard.outbox import Origin
+from flashq.shard.pages import column_of
 
 REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reply carries no more payload than this, but for a single job."""
@@ -105,16 +106,11 @@ def job_columns(jobs: list[Job]) -> JobColumns:
         token=first.lease.token,
         started_at=first.started_at,
         data=[job.data for job in jobs],
-        priority=_column([job.priority for job in jobs]),
-        created_at=_column([job.created_at for job in jobs]),
-        run_at=_column([job.run_at for job in jobs]),
-        attempts=_column([job.attempts for job in jobs]),
+        priority=column_of([job.priority for job in jobs]),
+        created_at=column_of([job.created_at for job in jobs]),
+        run_at=column_of([job.run_at for job in jobs]),
+        attempts=column_of([job.attempts for job in jobs]),
     )
-
-
-def _column(values: list[int]) -> list[int]:
-    """Return a column, cut to one where all are the same."""
-    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 def state_view(job: Job, origin: Origin) -> StateView:
