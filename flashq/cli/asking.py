@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import zmq
 from msgspec import Struct
 
+from flashq.client.sockets import open_socket
 from flashq.errors import RequestTimeout
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode_reply, encode_msgpack
@@ -71,9 +72,7 @@ def ask(
         RequestTimeout: there was no reply in time.
         FlashQError: the reply is an error.
     """
-    with zmq.Context[zmq.Socket[bytes]]() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.connect(url)
+    with zmq.Context[zmq.Socket[bytes]]() as context, open_socket(context, url) as dealer:
         deadline = time.monotonic() + timeout_ms / 1000
         try:
             if token is not None:

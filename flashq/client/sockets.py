@@ -32,6 +32,7 @@ def open_socket(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)
+    socket.setsockopt(zmq.IPV6, "[" in url)  # else such an address is never connected to
     socket.connect(url)
     return socket
 
