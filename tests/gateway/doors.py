@@ -13,17 +13,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol
 
 from tests.contract.dealer import FULL, Dealer
+from tests.contract.test_job_keys import KEYS
 from tests.gateway.clients import CLIENTS, BinaryTypeScriptClient, LineClient, Reply, ServerSaid
 from tests.gateway.site import address_of, path_of
 from tests.server import Server
 
-JOB_KEYS: Final = frozenset((
-    "id", "queue", "data", "priority", "created_at", "run_at", "started_at", "attempts",
-    "max_attempts", "backoff", "ttl", "timeout", "unique_key", "depends_on", "progress",
-    "progress_msg", "tags", "lifo", "remove_on_complete", "remove_on_fail", "last_heartbeat",
-    "stall_timeout", "stall_count", "parent_id", "children_ids", "children_completed", "custom_id",
-    "keep_completed_age", "keep_completed_count", "completed_at",
-))  # fmt: skip
+JOB_KEYS: Final = frozenset(KEYS)
 """What a job object has wherever it is JSON or MessagePack."""
 
 Event = dict[str, Any]

@@ -19,7 +19,8 @@ from tests.gateway.doors import Door, Listener
 from tests.gateway.grpc_client import message, state_name
 from tests.server import Server
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 30.0
+"""For what has to come; only a broken server makes a test wait so long."""
 NO_WAIT_S: Final = 0.1
 """A call needs some time, so a pull that is not to wait has this."""
 NOT_OURS: Final = "flashq-code"

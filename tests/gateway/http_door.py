@@ -16,8 +16,11 @@ import httpx
 
 from tests.gateway.clients import Reply, ServerSaid
 from tests.gateway.doors import JOB_KEYS, Event, Listener
-from tests.gateway.http_client import TIMEOUT_S, SseEvent, base_of, sse_events
+from tests.gateway.http_client import SseEvent, base_of, sse_events
 from tests.server import Server
+
+TIMEOUT_S: Final = 30.0
+"""For what has to come; only a broken server makes a test wait so long."""
 
 Envelope = dict[str, Any]
 Read = Callable[[Envelope, dict[str, Any]], Reply]
