@@ -46,7 +46,7 @@ class _Image(msgspec.Struct, array_like=True):
     token: int
 
 
-_images: Final = msgspec.msgpack.Decoder(list[_Image]).decode
+_page: Final = msgspec.msgpack.Decoder(tuple[None, list[_Image]]).decode
 
 _DEFAULTS: Final = Options()
 _SETTINGS: Final = QueueSettings()
@@ -239,7 +239,7 @@ class ShardFacts:
 
     def _raised(self, record: r.Raised) -> list[JobFacts]:
         """A job of level memory lasts from now on; a log that is read again meets it here first."""
-        [image] = _images(record.image)
+        _, [image] = _page(record.image)
         job = self.jobs.get(image.id)
         if job is None:
             job = JobFacts(image.id, image.queue, image.data, image.options, self._level)
