@@ -250,7 +250,8 @@ class TestIds:
         url = storage if storage == "memory:" else f"sqlite:///{tmp_path}/jobs.db"
         given: set[int] = set()
         for _ in range(2):
-            with closing(Server("--shards", "2", "--storage", url)) as server:
+            flags = ("--shards", "2", "--storage", url, "--data-dir", str(tmp_path))
+            with closing(Server(*flags)) as server:
                 server.wait_ready()
                 with closing(PythonClient(address_of(server))) as client:
                     ids = [client.push(f"q{n}", n) for n in range(8)]
