@@ -97,6 +97,8 @@ class ShardHistory:
         self.is_doomed = False
         #: its state may be given a new name, though nothing of it is lost
         self.may_renew = False
+        #: storage has lost even that there ever was such a shard
+        self.is_forgotten = False
         #: its process serves
         self.is_live = False
         #: its last process has ended by itself, with everything said
@@ -218,7 +220,9 @@ class Witness:
             opened: what it has now.
         """
         for shard in {write.shard for write in writes if not isinstance(write, Put)}:
-            self.shards[shard].lost(opened.shards[shard].last_seq)
+            history, left = self.shards[shard], opened.shards[shard]
+            history.lost(left.last_seq)
+            history.is_forgotten = history.is_forgotten or not left.incarnation
         for write in writes:
             for key, fire in _fires(write):
                 del self.fires[key]
@@ -377,7 +381,7 @@ class Witness:
 
     def _came(self, jobs: list[JobFacts]) -> None:
         for job in jobs:
-            if job.id in self._ids:
+            if job.id in self._ids and not self.history_of(job.id).is_forgotten:
                 raise Violation(f"id {job.id} was given before, to a job that is lost")
             self._ids.add(job.id)
             if job.level == "memory":
