@@ -8,6 +8,7 @@ request which was carried out, because the gateway died before the client had it
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from grpc import StatusCode
 
 from tests.conftest import StartServer
 from tests.gateway import clients
 from tests.gateway.clients import Reply, ServerSaid
 from tests.gateway.doors import Door, Listener, OpenDoor
+from tests.gateway.grpc_client import GrpcClient, message
 from tests.gateway.scenarios import SCENARIOS, a_listener_hears_of_a_jobs_life
 from tests.gateway.steps import done, is_empty, pull, push, state
 from tests.gateway.test_scenarios import DOORS
@@ -346,7 +349,7 @@ def _another(server: Server, name: str) -> Door:
 def handing_out() -> Iterator[Server]:
     """Return a server that soon takes back what it has handed out to nobody."""
     quick = ("--session-timeout-ms", "1000", "--heartbeat-interval-ms", "200")
-    server = Server("--shards", "2", *fixed_ports(), *quick, "--stall-timeout-ms", "1000")
+    server = Server("--shards", "2", *fixed_ports(), *quick, "--stall-timeout-ms", "2500")
     try:
         server.wait_ready()
         yield server
@@ -408,3 +411,20 @@ def test_what_a_dead_gateway_had_handed_out_comes_again(
         done(door, "ACK", id=job["id"])
         assert [state(door, job_id) for job_id in ids] == ["completed"] * 2
         assert is_empty(door, name)
+
+
+async def test_a_stream_that_a_dead_gateway_had_filled_comes_again(handing_out: Server) -> None:
+    """1. a stream has brought two jobs, and has three more on their way; 2. the gateway dies; 3. all of
+    them are handed out again, without an attempt."""
+    address = next(line for line in handing_out.lines if line.startswith("grpc://"))
+    async with GrpcClient(address.removeprefix("grpc://")) as client:
+        jobs = [message("JobInput")(data=b"1") for _ in range(5)]
+        pushed = await client.call("PushBatch", queue="streamed", jobs=jobs)
+        stream = client.start("StreamJobs", None, queue="streamed", batch_size=5, prefetch=5)
+        assert [(await stream.read()).id for _ in range(2)] == list(pushed.ids)[:2]
+        await asyncio.to_thread(handing_out.kill, GATEWAY)
+        assert await stream.code() is StatusCode.UNAVAILABLE
+    with closing(await asyncio.to_thread(_another, handing_out, "tcp-go")) as door:
+        found = [await asyncio.to_thread(pull, door, "streamed") for _ in pushed.ids]
+    assert sorted(job["id"] for job in found) == sorted(pushed.ids)
+    assert {job["attempts"] for job in found} == {0}
