@@ -51,9 +51,13 @@ def stats(invocation: Invocation) -> None:
 
 
 @click.command(cls=Verb)
+@click.option("--history", is_flag=True, help="The last 5 minutes instead, one line for every 5 s.")
 @pass_invocation
-def metrics(invocation: Invocation) -> None:
+def metrics(invocation: Invocation, history: bool) -> None:
     """Show the totals since the server's start."""
+    if history:
+        _show_history(invocation)
+        return
     with invocation.client() as client:
         found = client.metrics()
     if invocation.as_json:
@@ -66,6 +70,28 @@ def metrics(invocation: Invocation) -> None:
                 table.add_row(name.removeprefix("total_").replace("_", " "), text)
         invocation.table(table)
     invocation.warn_missing(found.missing_shards)
+
+
+def _show_history(invocation: Invocation) -> None:
+    with invocation.client() as client:
+        points = client.metrics_history()
+    if invocation.as_json:
+        invocation.documents(points)
+        return
+    numbers = ["queued", "processing", "completed", "failed", "completed/s", "latency"]
+    table = table_of("at", *numbers, numbers=numbers)
+    for point in points:
+        at = datetime.fromtimestamp(point.timestamp / 1000, UTC).astimezone()
+        table.add_row(
+            f"{at:%H:%M:%S}",
+            str(point.queued),
+            str(point.processing),
+            str(point.completed),
+            str(point.failed),
+            f"{point.throughput:.1f}",
+            f"{point.latency_ms:.0f} ms",
+        )
+    invocation.table(table)
 
 
 @click.command(cls=Verb)

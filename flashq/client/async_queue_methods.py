@@ -14,7 +14,7 @@ from flashq.client.calls import WAIT_MARGIN_MS
 from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
 from flashq.protocol import crons, queues, server, sessions, webhooks
 from flashq.protocol.base import CountReply, Durability, Reply
-from flashq.protocol.objects import QueueInfo
+from flashq.protocol.objects import MetricsPoint, QueueInfo
 
 
 class AsyncQueueMethods(AsyncCaller):
@@ -326,6 +326,10 @@ class AsyncQueueMethods(AsyncCaller):
         """Return all workers heard of in the last 30 s, whatever door they use."""
         reply = await self._call(server.ListWorkers(), server.WorkersReply)
         return Page(reply.workers, missing_shards=reply.missing_shards)
+
+    async def metrics_history(self) -> list[MetricsPoint]:
+        """Return a point for every 5 s of the last 5 minutes, oldest first."""
+        return (await self._call(server.GetMetricsHistory(), server.MetricsHistoryReply)).points
 
     async def metrics(self) -> server.MetricsReply:
         """Return the totals and each queue's counts, in its `metrics`."""

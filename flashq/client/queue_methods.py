@@ -14,7 +14,7 @@ from flashq.client.calls import WAIT_MARGIN_MS
 from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
 from flashq.protocol import crons, queues, server, sessions, webhooks
 from flashq.protocol.base import CountReply, Durability, Reply
-from flashq.protocol.objects import QueueInfo
+from flashq.protocol.objects import MetricsPoint, QueueInfo
 
 
 class QueueMethods(Caller):
@@ -326,6 +326,10 @@ class QueueMethods(Caller):
         """Return all workers heard of in the last 30 s, whatever door they use."""
         reply = self._call(server.ListWorkers(), server.WorkersReply)
         return Page(reply.workers, missing_shards=reply.missing_shards)
+
+    def metrics_history(self) -> list[MetricsPoint]:
+        """Return a point for every 5 s of the last 5 minutes, oldest first."""
+        return self._call(server.GetMetricsHistory(), server.MetricsHistoryReply).points
 
     def metrics(self) -> server.MetricsReply:
         """Return the totals and each queue's counts, in its `metrics`."""

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.coordinator import crons, deliverers, mailboxes, repeats, webhooks
+from flashq.coordinator import crons, deliverers, history, mailboxes, repeats, webhooks
 from flashq.coordinator.crons import CronTable
+from flashq.coordinator.history import History
 from flashq.coordinator.hooks import Hooks
 from flashq.coordinator.mailboxes import Mailboxes
 from flashq.coordinator.measures import Measures
@@ -53,11 +54,13 @@ from flashq.protocol.internal import (
     Refused,
     Reserve,
     RouterHello,
+    Sampled,
     ShardHello,
     ShardReady,
     decode_internal,
 )
 from flashq.protocol.limits import EngineLimits, WebhookLimits
+from flashq.protocol.server import GetMetricsHistory, MetricsHistoryReply
 from flashq.storage.port import Opened, Put
 
 ROUTER_SILENCE_MS: Final = 30_000
@@ -78,6 +81,7 @@ _FORMS: Final[tuple[Form[Any], ...]] = (
     webhooks.QUEUES,
     webhooks.DEAD,
     deliverers.FORM,
+    history.FORM,
 )
 """Everything that a coordinator stores of its own."""
 
@@ -134,6 +138,8 @@ class Coordinator:
         self._wanting = Wanting(settings.shard_count, self._links, self._outbox, now_ms)
         self._hooks = Hooks(settings, self._outbox, self._repeats, self._wanting, now_ms)
         self._hooks.load(opened.parts)
+        self._history = History(self._outbox)
+        self._history.load(opened.parts)
         #: when each router was last heard, on the monotonic clock
         self._routers: dict[bytes, int] = {}
         #: when crons are tried again that could not fire, on the wall clock; None when all could
@@ -195,6 +201,8 @@ class Coordinator:
                 self._links.greet(identity, hello, now_ms)
                 if self._links.is_at(hello.shard, identity):
                     self._wanting.greet(hello.shard, fresh=not hello.epoch)
+            case Sampled() as sample if self._links.is_at(sample.shard, identity):
+                self._history.take(sample)
             case Heeded() as heeded if self._links.is_at(heeded.shard, identity):
                 self._wanting.heed(heeded)
             case ShardReady() as ready:
@@ -256,6 +264,10 @@ class Coordinator:
         answer = partial(self._answer, identity, header)
         try:
             request = decode_request(body, json=json)
+            if isinstance(request, GetMetricsHistory):  # nobody acts on it, so it may be unsafe
+                told = MetricsHistoryReply(ok=True, points=self._history.points)
+                self._send_answer(identity, header, told)
+                return
             if self._hooks.handle(request, answer, now_ms, mono_ms, json=json):
                 return
             answer(self._carry_out(request, now_ms, json=json))
@@ -265,14 +277,18 @@ class Coordinator:
     def _answer(self, identity: bytes, header: Header, reply: Struct) -> None:
         """Answer a request, once everything is safe that the answer may tell of: the log of shards
         does not concern it, so that reading goes on while storage is away."""
+        if self._outbox.is_safe:
+            self._send_answer(identity, header, reply)
+        else:
+            body = encode(reply, json=bool(header.flags & JSON))
+            self._outbox.then(partial(self._send_answer, identity, header, body))
+
+    def _send_answer(self, identity: bytes, header: Header, reply: Struct | bytes) -> None:
         json = bool(header.flags & JSON)
         flags = REPLY | (JSON if json else 0)
         frame = pack_header(flags, ROUTE_COORDINATOR, header.corr, header.tail)
-        send = partial(self._outbox.send_pair, identity, frame, encode(reply, json=json))
-        if self._outbox.is_safe:
-            send()
-        else:
-            self._outbox.then(send)
+        body = reply if isinstance(reply, bytes) else encode(reply, json=json)
+        self._outbox.send_pair(identity, frame, body)
 
     def _carry_out(self, request: Struct, now_ms: int, *, json: bool) -> Reply:
         match request:
@@ -305,6 +321,9 @@ class Coordinator:
         self._links.tick(mono_ms)
         self._wanting.tick(mono_ms)
         self._hooks.tick(mono_ms)
+        self._history.tick(now_ms, mono_ms, self._links.serving())
+        if not self._trouble:
+            self._history.store(now=self._probe_at_ms is not None)
         if self._postponed_to_ms is None or now_ms >= self._postponed_to_ms:
             self._fire_crons(now_ms, mono_ms)
         for shard, resend_at_ms in self._mailboxes.resends():
@@ -362,6 +381,7 @@ class Coordinator:
             self._links.next_at_ms(),
             self._wanting.next_at_ms(),
             self._hooks.next_at_ms(),
+            self._history.next_at_ms(is_served=bool(self._links.serving())),
         )
         waits += [at_ms - mono_ms for at_ms in ahead if at_ms is not None]
         return max(0, min(waits))

@@ -58,10 +58,14 @@ class Outbox:
         """Send a pair at the end of the turn."""
         self._boxes.setdefault(to, []).extend((header, body))
 
-    def write(self, write: Write) -> None:
-        """Let the turn's group write something."""
+    def write(self, write: Write, *, is_told: bool = True) -> None:
+        """Let the turn's group write something.
+
+        Args:
+            is_told: if it is a part, whoever is told of parts has to wait for it.
+        """
         self._group.writes.append(write)
-        if isinstance(write, Put):
+        if isinstance(write, Put) and is_told:
             self._group.has_parts = True
 
     @property

@@ -181,6 +181,10 @@ class ShardLinks:
         """Return the shards that can be talked to."""
         return [link for link in self._links if link.identity is not None]
 
+    def serving(self) -> list[ShardLink]:
+        """Return the shards that serve and can be talked to."""
+        return [link for link in self._links if link.ready and link.identity is not None]
+
     def address_of(self, shard: int) -> bytes | None:
         """Return where a shard that serves can be reached; None for one that does not."""
         link = self._links[shard]

@@ -142,7 +142,6 @@ class HttpDoor:
         self._server = server
         self._administration.connections = lambda: len(server.server_state.connections)
         self._serving = asyncio.ensure_future(server.serve([listening]))
-        self._overview.start()
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
 
     def tokens_replaced(self) -> None:

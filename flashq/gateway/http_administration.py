@@ -195,7 +195,7 @@ class Administration:
 
     async def history(self, _request: Request, _visitor: Visitor) -> Response:
         """Give the figures of the last minutes."""
-        return _data(list(self._overview.history))
+        return _data(await self._overview.history())
 
     async def heartbeat(self, request: Request, _visitor: Visitor) -> Response:
         """Note that a worker is there."""

@@ -1,13 +1,12 @@
 """What the whole server looks like, asked once for everybody at the HTTP door who wants to know.
 
-Owns the questions that gather it, the short time that an answer is shared, and the history of the
-last minutes. Reads nothing else and changes nothing.
+Owns the questions that gather it, and the short time that an answer is shared. Reads nothing else
+and changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -20,11 +19,13 @@ from flashq.gateway.http_replies import refusal_of
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.crons import CronsReply, ListCrons
-from flashq.protocol.objects import Metrics, QueueInfo
+from flashq.protocol.objects import Metrics, MetricsPoint, QueueInfo
 from flashq.protocol.queues import ListQueues, QueuesReply
 from flashq.protocol.server import (
     GetMetrics,
+    GetMetricsHistory,
     ListWorkers,
+    MetricsHistoryReply,
     MetricsReply,
     Stats,
     StatsReply,
@@ -35,8 +36,10 @@ from flashq.protocol.webhooks import ListWebhooks, WebhooksReply, WebhookView
 
 SHARED_S: Final = 0.9
 """How long an answer serves also those who ask later: a little less than a dashboard's second."""
-HISTORY_INTERVAL_S: Final = 5.0
-HISTORY_POINTS_MAX: Final = 60
+HISTORY_SHARED_S: Final = 2.0
+"""How long dashboards are shown the same history; it gets a point every 5 s."""
+HISTORY_ANSWER_S: Final = 1.0
+"""How long they wait for a newer one before they see the last again."""
 STUCK_S: Final = 5.0
 """How long a shard's log may stay unsafe without any progress before storage is said to hang."""
 
@@ -53,18 +56,6 @@ class View(Struct, kw_only=True, frozen=True):
     timestamp: int
 
 
-class Point(Struct, kw_only=True, frozen=True):
-    """One point of the history. `completed` and `failed` are totals; `throughput` is jobs/s."""
-
-    timestamp: int
-    queued: int
-    processing: int
-    completed: int
-    failed: int
-    throughput: float
-    latency_ms: float
-
-
 class Overview:
     """Everybody's view of the server.
 
@@ -79,26 +70,21 @@ class Overview:
         self._bridge: Final = bridge
         self._wall_ms: Final = wall_ms
         self._mono_s: Final = mono_s
-        #: oldest first
-        self.history: Final[deque[Point]] = deque(maxlen=HISTORY_POINTS_MAX)
+        #: what dashboards are shown, and for how long
+        self._points: list[MetricsPoint] = []
+        self._points_until = 0.0
         self._view: View | None = None
         self._view_until = 0.0
         #: the gathering under way
         self._looking: asyncio.Task[View] | None = None
-        self._keeping: asyncio.Task[None] | None = None
         self.storage: Final = StorageWatch()
 
-    def start(self) -> None:
-        """Begin to write history."""
-        self._keeping = asyncio.ensure_future(self._keep_history())
-
     async def close(self) -> None:
-        """End it."""
-        for task in (self._keeping, self._looking):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, FlashQError):
-                    await task
+        """End what is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError, FlashQError):
+                await self._looking
 
     async def look(self, *, is_fresh: bool = False) -> View:
         """Return the server as it is now, or was a moment ago.
@@ -133,6 +119,23 @@ class Overview:
         )
         self._view_until = self._mono_s() + SHARED_S
         return self._view
+
+    async def history(self) -> list[MetricsPoint]:
+        """Ask the coordinator for the figures of the last minutes, oldest first.
+
+        Raises:
+            FlashQError: it cannot be asked.
+        """
+        return (await self._ask(GetMetricsHistory(), MetricsHistoryReply)).points
+
+    async def recent_history(self) -> list[MetricsPoint]:
+        """Return the figures of the last minutes, or those of before while nobody can be asked."""
+        if self._mono_s() >= self._points_until:
+            self._points_until = self._mono_s() + HISTORY_SHARED_S
+            with suppress(FlashQError, TimeoutError):
+                async with asyncio.timeout(HISTORY_ANSWER_S):
+                    self._points = await self.history()
+        return self._points
 
     async def webhooks(self) -> list[WebhookView]:
         """Ask the coordinator now.
@@ -173,23 +176,6 @@ class Overview:
         if not answer.ok:
             raise refusal_of(answer.body)
         return decode(answer.body, kind, json=True)
-
-    async def _keep_history(self) -> None:
-        while True:
-            with suppress(FlashQError):  # a hole in the history is the truth
-                view = await self.look()
-                self.history.append(
-                    Point(
-                        timestamp=view.timestamp,
-                        queued=view.stats.queued,
-                        processing=view.stats.processing,
-                        completed=view.metrics.total_completed,
-                        failed=view.metrics.total_failed,
-                        throughput=view.metrics.jobs_per_second,
-                        latency_ms=view.metrics.avg_latency_ms,
-                    )
-                )
-            await asyncio.sleep(HISTORY_INTERVAL_S)
 
 
 class StorageWatch:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.gateway.http_overview import Point
 from flashq.gateway.workers import Registration
 from flashq.protocol.command import Command, Role
+from flashq.protocol.objects import MetricsPoint
 from flashq.protocol.registry import COMMANDS
 
 
@@ -120,7 +120,7 @@ OWN_ROUTES: Final[tuple[Route, ...]] = (
     _get("/health/ready", "ready", "Tells whether requests can be carried out.", _OBJECT,
          **_ANYBODY),
     _get("/metrics/history", "history", "Gives a point for every 5 s of the last 5 minutes.",
-         list[Point]),
+         list[MetricsPoint]),
     _get("/metrics/prometheus", "prometheus", "Gives all figures in Prometheus' text format.",
          None, media="text/plain"),
     _get("/events", "sse", "Streams all events.", None, media=_STREAM, query=_LAST_ID,

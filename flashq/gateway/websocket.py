@@ -136,7 +136,7 @@ class Sockets:
                 return
             with suppress(FlashQError):  # nothing is said for as long as nothing is known
                 view = await self._overview.look()
-                frame = dashboard_frame(view, list(self._overview.history))
+                frame = dashboard_frame(view, await self._overview.recent_history())
                 await _send(socket, frame)
             with suppress(TimeoutError):
                 async with asyncio.timeout(DASHBOARD_INTERVAL_S):

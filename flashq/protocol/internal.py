@@ -203,6 +203,27 @@ class Heeded(Internal, kw_only=True, tag="heeded"):
     version: int
 
 
+# --- shard and coordinator: the history of metrics
+
+
+class TakeSample(Internal, kw_only=True, tag="take-sample"):
+    """To a shard: say what the figures are. `at` names the question, and is when it was asked."""
+
+    at: int
+
+
+class Sampled(Internal, kw_only=True, tag="sampled"):
+    """A shard's figures, safe or not; `completed` and `failed` are totals."""
+
+    shard: int
+    at: int
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    latency_ms_sum: int
+
+
 # --- router and coordinator
 
 
@@ -353,6 +374,8 @@ AnyInternal = (
     | CheckpointSafe
     | Wanted
     | Heeded
+    | TakeSample
+    | Sampled
     | RouterHello
     | Epochs
     | Mail

@@ -173,6 +173,20 @@ class Metrics(Struct, kw_only=True):
     queues: list[QueueMetrics]
 
 
+class MetricsPoint(Struct, kw_only=True, frozen=True):
+    """One point of the history; `timestamp` is Unix milliseconds. `completed` and `failed` are
+    totals, `throughput` is jobs completed a second since the point before, and `latency_ms` is the
+    mean over all completions."""
+
+    timestamp: int
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    throughput: float
+    latency_ms: float
+
+
 class Event(Struct, kw_only=True, omit_defaults=True):
     """Something that happened to jobs of one queue, all in the same way at the same time.
 

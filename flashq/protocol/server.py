@@ -9,7 +9,7 @@ from msgspec import Struct
 from flashq.protocol.base import Reply, Request
 from flashq.protocol.command import Scope, reading
 from flashq.protocol.histogram import Distribution
-from flashq.protocol.objects import Metrics
+from flashq.protocol.objects import Metrics, MetricsPoint
 
 
 class Stats(Request, kw_only=True, tag="STATS"):
@@ -119,6 +119,17 @@ class MetricsReply(Reply, kw_only=True, omit_defaults=True):
     missing_shards: list[int] = []
 
 
+class GetMetricsHistory(Request, kw_only=True, tag="METRICSHISTORY"):
+    pass
+
+
+class MetricsHistoryReply(Reply, kw_only=True, omit_defaults=True):
+    """One point for every 5 s of the last 5 minutes, oldest first."""
+
+    ok: bool
+    points: list[MetricsPoint]
+
+
 COMMANDS: Final = (
     reading(
         Stats,
@@ -143,5 +154,12 @@ COMMANDS: Final = (
         "list_workers",
         "Lists all workers heard of in the last 30 s, whatever door they use.",
         ("GET", "/workers"),
+    ),
+    reading(
+        GetMetricsHistory,
+        MetricsHistoryReply,
+        Scope.COORDINATOR,
+        "metrics_history",
+        "Gives a point for every 5 s of the last 5 minutes.",
     ),
 )

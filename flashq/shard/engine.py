@@ -25,7 +25,7 @@ from flashq.protocol import records as r
 from flashq.protocol.base import Reply as OkReply
 from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.command import Scope
-from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.internal import AnyPeerMessage, Sampled
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Answer, AnyRecord
 from flashq.protocol.registry import BY_REQUEST
@@ -37,7 +37,7 @@ from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, p
 from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import DELAYED, WAITING
+from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING
 from flashq.shard.outbox import Origin, Outbox
 from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
@@ -539,6 +539,20 @@ class Engine:
     def reserve(self, sequence: int) -> None:
         """Say up to which sequence job ids are this shard's own for good."""
         self._core.context.reserved = sequence
+
+    def sample(self, at: int) -> Sampled:
+        """Return the figures for a point of the history; `at` names it."""
+        state = self.state
+        counts, totals = state.counts, state.totals
+        return Sampled(
+            shard=state.shard,
+            at=at,
+            queued=counts[WAITING],
+            processing=counts[ACTIVE],
+            completed=totals.completed,
+            failed=totals.failed,
+            latency_ms_sum=totals.latency_ms_sum,
+        )
 
     def accept(self) -> None:
         """Take on changes again after a refusal, and serve those that waited."""

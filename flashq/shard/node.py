@@ -54,6 +54,7 @@ from flashq.protocol.internal import (
     Safe,
     ShardHello,
     ShardReady,
+    TakeSample,
     Wanted,
     decode_internal,
     encode_internal,
@@ -503,6 +504,10 @@ class Node:
             self._engine.tell(self._hooks)
         self._tell(Heeded(shard=self._identity.shard, version=message.version))
 
+    def _on_take_sample(self, message: TakeSample) -> None:
+        if self.is_serving:
+            self._tell(self.engine.sample(message.at))
+
     def _on_mail(self, mail: Mail) -> None:
         self._take_mail(mail, self._tell)
 
@@ -589,6 +594,7 @@ _FROM_COORDINATOR: Final[dict[type, Callable[[Node, Any], None]]] = {
     Safe: Node._on_safe,
     CheckpointSafe: Node._on_checkpoint_safe,
     Wanted: Node._on_wanted,
+    TakeSample: Node._on_take_sample,
     Mail: Node._on_mail,
     MailAck: Node._on_mail_ack,
 }

@@ -111,6 +111,7 @@ FIELDS: Final[dict[str, Fields]] = {
     "STATS": Fields({}, {}),
     "METRICS": Fields({}, {}),
     "LISTWORKERS": Fields({}, {}),
+    "METRICSHISTORY": Fields({}, {}),
     "CANCEL": ONE_JOB,
     "CHANGEPRIORITY": Fields({"id": UNSIGNED, "priority": SIGNED}, {}),
     "MOVETODELAYED": Fields({"id": UNSIGNED, "delay": UNSIGNED}, {}),

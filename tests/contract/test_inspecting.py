@@ -7,6 +7,7 @@ import pytest
 from tests.contract.dealer import Dealer
 from tests.contract.refusals import refused
 from tests.contract.states import NEVER_PUSHED, job_in, pull, push
+from tests.server import eventually
 
 
 @pytest.mark.covers("WAITJOB")
@@ -166,6 +167,16 @@ def test_stats_sum_over_all_shards(dealer: Dealer, queue: str) -> None:
     assert [after[key] - before[key] for key in keys] == [5, 5, 5, 5]
     assert sorted(shard["shard"] for shard in after["shards"]) == [0, 1, 2, 3]
     assert "missing_shards" not in after
+
+
+@pytest.mark.covers("METRICSHISTORY")
+def test_history_has_a_point_for_each_interval(dealer: Dealer) -> None:
+    """The coordinator makes the first one a moment after the shards serve."""
+    point, *_ = eventually(lambda: list(dealer.ask("METRICSHISTORY")["points"]), "a point")
+    assert list(point) == [
+        "timestamp", "queued", "processing", "completed", "failed", "throughput", "latency_ms",
+    ]  # fmt: skip
+    assert type(point["throughput"]) is type(point["latency_ms"]) is float
 
 
 @pytest.mark.covers("METRICS")

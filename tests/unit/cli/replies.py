@@ -143,6 +143,19 @@ REPLIES: Final[dict[str, dict[str, Any]]] = {
         "dlq": 2,
         "shards": [{**SHARD, "shard": index} for index in range(4)],
     },
+    "METRICSHISTORY": {
+        "points": [
+            {
+                "timestamp": NOW_MS,
+                "queued": 3,
+                "processing": 1,
+                "completed": 90,
+                "failed": 2,
+                "throughput": 12.5,
+                "latency_ms": 34.0,
+            }
+        ]
+    },
     "LISTWORKERS": {
         "workers": [
             {

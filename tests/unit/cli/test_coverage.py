@@ -62,6 +62,7 @@ LINES: Final[dict[str, tuple[str, ...]]] = {
     "STATS": ("stats",),
     "METRICS": ("metrics",),
     "LISTWORKERS": ("workers",),
+    "METRICSHISTORY": ("metrics", "--history"),
     "HELLO": ("stats",),
     "GOODBYE": ("stats",),
     "AUTH": ("stats", "--token", "secret"),

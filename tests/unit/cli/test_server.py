@@ -30,6 +30,16 @@ def test_metrics(ask: Run, fake: FakeServer) -> None:
     assert ask("metrics", "--json").document["total_completed"] == 1
 
 
+def test_history_of_metrics(ask: Run, fake: FakeServer) -> None:
+    """One line for each point."""
+    teach(fake)
+    out = ask("metrics", "--history").out
+    for text in ("90", "12.5", "34 ms"):
+        assert text in out
+    (point,) = ask("metrics", "--history", "--json").documents
+    assert point["completed"] == 90
+
+
 def test_workers(ask: Run, fake: FakeServer) -> None:
     """Who they are and what they are at."""
     teach(fake)

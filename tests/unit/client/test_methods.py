@@ -66,6 +66,12 @@ REPLIES: dict[str, dict[str, Any]] = {
     "WEBHOOKRETRY": {"count": 2},
     "WEBHOOKPULL": {"lease": None},
     "STATS": {"queued": 1, "processing": 0, "delayed": 0, "dlq": 0},
+    "METRICSHISTORY": {
+        "points": [
+            {"timestamp": 1, "queued": 2, "processing": 3, "completed": 4, "failed": 5,
+             "throughput": 6.0, "latency_ms": 7.0}
+        ]
+    },
     "LISTWORKERS": {"workers": [], "missing_shards": [3]},
     "METRICS": {
         "metrics": {
