@@ -414,8 +414,8 @@ def test_what_a_dead_gateway_had_handed_out_comes_again(
 
 
 async def test_a_stream_that_a_dead_gateway_had_filled_comes_again(handing_out: Server) -> None:
-    """1. a stream has brought two jobs, and has three more on their way; 2. the gateway dies; 3. all of
-    them are handed out again, without an attempt."""
+    """1. a stream has brought two jobs, and three more are on their way; 2. the gateway dies;
+    3. they are all handed out again, without an attempt."""
     address = next(line for line in handing_out.lines if line.startswith("grpc://"))
     async with GrpcClient(address.removeprefix("grpc://")) as client:
         jobs = [message("JobInput")(data=b"1") for _ in range(5)]
