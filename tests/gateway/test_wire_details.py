@@ -7,6 +7,7 @@ their values, and connections whose token is wrong.
 from __future__ import annotations
 
 import json
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -163,6 +164,26 @@ class TestOrder:
             replies = [numbered.read() for _ in range(2)]
             assert [reply["reqId"] for reply in replies] == [ack, pull]
             job = replies[1]["job"]
+
+    def test_also_when_another_connection_takes_the_slot(self, doors: Server, queue: str) -> None:
+        """A worker has a connection for each job that it works on at a time: when one of them has
+        got the next job, the ack of the last one can be read at the other."""
+        with (
+            closing(TypeScriptClient(address_of(doors))) as holder,
+            closing(TypeScriptClient(address_of(doors))) as waiter,
+        ):
+            holder.ask("SETCONCURRENCY", queue=queue, limit=1)
+            holder.push_batch(queue, [{"data": n} for n in range(101)])
+            job = holder.pull(queue, 1000)
+            for _ in range(100):
+                assert job is not None
+                pull = waiter.send("PULL", queue=queue, timeout=10_000)
+                ack = holder.send("ACK", id=job["id"])
+                readable, _, _ = select.select([holder.socket, waiter.socket], [], [], 5)
+                assert holder.socket in readable
+                assert holder.answer(ack)["ok"]
+                job = waiter.answer(pull)["job"]
+                holder, waiter = waiter, holder
 
     def test_waits_do_not_hold_back_what_came_before_or_after(
         self, numbered: TypeScriptClient, queue: str
