@@ -97,15 +97,36 @@ def pairs(frames: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(step, step, strict=True)
 
 
-# --- what a shard publishes beside its events
+# --- what a router and a shard's publisher say to each other beside events
+#
+# The router subscribes to the empty topic, which stands for everything that is published, and to
+# one topic for each queue that somebody listens to. Nothing is published under those: they tell the
+# shard which events to make. So the router gets every event that is made, and sees holes.
+
+ALL_QUEUES: Final = "*"
+"""Stands for all queues where a listener names one."""
+_NUMBER_BYTES: Final = 8
 
 
-def pack_heard(shard: int) -> tuple[bytes, bytes]:
-    """Return what a shard publishes when it has learned that somebody listens: whoever gets it gets
-    every event after it. No queue has an empty name."""
-    return b"", shard.to_bytes(2, "big")
+def pack_wish(number: int, queue: str) -> bytes:
+    """Return the topic that asks a shard for a queue's events; `number` tells it from earlier ones
+    for the same queue."""
+    return number.to_bytes(_NUMBER_BYTES, "big") + queue.encode()
 
 
-def unpack_heard(frames: Sequence[bytes]) -> int | None:
-    """Return the shard that says so; None for an event."""
-    return int.from_bytes(frames[1], "big") if not frames[0] else None
+def wished_queue(wish: bytes) -> str:
+    """Return the queue that a wish is about."""
+    return wish[_NUMBER_BYTES:].decode(errors="replace")
+
+
+def pack_heard(shard: int, wish: bytes) -> tuple[bytes, bytes]:
+    """Return what a shard publishes when it has learned of a wish: whoever gets it gets every event
+    of that queue after it. No queue has an empty name."""
+    return b"", shard.to_bytes(2, "big") + wish
+
+
+def unpack_heard(frames: Sequence[bytes]) -> tuple[int, bytes] | None:
+    """Return the shard that says so, and the wish; None for an event."""
+    if frames[0]:
+        return None
+    return int.from_bytes(frames[1][:2], "big"), frames[1][2:]

@@ -6,7 +6,7 @@ return address; what was granted to it holds for the session that it said under 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -80,6 +80,10 @@ class ClientTable:
         self._clients: OrderedDict[bytes, Client] = OrderedDict()
         #: all and only clients with subscriptions
         self.listeners: dict[bytes, Client] = {}
+        #: how many clients listen to each queue; all and only those with one
+        self._heard: Counter[str] = Counter()
+        #: queues whose number has been or become 0 since the last look
+        self._changed: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -115,7 +119,10 @@ class ClientTable:
     def forget(self, identity: bytes) -> None:
         """Drop all that is known of a client."""
         self._clients.pop(identity, None)
-        self.listeners.pop(identity, None)
+        client = self.listeners.pop(identity, None)
+        if client is not None:
+            for queue in client.subscriptions:
+                self._leave(queue)
 
     def subscribe(self, client: Client, queue: str, subscription: Subscription) -> None:
         """Let the client listen to a queue; a second wish for it replaces the first.
@@ -125,15 +132,32 @@ class ClientTable:
         """
         if queue not in client.subscriptions and len(client.subscriptions) >= SUBSCRIPTIONS_MAX:
             raise Busy(detail=f"a client can listen to {SUBSCRIPTIONS_MAX} queues")
+        if queue not in client.subscriptions:
+            self._heard[queue] += 1
+            if self._heard[queue] == 1:
+                self._changed[queue] = None
         client.subscriptions[queue] = subscription
         self.listeners[client.identity] = client
 
     def unsubscribe(self, client: Client, queue: str) -> None:
         """End the client's wish for a queue, if there is one."""
-        client.subscriptions.pop(queue, None)
+        if client.subscriptions.pop(queue, None) is not None:
+            self._leave(queue)
         if not client.subscriptions:
             client.missed.clear()
             self.listeners.pop(client.identity, None)
+
+    def _leave(self, queue: str) -> None:
+        self._heard[queue] -= 1
+        if not self._heard[queue]:
+            del self._heard[queue]
+            self._changed[queue] = None
+
+    def take_changed_queues(self) -> list[tuple[str, bool]]:
+        """Return the queues to which somebody began or ceased to listen since the last time, and
+        whether somebody does now."""
+        changed, self._changed = self._changed, {}
+        return [(queue, queue in self._heard) for queue in changed]
 
     def forget_silent(self, now_ms: int) -> None:
         """Drop the clients that have been silent for too long."""

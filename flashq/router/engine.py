@@ -157,6 +157,12 @@ class Router:
         """Whether somebody listens, so that the shards' events are worth having."""
         return self._sessions.has_listeners
 
+    def take_topics(self) -> list[tuple[bytes, bool]]:
+        """Return what to subscribe to (True) or to unsubscribe from at the shards' publishers
+        beside everything that is published, and forget it."""
+        self._hearing.follow(self._sessions.take_changed_queues())
+        return self._hearing.take_topics()
+
     @property
     def epochs(self) -> list[int]:
         """Each shard's epoch, 0 for one that is not ready."""
@@ -354,7 +360,8 @@ class Router:
         address = self._address_of() if self._is_guarded else None
         reply = self._sessions.handle(request, asker, now_ms, self.epochs, address)
         if isinstance(request, Subscribe):
-            self._hearing.ask(asker, now_ms)
+            self._hearing.follow(self._sessions.take_changed_queues())
+            self._hearing.ask(asker, request.queue, now_ms)
             self._answer_subscribers(now_ms)
         else:
             self._reply(asker, reply)
@@ -478,22 +485,18 @@ class Router:
         self._notify_all(ShardNotice(shard=shard, epoch=epoch))
 
     def handle_event(self, frames: Sequence[bytes]) -> None:
-        """Take an event as a shard published it, queue and body; or that a shard has learned that
-        its events are wanted here."""
+        """Take an event as a shard published it, queue and body; or that a shard has learned which
+        events are wanted here."""
         try:
             if len(frames) != 2:
                 raise BadMessage(detail=f"event of {len(frames)} frames")
-            shard = unpack_heard(frames)
-            if shard is not None:
-                self._hearing.heard(shard)
+            heard = unpack_heard(frames)
+            if heard is not None:
+                self._hearing.heard(*heard)
                 return
             self._sessions.handle_event(frames[1])
         except BadMessage:
             self.dropped["unreadable event"] += 1
-
-    def events_unfollowed(self) -> None:
-        """The shards' events do not come here any more, until they are asked for again."""
-        self._hearing.stop()
 
     def _answer_subscribers(self, now_ms: int) -> None:
         for asker in self._hearing.take_told(now_ms):

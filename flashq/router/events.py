@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from flashq.errors import BadMessage
 from flashq.protocol.codec import decode, encode, transcode
+from flashq.protocol.framing import ALL_QUEUES
 from flashq.protocol.objects import Event
 from flashq.protocol.sessions import EventNotice, GapNotice
 from flashq.router.clients import Client, ClientTable, Subscription
 
-ALL: Final = "*"
 FIRST_SEQ: Final = 1
 """With which a shard's events begin in each epoch."""
 RETRY_MS: Final = 1000
@@ -143,7 +143,7 @@ def _notice_of(event: Event, *, json: bool) -> bytes:
 
 def _wish_for(client: Client, event: Event) -> Subscription | None:
     """Return the subscription under which the client wants the event: the queue's own first."""
-    for queue in (event.queue, ALL):
+    for queue in (event.queue, ALL_QUEUES):
         subscription = client.subscriptions.get(queue)
         if subscription is not None and (
             not subscription.events or event.event in subscription.events

@@ -1,17 +1,33 @@
-"""Whether the shards' events come to the router yet, and who waits to be told so.
+"""Which events are asked of the shards, and who waits to be told that they come.
 
-A subscription reaches a shard a moment after it was asked for, and what happens before that is not
-heard. So SUBSCRIBE is answered when every shard has said that it publishes to this router; a shard
-that is away does not hold the answer up for longer than a gather. Pure.
+A wish reaches a shard a moment after it was made, and what happens before that is not heard. So
+SUBSCRIBE is answered when the shard that has the queue has said that it heeds the wish, or every
+shard for all queues; a shard that is away does not hold the answer up for longer than a gather.
+Pure.
 """
 
 from __future__ import annotations
 
+from msgspec import Struct
+
+from flashq.errors import FlashQError
+from flashq.ids import shard_of_queue
+from flashq.protocol.framing import ALL_QUEUES, pack_wish
+from flashq.protocol.names import check_queue_name
 from flashq.router.sessions import Asker
 
 
+class _Wish(Struct):
+    """A queue whose events are asked for: under which topic, which shards have not said that they
+    heed it, and whose answers wait for that, by their numbers."""
+
+    topic: bytes
+    unheard: set[int]
+    waiting: list[int]
+
+
 class Hearing:
-    """What is heard of the shards. Times are of the monotonic clock, in ms.
+    """What is asked of the shards. Times are of the monotonic clock, in ms.
 
     Args:
         shard_count: how many there are.
@@ -21,32 +37,88 @@ class Hearing:
     def __init__(self, shard_count: int, wait_ms: int) -> None:
         self._shard_count = shard_count
         self._wait_ms = wait_ms
-        #: shards whose events do not come here yet
-        self._unheard = set(range(shard_count))
+        #: by queue, and again by topic
+        self._wishes: dict[str, _Wish] = {}
+        self._by_topic: dict[bytes, _Wish] = {}
+        self._wishes_made = 0
         #: who is to be told, and when at the latest; in this order
-        self._waiting: list[tuple[int, Asker]] = []
+        self._waiting: dict[int, tuple[int, Asker]] = {}
+        self._waiting_made = 0
+        #: who is to be told now
+        self._told: list[Asker] = []
+        #: topics to subscribe to, or to unsubscribe from, in this order
+        self._topics: list[tuple[bytes, bool]] = []
 
-    def ask(self, asker: Asker, now_ms: int) -> None:
-        """Note somebody who is to be told when all shards are heard."""
-        self._waiting.append((now_ms + self._wait_ms, asker))
+    def follow(self, changed: list[tuple[str, bool]]) -> None:
+        """Ask for the events of the queues, or of all (`*`), to which somebody began to listen,
+        and let go of those to which nobody does any more."""
+        for queue, wanted in changed:
+            if wanted and queue not in self._wishes:
+                self._begin(queue)
+            elif not wanted and queue in self._wishes:
+                wish = self._wishes.pop(queue)
+                del self._by_topic[wish.topic]
+                self._topics.append((wish.topic, False))
 
-    def heard(self, shard: int) -> None:
-        """A shard publishes to this router."""
-        self._unheard.discard(shard)
+    def _begin(self, queue: str) -> None:
+        shards = _shards_of(queue, self._shard_count)
+        if not shards:
+            return
+        self._wishes_made += 1
+        wish = _Wish(pack_wish(self._wishes_made, queue), shards, [])
+        self._wishes[queue] = self._by_topic[wish.topic] = wish
+        self._topics.append((wish.topic, True))
 
-    def stop(self) -> None:
-        """The shards' events do not come here any more, until they are asked for again."""
-        self._unheard = set(range(self._shard_count))
+    def take_topics(self) -> list[tuple[bytes, bool]]:
+        """Return what to subscribe to (True) or to unsubscribe from, and forget it."""
+        topics, self._topics = self._topics, []
+        return topics
+
+    def ask(self, asker: Asker, queue: str, now_ms: int) -> None:
+        """Note somebody who is to be told when the events of a queue that is followed come."""
+        wish = self._wishes.get(queue)
+        if wish is None or not wish.unheard:
+            self._told.append(asker)
+            return
+        self._waiting_made += 1
+        self._waiting[self._waiting_made] = now_ms + self._wait_ms, asker
+        wish.waiting.append(self._waiting_made)
+
+    def heard(self, shard: int, topic: bytes) -> None:
+        """A shard heeds a wish."""
+        wish = self._by_topic.get(topic)
+        if wish is None:
+            return
+        wish.unheard.discard(shard)
+        if wish.unheard:
+            return
+        waiting, wish.waiting = wish.waiting, []
+        for number in waiting:
+            due = self._waiting.pop(number, None)
+            if due is not None:
+                self._told.append(due[1])
 
     def take_told(self, now_ms: int) -> list[Asker]:
         """Return who is to be told now, and forget them."""
-        if not self._unheard:
-            told, self._waiting = self._waiting, []
-        else:
-            told = [one for one in self._waiting if one[0] <= now_ms]
-            del self._waiting[: len(told)]
-        return [asker for _, asker in told]
+        while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
+            _, asker = self._waiting.pop(next(iter(self._waiting)))
+            self._told.append(asker)
+        told, self._told = self._told, []
+        return told
 
     def next_deadline_ms(self) -> int | None:
         """Return when somebody is to be told whatever is heard by then."""
-        return self._waiting[0][0] if self._waiting else None
+        for due_ms, _ in self._waiting.values():
+            return due_ms
+        return None
+
+
+def _shards_of(queue: str, shard_count: int) -> set[int]:
+    """Return the shards that have the events of a queue, or of all; none for what is no name."""
+    if queue == ALL_QUEUES:
+        return set(range(shard_count))
+    try:
+        check_queue_name(queue)
+    except FlashQError:
+        return set()
+    return {shard_of_queue(queue, shard_count)}

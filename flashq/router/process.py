@@ -213,22 +213,34 @@ class Sockets:
         return self._backlog.retry_at_ms
 
     def follow_events(self, router: Router) -> None:
-        """Subscribe to the shards' events, or stop; the engine needs all of a shard's events to
-        see holes in them, so it gets them whatever the queue."""
-        wanted = router.wants_events
-        if wanted and self._events is None:
-            self._events = self._context.socket(zmq.SUB)
-            self._events.set_hwm(EVENTS_UNHEARD_MAX)
-            self._events.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-            self._events.setsockopt(zmq.SUBSCRIBE, b"")
-            for shard in range(self._shards):
-                self._events.connect(self._run_dir.events(shard))
-            self._poller.register(self._events, zmq.POLLIN)
-        elif not wanted and self._events is not None:
-            self._poller.unregister(self._events)
-            self._events.close(linger=0)
-            self._events = None
-            router.events_unfollowed()
+        """Subscribe to the events that somebody listens to, or let go of them.
+
+        The engine needs all events that a shard makes to see holes in them, so it gets them
+        whatever the queue; the topics of single queues tell the shards which to make.
+        """
+        topics = router.take_topics()
+        if not router.wants_events:
+            if self._events is not None:
+                self._poller.unregister(self._events)
+                self._events.close(linger=0)
+                self._events = None
+            return
+        if not topics:
+            return
+        if self._events is None:
+            self._events = self._open_events()
+        for topic, wanted in topics:
+            self._events.setsockopt(zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE, topic)
+
+    def _open_events(self) -> zmq.Socket[bytes]:
+        events = self._context.socket(zmq.SUB)
+        events.set_hwm(EVENTS_UNHEARD_MAX)
+        events.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        events.setsockopt(zmq.SUBSCRIBE, b"")
+        for shard in range(self._shards):
+            events.connect(self._run_dir.events(shard))
+        self._poller.register(events, zmq.POLLIN)
+        return events
 
 
 def _take(socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:

@@ -29,11 +29,13 @@ from flashq.protocol.sessions import (
     worker_id,
 )
 from flashq.router.clients import Client, ClientTable, Subscription
-from flashq.router.events import ALL, EventFan
+from flashq.router.events import EventFan
 from flashq.router.settings import RouterSettings
 from flashq.tokens import Grant, Guard
 
 NAME_CHARS_MAX: Final = 256
+ALL_EVENTS: Final = "*"
+"""Stands for all events where a listener names one."""
 SILENT_SESSIONS: Final = 3
 """A client is forgotten after so many session time-outs of silence."""
 
@@ -75,6 +77,11 @@ class Sessions:
     def has_listeners(self) -> bool:
         """Whether anybody listens to events."""
         return bool(self._clients.listeners)
+
+    def take_changed_queues(self) -> list[tuple[str, bool]]:
+        """Return the queues, or `*`, to which somebody began or ceased to listen since the last
+        time, and whether somebody does now."""
+        return self._clients.take_changed_queues()
 
     def greeted(self) -> Iterator[Client]:
         """Return the clients that have said hello, who get notices."""
@@ -183,7 +190,7 @@ class Sessions:
         )
 
     def _subscribe(self, request: Subscribe, asker: Asker, now_ms: int) -> None:
-        unknown = [name for name in request.events if name != ALL and name not in EVENTS]
+        unknown = [name for name in request.events if name != ALL_EVENTS and name not in EVENTS]
         if unknown:
             raise InvalidRequest(detail=f"unknown event '{unknown[0][:64]}'")
         client = self._clients.see(asker.identity, now_ms)
@@ -191,7 +198,7 @@ class Sessions:
             raise InvalidRequest(detail="SUBSCRIBE needs a HELLO before it")
         if not request.events:
             raise InvalidRequest(detail="`events` is empty")
-        events = frozenset[str]() if ALL in request.events else frozenset(request.events)
+        events = frozenset[str]() if ALL_EVENTS in request.events else frozenset(request.events)
         wish = Subscription(asker.corr, events, json=asker.json)
         self._clients.subscribe(client, request.queue, wish)
 

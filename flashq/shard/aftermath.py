@@ -5,7 +5,7 @@ Reads the state as it is *before* the records take effect, because afterwards jo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -45,19 +45,19 @@ class Aftermath:
 
     Args:
         state: as it is before they take effect.
-        with_events: somebody listens to all events.
-        wanted: tells of an event and a queue whether somebody wants that; None: nobody wants any.
+        audience: the queues that somebody listens to.
+        wanted: tells of an event and a queue whether a webhook wants that; None: none wants any.
     """
 
     def __init__(
         self,
         state: ShardState,
         *,
-        with_events: bool,
+        audience: Container[str],
         wanted: Callable[[str, str], bool] | None = None,
     ) -> None:
         self._state = state
-        self._with_events = with_events
+        self._audience = audience
         self._wanted = wanted
         self.woken: set[str] = set()
         self.ended: list[Ended] = []
@@ -73,7 +73,8 @@ class Aftermath:
                 method(record)
 
     def _is_heard(self, event: str, queue: str) -> bool:
-        return self._with_events or (self._wanted is not None and self._wanted(event, queue))
+        wanted = self._wanted
+        return queue in self._audience or (wanted is not None and wanted(event, queue))
 
     def _say(self, event: str, queue: str, ids: list[int], **more: Any) -> None:
         if self._is_heard(event, queue):

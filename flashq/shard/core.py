@@ -18,6 +18,7 @@ from flashq.protocol.limits import EngineLimits
 from flashq.protocol.objects import Event
 from flashq.protocol.records import Answer, AnyRecord, Entry
 from flashq.shard.aftermath import Aftermath, Ended
+from flashq.shard.audience import Audience
 from flashq.shard.context import Context
 from flashq.shard.evolve import evolve
 from flashq.shard.hooks import Hooks
@@ -69,8 +70,8 @@ class Core:
         self.gate = 0
         #: up to which sequence it is safe; whoever holds replies back keeps it up to date
         self.safe = SEQUENCE_MAX
-        #: somebody listens to events
-        self.wants_events = False
+        #: the queues whose events somebody listens to
+        self.audience = Audience()
         #: what webhooks want to be told of; None for nothing
         self.hooks: Hooks | None = None
         self._event_seq = 0
@@ -105,10 +106,10 @@ class Core:
             durable: whether later replies wait until this is safe.
             answer: for repeats of the request that caused this.
         """
-        state, hooks = self.state, self.hooks
-        if self.pulls or self.waits or self.wants_events or hooks is not None:
+        state, hooks, audience = self.state, self.hooks, self.audience
+        if self.pulls or self.waits or audience or hooks is not None:
             wanted = None if hooks is None else hooks.want
-            aftermath = Aftermath(state, with_events=self.wants_events, wanted=wanted)
+            aftermath = Aftermath(state, audience=audience, wanted=wanted)
             aftermath.note(records)
             if hooks is not None and aftermath.happenings:
                 records = [*records, *hooks.mail(aftermath.happenings, state.now_ms)]
@@ -126,11 +127,13 @@ class Core:
             self.outbox.entries.append(entry)
             if durable:
                 self.gate = state.seq
-        if self.wants_events and aftermath is not None and aftermath.happenings:
+        if audience and aftermath is not None and aftermath.happenings:
             self._publish(aftermath)
 
     def _publish(self, aftermath: Aftermath) -> None:
         for said in aftermath.happenings:
+            if said.queue not in self.audience:
+                continue  # made for a webhook alone
             self._event_seq += 1
             event = Event(
                 seq=self._event_seq,

@@ -31,6 +31,7 @@ from flashq.protocol.records import Answer, AnyRecord
 from flashq.protocol.registry import BY_REQUEST
 from flashq.protocol.sessions import Goodbye, Heartbeat
 from flashq.shard import retention
+from flashq.shard.audience import Audience
 from flashq.shard.context import Context, Decision
 from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, producing
@@ -190,9 +191,9 @@ class Engine:
         """How many requests are parked."""
         return self._core.waiters
 
-    def listen(self, wanted: bool) -> None:
-        """Say whether anybody listens to events; if not, none are made."""
-        self._core.wants_events = wanted
+    def listen(self, audience: Audience) -> None:
+        """Say whose events somebody listens to, now and as it changes; no others are made."""
+        self._core.audience = audience
 
     def tell(self, hooks: Hooks) -> None:
         """Say what webhooks want to be told of, from now on."""

@@ -62,6 +62,7 @@ from flashq.protocol.internal import (
 from flashq.protocol.leases import HandedOut
 from flashq.protocol.server import ShardStats, Stats, StatsReply
 from flashq.protocol.sessions import Hello
+from flashq.shard.audience import Audience
 from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
@@ -107,8 +108,8 @@ class Node:
         self._recovery = Recovery(self._state)
         # serving
         self._engine: Engine | None = None
-        #: whether somebody listens to events; that may be known before there is an engine
-        self._is_heard = False
+        #: who listens to which events; that may be known before there is an engine
+        self._audience = Audience()
         #: what webhooks want to be told of; that may be known before there is an engine
         self._hooks = Hooks(())
         self._journal = Journal(identity.shard, 0, 0)
@@ -419,7 +420,7 @@ class Node:
         self._checkpoints = Checkpointing(state, self._epoch, self._tell)
         self._engine = Engine(state, identity.limits, epoch=self._epoch, level=identity.level)
         self._confirm(state.seq)
-        self._engine.listen(self._is_heard)
+        self._engine.listen(self._audience)
         self._engine.tell(self._hooks)
         self.phase = Phase.RESERVING
         self._reserve()
@@ -517,14 +518,10 @@ class Node:
 
     # --- out
 
-    def listen(self, wanted: bool) -> None:
-        """Say whether anybody listens to this shard's events. Who does is told so, behind which no
-        event is missed."""
-        self._is_heard = wanted
-        if wanted:
-            self.out.events.append(pack_heard(self._identity.shard))
-        if self._engine is not None:
-            self._engine.listen(wanted)
+    def subscribed(self, message: bytes) -> None:
+        """Take a subscription, or its end. Who asks is told so; no event behind that is missed."""
+        heeded = self._audience.take(message)
+        self.out.events += [pack_heard(self._identity.shard, wish) for wish in heeded]
 
     def flush(self) -> None:
         """Turn everything decided since the last flush into frames, where it may leave."""

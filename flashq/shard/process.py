@@ -135,7 +135,7 @@ class Sockets:
         self._front.bind(run_dir.shard(index))
         self._events = context.socket(zmq.XPUB)
         self._events.set_hwm(UNHEARD_EVENTS_MAX)
-        # Each listener is told that it is heard, not only the first one.
+        # Each wish comes here, also one that another listener has had before.
         self._events.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._events.bind(run_dir.events(index))
         self._coordinator = context.socket(zmq.DEALER)
@@ -144,8 +144,6 @@ class Sockets:
         self._coordinator.setsockopt(zmq.IDENTITY, b"shard-%d-%s" % (index, os.urandom(6)))
         self._coordinator.connect(run_dir.coordinator)
         self._shards: dict[int, zmq.Socket[bytes]] = {}
-        #: how many listeners want events
-        self._topics = 0
         self._poller = zmq.Poller()
         for socket in (self._front, self._events, self._coordinator):
             self._poller.register(socket, zmq.POLLIN)
@@ -165,7 +163,7 @@ class Sockets:
         if self._front in ready:
             self._take(self._front, partial(self._request, node))
         if self._events in ready:
-            self._take(self._events, partial(self._subscription, node))
+            self._take(self._events, lambda frames: node.subscribed(frames[0]))
 
     def _request(self, node: Node, frames: list[bytes]) -> None:
         """Give the node a message from the front, and send on what has piled up, so that its
@@ -182,11 +180,6 @@ class Sockets:
             if frames is None:
                 return
             handle(frames)
-
-    def _subscription(self, node: Node, frames: list[bytes]) -> None:
-        """A listener has come, or is gone."""
-        self._topics += 1 if frames[0][:1] == b"\x01" else -1
-        node.listen(self._topics > 0)
 
     def send(self, node: Node) -> None:
         """Send what the node has put out."""
@@ -232,7 +225,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.exit(
         run_alone(
-            PROGRAM,
+            f"{PROGRAM} {arguments.index}",
             arguments,
             lambda settings, lifecycle: run(settings, arguments.index, lifecycle),
         )

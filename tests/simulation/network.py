@@ -119,7 +119,7 @@ class Link:
         known_as: the routing id that the owner gives to the other side.
         identity: the routing id that the owner shows; None lets the other side choose.
         kind: what is written into the record of faults.
-        greeting: what is sent at each connect: a subscription.
+        is_subscriber: it has topics, and asks for them at each connect.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Link:
         known_as: bytes = b"",
         identity: bytes | None = None,
         kind: str,
-        greeting: Frames | None = None,
+        is_subscriber: bool = False,
     ) -> None:
         self._network: Final = network
         self.owner: Final = owner
@@ -141,7 +141,8 @@ class Link:
         self._known_as: Final = known_as
         self._identity: Final = identity
         self.kind: Final = kind
-        self._greeting: Final = greeting
+        #: what a subscriber asks for; it asks for everything before that
+        self._topics: dict[bytes, None] = {b"": None} if is_subscriber else {}
         #: the process at the other side; None while not connected
         self.bound: Process | None = None
         #: as the other side knows it
@@ -163,6 +164,18 @@ class Link:
             self._strain()
         else:
             self._pending.append(list(frames))
+
+    def subscribe(self, topic: bytes) -> None:
+        """Ask for a topic."""
+        self._topics[topic] = None
+        if self._out is not None:
+            self._out.put([b"\x01" + topic])
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Let go of a topic."""
+        self._topics.pop(topic, None)
+        if self._out is not None:
+            self._out.put([b"\x00" + topic])
 
     def break_after(self, messages: int) -> None:
         """Break under that many more messages, with the last of them on its way."""
@@ -206,8 +219,8 @@ class Link:
         self._out = Wire(network, bound, socket, self.peer, network.world.now_us)
         self._back = Wire(network, self.owner, self._socket, self._known_as, self._last_back_us)
         network.route(self)
-        if self._greeting is not None:
-            self._out.put(self._greeting)
+        for topic in self._topics:
+            self._out.put([b"\x01" + topic])
         while self._pending:
             self._out.put(self._pending.popleft())
 
@@ -246,6 +259,16 @@ class Link:
             kept = said if politely else self._network.world.between(0, said)
             self._disconnect(out_kept=kept, back_kept=0)
 
+    def _heeded(self, lost: list[list[bytes]]) -> list[bytes]:
+        """Return the topics that the other side knew of before the last messages were lost."""
+        heeded = dict(self._topics)
+        for [said] in reversed(lost):
+            if said[:1] == b"\x01":
+                heeded.pop(said[1:], None)
+            else:
+                heeded[said[1:]] = None
+        return list(heeded)
+
     @staticmethod
     def _flying(wire: Wire | None) -> int:
         return 0 if wire is None else wire.flying
@@ -254,15 +277,15 @@ class Link:
         assert self._out is not None, "it is connected"
         assert self._back is not None, "it is connected"
         assert self.bound is not None, "it is connected"
-        self._out.cut(out_kept)
+        lost = self._out.cut(0 if self._topics else out_kept)
         self._back.cut(back_kept)
         self._last_back_us = self._back.last_us if back_kept else 0
         self._network.unroute(self)
-        if self._greeting is not None and self.bound.alive:
-            goodbye = [b"\x00" + self._greeting[0][1:]]
+        if self._topics and self.bound.alive:
             socket = self._network.socket_at(self.address)
-            self.bound.receive(socket, Arrival(self.peer, goodbye, self._out))
-            self._out.unread += 1
+            for topic in self._heeded(lost):
+                self.bound.receive(socket, Arrival(self.peer, [b"\x00" + topic], self._out))
+                self._out.unread += 1
         self.bound = self._out = self._back = None
 
 

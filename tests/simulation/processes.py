@@ -277,7 +277,6 @@ class ShardProcess(Process):
             )
         )
         self._peers: dict[int, Link] = {}
-        self._topics = 0
         self._waited_from_ms: int | None = None
         self._wait_ms: int | None = None
         self.node.observe(self.wall_ms(), self.mono_ms())
@@ -328,8 +327,7 @@ class ShardProcess(Process):
                 node.flush()
                 self._send()
         for arrival in self.take("events"):
-            self._topics += 1 if arrival.frames[0][:1] == b"\x01" else -1
-            node.listen(self._topics > 0)
+            node.subscribed(arrival.frames[0])
 
     def _send(self) -> None:
         node, out = self.node, self.node.out
@@ -445,7 +443,7 @@ class RouterProcess(Process):
             self._backlog.offer(to, frames, now_ms)
         for to, frames in router.take_peer_parcels():
             self.say(self._back[to], frames)
-        self._follow_events(wanted=router.wants_events)
+        self._follow_events()
         if self.is_ending:
             if now_ms >= self._ends_ms or router.is_drained(now_ms, QUIET_MS):
                 raise Ended
@@ -457,8 +455,9 @@ class RouterProcess(Process):
     def _send_to_client(self, to: bytes, frames: list[bytes]) -> Sent:
         return self.answer(ROUTER, to, frames, self._setting.client_unread_max)
 
-    def _follow_events(self, *, wanted: bool) -> None:
-        if wanted and not self._events:
+    def _follow_events(self) -> None:
+        topics, wanted = self.router.take_topics(), self.router.wants_events
+        if wanted and topics and not self._events:
             self._events = [
                 self.network.connect(
                     Link(
@@ -467,7 +466,7 @@ class RouterProcess(Process):
                         "events",
                         events_address(shard),
                         kind="router-events",
-                        greeting=[b"\x01"],
+                        is_subscriber=True,
                     )
                 )
                 for shard in range(self._setting.shards)
@@ -476,6 +475,12 @@ class RouterProcess(Process):
             for link in self._events:
                 link.close()
             self._events = []
+        for link in self._events:
+            for topic, is_new in topics:
+                if is_new:
+                    link.subscribe(topic)
+                else:
+                    link.unsubscribe(topic)
 
     def died(self) -> None:
         """Its supervisor starts it again."""

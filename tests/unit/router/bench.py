@@ -74,9 +74,7 @@ class Bench:
         self.settings = replace(defaults, **settings)
         keyring = Keyring(tokens, entries) if tokens or entries else None
         self.router = Router(self.settings, self.now_ms, Guard(keyring))
-        if is_heard:
-            for shard in range(SHARDS):
-                self.router.handle_event(pack_heard(shard))
+        self._is_heard = is_heard
 
     # --- in
 
@@ -97,6 +95,15 @@ class Bench:
         """Send a client's request."""
         body = encode(request, json=bool(flags & JSON))
         self.send(pack_header(flags, route, corr), body, identity=identity, address=address)
+        if self._is_heard and (topics := self.router.take_topics()):
+            for topic, _ in topics:
+                self.heed(topic, *range(SHARDS))
+
+    def heed(self, topic: bytes, *shards: int) -> None:
+        """Let shards say that they publish what the router subscribes to."""
+        for shard in shards:
+            self.router.handle_event(pack_heard(shard, topic))
+        self.pass_time(0)
 
     def answer(self, asked: Pair, body: Any = None, *, flags: int = 0) -> None:
         """Answer a pair as its shard or the coordinator would; `body` is a dict or bytes."""

@@ -7,11 +7,12 @@ from typing import Any, Final
 import msgspec
 
 from flashq.protocol.codec import decode_request, encode
-from flashq.protocol.framing import FULL, JSON
+from flashq.protocol.framing import ALL_QUEUES, FULL, JSON, pack_wish
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.objects import Event
 from flashq.protocol.records import Entry, decode_entries, encode_entries
+from flashq.shard.audience import Audience
 from flashq.shard.checkpoint import Checkpoint, JobLoader, load_part, mark_clean
 from flashq.shard.engine import Engine
 from flashq.shard.evolve import evolve
@@ -214,8 +215,11 @@ class Shard:
         self.ask("ACK", id=job_id, result=result)
         return job_id
 
-    def listen(self) -> None:
-        self.engine.listen(True)
+    def listen(self, queue: str = ALL_QUEUES) -> None:
+        """Let somebody listen to a queue's events, or to all."""
+        audience = Audience()
+        audience.add(pack_wish(1, queue))
+        self.engine.listen(audience)
 
     def happened(self) -> list[tuple[str, list[int]]]:
         """Take the events so far: name and job ids."""

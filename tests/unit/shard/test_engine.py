@@ -341,6 +341,15 @@ class TestEvents:
         shard.make_completed()
         assert shard.happened() == []
 
+    def test_nobody_is_told_of_another_queue(self) -> None:
+        """And it takes no number: whoever gets all that is made sees no hole."""
+        shard = Shard()
+        shard.listen("r")
+        shard.make_completed(queue="q")
+        shard.push(queue="r")
+        [event] = shard.events
+        assert (event.queue, event.seq) == ("r", 1)
+
     def test_the_life_of_a_job(self, shard: Shard) -> None:
         job_id = shard.push(data=1)
         shard.pull()

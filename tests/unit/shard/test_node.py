@@ -6,7 +6,15 @@ from typing import Any
 
 from flashq.ids import shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
-from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, pairs, unpack_header
+from flashq.protocol.framing import (
+    INTERNAL,
+    ROUTE_COORDINATOR,
+    pack_header,
+    pack_heard,
+    pack_wish,
+    pairs,
+    unpack_header,
+)
 from flashq.protocol.internal import (
     Append,
     CheckpointSafe,
@@ -335,3 +343,16 @@ def test_async_answers_wait_while_storage_lags_also_in_a_shard_that_knew_nothing
     assert list(answers(node)) == [3]
     tell(node, Safe(epoch=1, seq=2))
     assert list(answers(node)) == [2]
+
+
+def test_whoever_asks_is_told_and_again_when_the_stream_stands() -> None:
+    """What is published before the stream stands reaches nobody."""
+    node, wish = serving(), pack_wish(1, "mail")
+    node.subscribed(b"\x01" + wish)
+    assert node.out.events == [pack_heard(0, wish)]
+    node.subscribed(b"\x01")
+    assert node.out.events == 2 * [pack_heard(0, wish)]
+    node.subscribed(b"\x00" + wish)
+    node.subscribed(b"\x00")
+    node.subscribed(b"\x01")
+    assert len(node.out.events) == 2
