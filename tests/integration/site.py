@@ -14,6 +14,8 @@ from tests.contract.dealer import Dealer
 from tests.server import Server
 
 SHARDS = 4
+TWO_SHARDS = ("alpha", "beta")
+"""Queues of two of them."""
 
 
 class Site:

@@ -14,11 +14,10 @@ import psycopg
 import pytest
 
 from tests.contract.dealer import Dealer
-from tests.integration.site import SHARDS, Site, ok, pull, push
+from tests.integration.site import SHARDS, TWO_SHARDS, Site, ok, pull, push
 from tests.server import eventually
 
 SESSION = bytes(range(16))
-TWO_SHARDS = ("alpha", "beta")
 
 
 class Everything:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ import pytest
 
 from flashq.cli import checks
 from tests.gateway.http_client import HttpClient
-from tests.integration.site import Site, ok, pull, push, trouble
+from tests.integration.site import TWO_SHARDS, Site, ok, pull, push, trouble
 from tests.postgres import Postgres
 from tests.server import eventually
 
@@ -198,6 +199,38 @@ def test_storage_that_is_taken_away_while_nothing_is_written(file_site: Site) ->
     dealer.close()
     assert server.terminate() == 0
     assert "stopped before storage took everything" in server.log()
+
+
+def test_work_goes_on_though_there_is_more_of_it_than_log(file_site: Site) -> None:
+    """
+    1. Eight times as much is pushed as the log may have, to two shards of four, none of which would
+       take a checkpoint by itself. Whoever is refused for it tries again.
+    2. Everything is there, the log has room, and a crash loses nothing.
+    """
+    site = file_site
+    mib = 1024 * 1024
+    flags = ("--log-bytes-max", str(mib), "--checkpoint-log-bytes", str(mib))
+    dealer = site.start(*flags).dealer()
+    payload = "x" * (mib // 8)
+
+    def pushed(queue: str) -> bool:
+        reply = dealer.ask("PUSH", queue=queue, data=payload)
+        assert reply["ok"] or "log of all shards" in reply["error"], reply
+        return bool(reply["ok"])
+
+    for _ in range(32):
+        for queue in TWO_SHARDS:
+            eventually(partial(pushed, queue), "room in the log")
+
+    def log_bytes() -> int:
+        return int(ok(dealer.ask("STATS"))["coordinator"]["log_bytes"])
+
+    eventually(lambda: log_bytes() < mib, "room in the log")
+    dealer.close()
+    site.crash()
+    dealer = site.start(*flags).dealer()
+    assert [ok(dealer.ask("COUNT", queue=queue))["count"] for queue in TWO_SHARDS] == [32, 32]
+    dealer.close()
 
 
 def test_storage_that_is_away_at_the_start_is_refused(file_site: Site) -> None:
