@@ -66,11 +66,11 @@ class JobColumns(Struct, kw_only=True):
     queue: str
     ids: list[int]
     token: int
-    started_at: int
     data: list[bytes]
     priority: list[int]
     created_at: list[int]
     run_at: list[int]
+    started_at: list[int]
     attempts: list[int]
 
 

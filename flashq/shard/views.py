@@ -104,11 +104,11 @@ def job_columns(jobs: list[Job]) -> JobColumns:
         queue=first.queue,
         ids=[job.id for job in jobs],
         token=first.lease.token,
-        started_at=first.started_at,
         data=[job.data for job in jobs],
         priority=column_of([job.priority for job in jobs]),
         created_at=column_of([job.created_at for job in jobs]),
         run_at=column_of([job.run_at for job in jobs]),
+        started_at=column_of([job.started_at for job in jobs]),
         attempts=column_of([job.attempts for job in jobs]),
     )
 

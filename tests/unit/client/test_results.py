@@ -31,6 +31,27 @@ def test_a_payload_is_decoded_once_when_first_read() -> None:
     assert job.data == {"a": [1, 2]}
 
 
+def test_columns_are_the_jobs_that_they_stand_for() -> None:
+    """A column of one stands for all; each job has every field, as if it had come alone."""
+    columns = {
+        "queue": "q",
+        "ids": [4, 8],
+        "token": 7,
+        "data": [encode({"a": 1}), encode(None)],
+        "priority": [0],
+        "created_at": [10, 11],
+        "run_at": [12],
+        "started_at": [13],
+        "attempts": [2, 0],
+    }
+    reply = msgspec.msgpack.decode(encode({"ok": True, "columns": columns}), type=Delivered)
+    one = {"queue": "q", "token": 7, "run_at": 12, "started_at": 13}
+    assert reply.all() == [
+        delivered(id=4, data={"a": 1}, created_at=10, attempts=2, **one),
+        delivered(id=8, data=None, created_at=11, **one),
+    ]
+
+
 @pytest.mark.parametrize("data", [None, 5, "text", [], {}])
 def test_any_payload_is_one(data: Any) -> None:
     """Null too: a job may have nothing to say."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from flashq.ids import shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import (
@@ -37,6 +39,7 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.limits import EngineLimits
 from flashq.shard.identity import Identity
+from flashq.shard.lifecycle import ACTIVE, WAITING
 from flashq.shard.node import ASYNC_LAG_MS, REPEAT_MS, Node
 
 WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
@@ -210,6 +213,25 @@ def test_a_job_that_waits_for_storage_on_its_way_out_is_not_handed_out_again() -
     node.flush()
     tell(node, Safe(epoch=1, seq=3))
     assert answers(node)[20]["ok"]
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [{"cmd": "PULL"}, {"cmd": "PULLB", "count": 2}, {"cmd": "PULLB", "count": 2, "columns": True}],
+    ids=["one", "many", "columns"],
+)
+def test_what_could_not_be_delivered_comes_back(pull: dict[str, Any]) -> None:
+    """In whichever form the jobs stood in the reply."""
+    node = serving()
+    ask(node, 1, cmd="PUSHB", queue=QUEUE, payloads=[1, 2])
+    ask(node, 2, queue=QUEUE, timeout=0, **pull)
+    node.flush()
+    (_, frames) = node.out.front.pop()
+    node.out.front.clear()
+    assert node.engine.state.counts[ACTIVE]
+    node.undeliverable(frames)
+    assert not node.engine.state.counts[ACTIVE]
+    assert node.engine.state.counts[WAITING] == 2
 
 
 def test_the_time_of_a_lease_begins_when_its_job_can_leave() -> None:
