@@ -1,7 +1,8 @@
 """The commands over HTTP: each request becomes one question to the server, or two.
 
-Owns what is asked beside the command itself (a job's result with the job, the job with its push),
-bounds on waiting, and what happens when a client goes away. What jobs mean is the shards' business.
+Owns what is asked beside the command itself (a job's result with the job, the job with a push that
+was answered without it), bounds on waiting, and what happens when a client goes away. What jobs
+mean is the shards' business.
 """
 
 from __future__ import annotations
@@ -168,15 +169,22 @@ class Commands:
 
     async def push(self, ask: Ask) -> Response:
         """Push a job, and show it as the server has it."""
-        job_id = decode(await self.ask(ask), _Numbered, json=True).id
+        ask.full = True
+        pushed = decode(await self.ask(ask), _Pushed, json=True)
+        data = bytes(pushed.job)
+        if data == b"null":
+            data = await self._look_at(pushed.id, ask)
+        return respond(envelope(data, {"id": b"%d" % pushed.id}))
+
+    async def _look_at(self, job_id: int, ask: Ask) -> bytes:
+        """Return a job whose push was answered without it: it waited, or was repeated."""
         question = http_requests.ask_about_job(_GET_JOB, job_id)
         try:
             data = bytes(decode(await self.ask(question), _Shown, json=True).job)
         except FlashQError:  # it was pushed all the same
             data = b"null"
-        if data == b"null":  # it has ended already, and nothing of it was to be kept
-            data = _as_pushed(job_id, ask)
-        return respond(envelope(data, {"id": b"%d" % job_id}))
+        # Where there is none it has ended already, and nothing of it was to be kept.
+        return _as_pushed(job_id, ask) if data == b"null" else data
 
     async def _get_job(self, command: Command, request: Request, visitor: Visitor) -> Response:
         members = members_of(await self.ask(await self._read(command, request, visitor)))
@@ -212,6 +220,11 @@ async def _read(command: Command, request: Request) -> Ask:
 
 class _Numbered(msgspec.Struct):
     id: int
+
+
+class _Pushed(msgspec.Struct):
+    id: int
+    job: Raw = NULL
 
 
 class _Shown(msgspec.Struct):

@@ -82,6 +82,14 @@ class PushReply(Reply, kw_only=True):
     id: int
 
 
+class ShownPushReply(PushReply, kw_only=True):
+    """The reply to a PUSH that came with FULL: the job as it stands in the queue, or the one that
+    stands for it. A repeat, and a push that waited for other shards, get a PushReply all the same.
+    """
+
+    job: JobView
+
+
 class PlainJob(Struct, forbid_unknown_fields=True):
     """An entry of a batch that says nothing but payload and priority: the case worth a fast way."""
 

@@ -381,6 +381,8 @@ class Engine:
         if decision.records:
             self._after(kind, command, decision.records, origin)
         if reply is not None:
+            if origin.full and type(reply) is jobs.PushReply:
+                reply = inspecting.shown(self._core.context, reply, origin)
             self._core.reply(origin, reply)
 
     def _check_within(self, command: Any) -> None:

@@ -24,7 +24,9 @@ from flashq.protocol.jobs import (
     JobsReply,
     Log,
     LogsReply,
+    PushReply,
     ResultReply,
+    ShownPushReply,
     StateReply,
 )
 from flashq.shard.context import Context, Decision
@@ -50,6 +52,14 @@ STALLED_NAME: Final = "stalled"
 def get_job(context: Context, command: GetJob, origin: Origin) -> Decision:
     """Give a job and its state."""
     return Decision(_job_reply(context.state.job(command.id), origin))
+
+
+def shown(context: Context, pushed: PushReply, origin: Origin) -> PushReply:
+    """Return the reply to a push, with the job if it is still there."""
+    job = context.state.job(pushed.id)
+    if job is None:
+        return pushed
+    return ShownPushReply(id=pushed.id, job=job_view(job, origin, is_single=True))
 
 
 def _job_reply(job: Job | None, origin: Origin) -> JobReply:
