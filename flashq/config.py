@@ -148,7 +148,8 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         str,
         Meta(
             description="Tokens, with commas between them, that may do everything. Once there are "
-            "tokens, here or in `tokens_file`, every client has to show one.",
+            "tokens, here or in `tokens_file`, every client has to show one. Flags can be read by "
+            "others for a moment: better set it in the environment.",
             extra={"default": "none: everybody may ask"},
         ),
     ] = ""

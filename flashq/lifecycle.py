@@ -19,6 +19,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, Protocol
 
+from setproctitle import setproctitle
+
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
 from flashq.observability.logging import STDERR_FILENO, STDOUT_FILENO, configure_log, write_all
@@ -285,6 +287,7 @@ def run_alone(
         environ: the environment, for settings and systemd's `NOTIFY_SOCKET`.
     """
     report = TerminalReport(program, environ.get("NOTIFY_SOCKET"))
+    setproctitle(program)  # instead of the flags, which everybody on the machine could read
     try:
         settings = settings_of(arguments, environ)
     except FlashQError as error:

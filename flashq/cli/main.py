@@ -20,7 +20,7 @@ from flashq.version import __version__
 
 #: Every verb by name: the module that has it, and what the overview says of it.
 VERBS: Final[dict[str, tuple[str, str]]] = {
-    "serve": ("flashq.cli.serve", "Run the whole server: router, shards and coordinator."),
+    "serve": ("flashq.cli.serve", "Run the whole server: coordinator, shards, router and gateway."),
     "push": ("flashq.cli.pushing", "Add a job to a queue, or one for each line of stdin."),
     "pull": ("flashq.cli.working", "Take jobs from a queue."),
     "ack": ("flashq.cli.working", "Complete an active job."),

@@ -15,7 +15,7 @@ import click
 )
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def serve(flags: tuple[str, ...]) -> None:
-    """Run router, shards and coordinator under one supervisor."""
+    """Run coordinator, shards, router and gateway under one supervisor."""
     try:
         from flashq.supervisor.process import main as supervise
     except ModuleNotFoundError as error:

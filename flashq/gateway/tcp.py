@@ -208,7 +208,7 @@ class TcpDoor:
             server = await loop.create_unix_server(lambda: Connection(self), path, backlog=BACKLOG)
             os.chmod(path, 0o660)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
+            raise ConfigError(f"cannot listen on {path}: {error.strerror or error}") from error
         self._servers.append(server)
         self._path = path
         return f"json+unix://{path}"

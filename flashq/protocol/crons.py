@@ -65,7 +65,7 @@ COMMANDS: Final = (
         CronsReply,
         Scope.COORDINATOR,
         "list_crons",
-        "Lists all ",
+        "Lists all crons.",
         ("GET", "/crons"),
     ),
 )

@@ -258,7 +258,7 @@ COMMANDS: Final = (
         QueuesReply,
         Scope.ALL,
         "list_queues",
-        "Lists all ",
+        "Lists all queues.",
         ("GET", "/queues"),
     ),
     reading(

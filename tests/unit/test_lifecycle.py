@@ -191,6 +191,14 @@ def test_what_a_program_cannot_run_with_is_one_sentence(
     assert capfd.readouterr().err == "flashq-router: router runs already\n"
 
 
+def test_flags_do_not_stay_in_the_process_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lists processes would read the tokens of `--auth-tokens`."""
+    titles: list[str] = []
+    monkeypatch.setattr("flashq.lifecycle.setproctitle", titles.append)
+    assert alone([], []) == 0
+    assert titles == ["flashq-router"]
+
+
 def test_an_unforeseen_error_is_reported_with_its_traceback(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -39,16 +39,16 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return what runs `flashq` with some words, in an environment without settings."""
     for name in [name for name in os.environ if name.startswith("FLASHQ_")]:
         monkeypatch.delenv(name)
 
     def run(*words: str, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
+        capfd.readouterr()
         status = main(words)
-        return Outcome(status, *capsys.readouterr())
+        return Outcome(status, *capfd.readouterr())
 
     return run
 

@@ -100,11 +100,11 @@ def test_serve_imports_no_client() -> None:
     assert not imported_by("serve", "--help") & {"flashq.client.sync_client", "rich"}
 
 
-def test_serve_shows_the_settings(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_shows_the_settings(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     """The flags are the supervisor's, so its help is the help."""
     with pytest.raises(SystemExit):
         run("serve", "--help")
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert [spec.flag for spec in setting_specs() if spec.flag not in shown] == []
 
 
