@@ -110,7 +110,7 @@ def test_a_shard_with_other_settings_is_refused() -> None:
         assert shard.returncode == 1
         assert "ready" not in shard.stdout
         complaint = shard.stderr.strip()
-        assert complaint.startswith("flashq-shard: ")
+        assert complaint.startswith("flashq-shard 1: ")
         assert "settings" in complaint
     finally:
         site.close()
