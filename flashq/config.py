@@ -118,24 +118,37 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         ),
     ] = "127.0.0.1"
     zmq_port: Annotated[
-        int, Meta(ge=0, le=65_535, description="TCP port of the router; 0 takes a free one.")
+        int,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="TCP port of the router; 0 takes a free one, also where the router of a "
+            "server that runs is started again.",
+        ),
     ] = 6788
     port: Annotated[
         int,
         Meta(
             ge=0,
             le=65_535,
-            description="TCP port of the gateway for JSON lines and MessagePack; 0 takes a free "
-            "one.",
+            description="TCP port of the gateway for JSON lines and MessagePack; 0 takes one that is free.",
         ),
     ] = 6789
     http_port: Annotated[
         int,
-        Meta(ge=0, le=65_535, description="TCP port of the gateway for HTTP; 0 takes a free one."),
+        Meta(
+            ge=0,
+            le=65_535,
+            description="TCP port of the gateway for HTTP; 0 takes one that is free.",
+        ),
     ] = 6790
     grpc_port: Annotated[
         int,
-        Meta(ge=0, le=65_535, description="TCP port of the gateway for gRPC; 0 takes a free one."),
+        Meta(
+            ge=0,
+            le=65_535,
+            description="TCP port of the gateway for gRPC; 0 takes one that is free.",
+        ),
     ] = 6791
     unix_socket: Annotated[
         str,
