@@ -131,7 +131,8 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=65_535,
-            description="TCP port of the gateway for JSON lines and MessagePack; 0 takes one that is free.",
+            description="TCP port of the gateway for JSON lines and MessagePack; 0 takes one that "
+            "is free.",
         ),
     ] = 6789
     http_port: Annotated[
