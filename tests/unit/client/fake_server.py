@@ -158,6 +158,8 @@ class FakeServer:
         self._socket.send_multipart([peer.identity, head, encode(body)])
 
     def _handle(self, peer: Peer, body: Body) -> None:
+        if "payloads" in body:  # which stands in the place of jobs that say nothing else
+            body["jobs"] = [{"data": data} for data in body.pop("payloads")]
         with self._changed:
             self.requests.append({**body, "_route": peer.route})
         word = body["cmd"]
@@ -201,8 +203,7 @@ class FakeServer:
         return {"ok": True, "id": self._add(body["queue"], body["data"])}
 
     def _on_pushb(self, _: Peer, body: Body) -> Body:
-        payloads = body.get("payloads") or [job["data"] for job in body["jobs"]]
-        ids = [self._add(body["queue"], data, serve=False) for data in payloads]
+        ids = [self._add(body["queue"], job["data"], serve=False) for job in body["jobs"]]
         self._serve(body["queue"])
         return {"ok": True, "ids": ids}
 
