@@ -3,7 +3,7 @@
 Owns how long a request may take to arrive, how large its head may be, and how many connections
 there are. The server's protocol knows of none of these: a client that sends a byte now and then
 would hold a connection for ever, and one that sends headers without end the memory. What a request
-says, and how its answer is sent, is the protocol's.
+says, and what its answer is, is the protocol's; but head and body of it leave in one piece here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ HEAD_S: Final = 10.0
 REQUEST_S: Final = 60.0
 """How long all of a request may take."""
 HEAD_BYTES_MAX: Final = 64 * 1024
+HELD_BYTES_MAX: Final = 64 * 1024
+"""Above it what is written leaves at once, so that the protocol is told when nobody reads it."""
 HEAD_TOO_LARGE_STATUS: Final = 431
 
 _PHRASES: Final = {
@@ -29,6 +31,48 @@ _PHRASES: Final = {
     503: b"Service Unavailable",
     HEAD_TOO_LARGE_STATUS: b"Request Header Fields Too Large",
 }
+
+
+class JoiningTransport:
+    """A transport that sends in one piece what is written in one turn of the loop: the protocol
+    writes head and body of an answer apart, which would cost a system call and a packet each.
+
+    Args:
+        transport: what it sends over, and what does everything else.
+        loop: whose turns count.
+    """
+
+    __slots__ = ("_held", "_held_bytes", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send this before the loop waits again."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES_MAX:
+            self._flush()
+
+    def close(self) -> None:
+        """Close, once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        held, self._held, self._held_bytes = self._held, [], 0
+        if not self._transport.is_closing():
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -46,7 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self, transport: asyncio.Transport
     ) -> None:
         """Let the client in, if there is room."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoiningTransport(transport, self.loop)))
         limit = self.limit_concurrency
         if limit is not None and len(self.connections) >= limit:
             self._refuse(Busy(detail="too many connections"), Busy.http_status)
