@@ -77,6 +77,26 @@ def test_the_life_of_a_job_as_a_listener_sees_it(shared_server: Server) -> None:
     assert told[7].data == [{"r": 1}]
 
 
+def test_listeners_come_and_go_and_nobody_misses_anything(shared_server: Server) -> None:
+    """Story: a shard makes only what somebody listens to, and numbers that.
+
+    1. Somebody listens to a queue; others of its shard, and all queues, are listened to and let go
+       again and again.
+    2. Whoever has just come hears the next push, and whoever stayed hears of no gap.
+    """
+    stayed, visited = (queue_of(1, SHARDS, f"{name}-{os.getpid()}") for name in ("stay", "go"))
+    with Client(shared_server.url) as client, Client(shared_server.ipc_url) as listener:
+        staying = listener.subscribe(stayed, "pushed")
+        with Client(shared_server.ipc_url) as visitor:
+            for round_ in range(20):
+                with visitor.subscribe("*" if round_ % 3 == 0 else visited, "pushed") as events:
+                    pushed = client.push(visited, round_)
+                    assert following(events).ids == [pushed]
+                client.push(visited, "unheard")
+                pushed = client.push(stayed, round_)
+                assert following(staying).ids == [pushed]
+
+
 def test_a_killed_shard_leaves_a_gap_or_nothing_missing(start_server: StartServer) -> None:
     """
     1. A listener hears a shard's events; the shard dies and comes back under a new epoch.
