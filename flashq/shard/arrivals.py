@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from flashq.protocol import records as r
 from flashq.protocol.records import Options
+from flashq.shard.holdings import AwaitedPush
 from flashq.shard.indexes import PAGE_SEQUENCES
 from flashq.shard.lifecycle import (
     DELAYED,
@@ -21,7 +22,7 @@ from flashq.shard.lifecycle import (
     Job,
     options_of,
 )
-from flashq.shard.state import JOB_BYTES, AwaitedPush, ShardState
+from flashq.shard.state import JOB_BYTES, ShardState
 
 
 def _pushed(state: ShardState, record: r.Pushed) -> None:
@@ -80,8 +81,11 @@ def _file_plain(state: ShardState, record: r.Pushed, jobs: list[Job]) -> None:
     done = 0
     while done < count:
         page = state.touch(jobs[done].id)
-        offset = (record.first + done) % PAGE_SEQUENCES
+        number, offset = divmod(record.first + done, PAGE_SEQUENCES)
         chunk = jobs[done : done + PAGE_SEQUENCES - offset]
+        if number in state.cut_pages:
+            for job in chunk:
+                state.touch(job.id)
         if page.aside is not None:
             for place in range(offset, offset + len(chunk)):
                 page.aside.setdefault(place, None)

@@ -18,6 +18,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.records import Answer, QueueSettings
+from flashq.shard.holdings import DEFAULT_SETTINGS, AwaitedPush, Mailbox, Totals
 from flashq.shard.indexes import PAGE_SEQUENCES
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -31,15 +32,18 @@ from flashq.shard.lifecycle import (
     Job,
     options_of,
 )
-from flashq.shard.pages import JobImage, content_of, decode_page, extra_of
-from flashq.shard.state import (
-    DEFAULT_SETTINGS,
-    AwaitedPush,
-    Mailbox,
-    ShardState,
-    Totals,
+from flashq.shard.pages import (
+    BLOCK_SEQUENCES,
+    PAGE_BYTES_MAX,
+    JobImage,
+    content_of,
+    decode_page,
+    extra_of,
+    size_of,
 )
+from flashq.shard.state import ShardState
 
+ALL_BLOCKS: Final = (1 << PAGE_SEQUENCES // BLOCK_SEQUENCES) - 1
 PART: Final = "state"
 """All keyed parts are one part: they are encoded at one moment anyway."""
 
@@ -139,21 +143,35 @@ class Checkpoint:
         self.seq = state.seq
         self.full = full
         self._part: bytes | None = encode_part(state)
-        pages = state.index.pages
-        numbers = list(pages) if full else state.dirty_pages
-        #: pages still to be written, and pages to be dropped: dirty ones that have been forgotten
-        #: since, which no new job is put on
-        self._todo: list[int] = []
+        numbers = list(state.index.pages) if full else state.dirty_pages
+        #: what is still to be written, blocks of one page together: page, first place and the one
+        #: behind the last
+        self._todo: list[tuple[int, int, int]] = []
+        #: keys of pages and blocks to be dropped: dirty ones that have been forgotten since
         self._gone: list[int] = []
         for number in numbers:
-            page = pages.get(number)
-            if page is None:
-                self._gone.append(number)
-                continue
-            page.dirty = False
-            page.aside = {}
-            self._todo.append(number)
+            self._plan(number)
         state.dirty_pages = []
+
+    def _plan(self, number: int) -> None:
+        page, changed = self._state.index.pages.get(number), self._state.cut_pages.get(number)
+        if page is None:  # no new job is put on it
+            blocks = [0] if changed is None else range(0, PAGE_SEQUENCES, BLOCK_SEQUENCES)
+            self._gone += [number * PAGE_SEQUENCES + first for first in blocks]
+            self._state.cut_pages.pop(number, None)
+            return
+        page.dirty = False
+        page.aside = {}
+        if changed is None:
+            self._todo.append((number, 0, PAGE_SEQUENCES))
+        else:
+            self._plan_blocks(number, ALL_BLOCKS if self.full else changed)
+            self._state.cut_pages[number] = 0
+
+    def _plan_blocks(self, number: int, changed: int) -> None:
+        for first in range(0, PAGE_SEQUENCES, BLOCK_SEQUENCES):
+            if changed >> first // BLOCK_SEQUENCES & 1:
+                self._todo.append((number, first, first + BLOCK_SEQUENCES))
 
     @property
     def is_done(self) -> bool:
@@ -167,7 +185,7 @@ class Checkpoint:
 
     def abandon(self) -> None:
         """Give the checkpoint up: what was kept aside is not needed."""
-        for number in self._todo:
+        for number, _, _ in self._todo:
             page = self._state.index.pages.get(number)
             if page is not None:
                 page.aside = page.written = None
@@ -175,32 +193,45 @@ class Checkpoint:
         self._gone = []
 
     def next_pages(self, jobs_max: int, bytes_max: int) -> list[tuple[int, bytes]]:
-        """Return some pages as they were at the beginning: number and content.
+        """Return some pages and blocks as they were at the beginning: key and content. The key is
+        the first sequence.
 
         Args:
-            jobs_max, bytes_max: stop after the page with which so many jobs, or bytes, have been
-                encoded.
+            jobs_max, bytes_max: stop after the page or block with which so many jobs, or bytes,
+                have been encoded.
         """
-        pages = [(number, b"") for number in self._gone[:jobs_max]]
+        given = [(key, b"") for key in self._gone[:jobs_max]]
         del self._gone[:jobs_max]
-        jobs, size = len(pages), 0
+        jobs, size = len(given), 0
         while self._todo and jobs < jobs_max and size < bytes_max:
-            number = self._todo.pop()
-            content, count = self._take_content(number)
-            jobs += count
+            number, first, stop = self._todo.pop()
+            page = self._state.index.pages[number]
+            if page.written is not None:
+                content = page.written
+            elif number not in self._state.cut_pages and size_of(page) > PAGE_BYTES_MAX:
+                self._cut(number)
+                continue
+            else:
+                content, count = content_of(page, first, stop)
+                jobs += count
             size += len(content)
-            pages.append((number, content))
-        return pages
+            given.append((number * PAGE_SEQUENCES + first, content))
+            if not self._todo or self._todo[-1][0] != number:
+                self._finish(number)
+        return given
 
-    def _take_content(self, number: int) -> tuple[bytes, int]:
-        """Return a page's content, and how many jobs had to be encoded for it."""
-        index = self._state.index
-        page = index.pages[number]
-        content, count = content_of(page) if page.written is None else (page.written, 0)
+    def _cut(self, number: int) -> None:
+        """Write a page, which has grown large, in blocks from now on."""
+        is_changed = self._state.index.pages[number].dirty
+        self._state.cut_pages[number] = ALL_BLOCKS if is_changed else 0
+        self._plan_blocks(number, ALL_BLOCKS)
+
+    def _finish(self, number: int) -> None:
+        """A page is written, with all its blocks."""
+        page = self._state.index.pages[number]
         page.aside = page.written = None
         if not page.live and page.outcomes is None:
-            del index.pages[number]
-        return content, count
+            self._state.forget_page(number)
 
 
 # --- the way back
@@ -267,12 +298,18 @@ class JobLoader:
         self._deliveries: dict[tuple[int, bytes], Delivery] = {}
         self._names: dict[str, str] = {}
 
-    def load(self, content: bytes) -> None:
-        """Load one page.
+    def load(self, content: bytes, key: int = 0) -> None:
+        """Load one page, or one block of it.
+
+        Args:
+            key: its first sequence.
 
         Raises:
             Damage: it is damaged.
         """
+        number, first = divmod(key, PAGE_SEQUENCES)
+        if first:
+            self._state.cut_pages[number] = 0
         for image in self.read(content):
             self._jobs.append(self._job(image))
 
@@ -346,6 +383,7 @@ class JobLoader:
 def mark_clean(state: ShardState) -> None:
     """Note that a state is as storage has it: nothing of it need be written again."""
     state.dirty_pages = []
+    state.cut_pages = dict.fromkeys(state.cut_pages, 0)
     for page in state.index.pages.values():
         page.dirty = False
 

@@ -17,8 +17,8 @@ from flashq.shard.state import ShardState
 
 SLICE_JOBS_MAX: Final = 2000
 SLICE_BYTES_MAX: Final = 2 * MIB
-"""So many jobs, or bytes of them, are encoded at a time: 5 ms of a shard's time at most. A page is
-not cut, so that one full of large jobs takes longer."""
+"""So many jobs, or bytes of them, are encoded at a time: 5 ms of a shard's time at most. A block of
+16 jobs is not cut, so that very large ones take longer."""
 REPEAT_MS: Final = 3000
 """A slice that is not confirmed for so long is sent again. It may wait for those of other shards,
 which may together take a part of storage's time only."""

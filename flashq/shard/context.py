@@ -15,6 +15,7 @@ from flashq.protocol import records as r
 from flashq.protocol.internal import AnyPeerMessage, ChildEnded, DependencyAnswer
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import AnyRecord
+from flashq.shard.holdings import Queue
 from flashq.shard.lifecycle import (
     COMPLETED,
     FAILED,
@@ -24,7 +25,7 @@ from flashq.shard.lifecycle import (
 )
 from flashq.shard.measuring import Measures
 from flashq.shard.retry import is_final, retry_delay_ms
-from flashq.shard.state import Queue, ShardState
+from flashq.shard.state import ShardState
 
 LOST_MAX: Final = 3
 """The third loss of its session makes a job a poison job: a dead letter."""

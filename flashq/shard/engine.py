@@ -107,6 +107,8 @@ _MUTATING: Final = frozenset(
 ) | {jobs.PlainPush, jobs.PlainPushBatch, jobs.PayloadBatch}
 """What may be protected by a session, and makes it known. A goodbye must not make one known."""
 
+_PUSHES: Final = frozenset({jobs.Push, jobs.PlainPush})
+
 _NAMING_JOBS: Final = frozenset(
     kind for kind, command in BY_REQUEST.items() if command.scope in (Scope.JOB, Scope.JOBS)
 )
@@ -375,13 +377,14 @@ class Engine:
             else:
                 self._core.reply(origin, reply)
             return
-        if answer is not None and not origin.flags:
+        is_shown = kind in _PUSHES and command.view and type(reply) is jobs.PushReply
+        if answer is not None and not origin.flags and not is_shown:
             reply = answer.body
         self._core.commit(decision.records, durable=decision.durable, answer=answer)
         if decision.records:
             self._after(kind, command, decision.records, origin)
         if reply is not None:
-            if origin.full and type(reply) is jobs.PushReply:
+            if is_shown:
                 reply = inspecting.shown(self._core.context, reply, origin)
             self._core.reply(origin, reply)
 

@@ -18,6 +18,7 @@ from flashq.protocol import records as r
 from flashq.protocol.records import Entry
 from flashq.shard.arrivals import ARRIVALS, settle_awaited
 from flashq.shard.checkpoint import JobLoader
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.indexes import retire
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -34,12 +35,10 @@ from flashq.shard.lifecycle import (
     special_of,
 )
 from flashq.shard.state import (
-    DEFAULT_SETTINGS,
     EXPIRED_SESSIONS_MAX,
     OUTCOME_COMPLETED,
     OUTCOME_FAILED,
     OUTCOME_REMOVED,
-    Queue,
     ShardState,
 )
 

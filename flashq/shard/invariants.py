@@ -11,6 +11,7 @@ from collections import Counter
 from copy import copy, deepcopy
 from typing import Any
 
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -28,7 +29,7 @@ from flashq.shard.lifecycle import (
     options_of,
 )
 from flashq.shard.pages import decode_page, encode_page, image_of
-from flashq.shard.state import DEFAULT_SETTINGS, JOB_BYTES, Queue, ShardState
+from flashq.shard.state import JOB_BYTES, ShardState
 
 
 def validate(state: ShardState) -> None:

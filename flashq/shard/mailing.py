@@ -13,7 +13,8 @@ from typing import Final
 
 from flashq.protocol.internal import Mail, MailAck
 from flashq.shard.gate import Gate
-from flashq.shard.state import Mailbox, ShardState
+from flashq.shard.holdings import Mailbox
+from flashq.shard.state import ShardState
 
 REPEAT_MS: Final = 1000
 """Mail that is not confirmed for so long is sent again."""

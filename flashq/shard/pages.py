@@ -10,11 +10,19 @@ from typing import Final, TypeVar
 from msgspec import Raw, Struct, msgpack
 
 from flashq.errors import BadMessage
+from flashq.protocol.limits import MIB
 from flashq.protocol.records import Options
-from flashq.shard.indexes import Page
+from flashq.shard.indexes import PAGE_SEQUENCES, Page
 from flashq.shard.lifecycle import Extra, Job, is_plain, is_volatile, special_of
 
 T = TypeVar("T")
+
+BLOCK_SEQUENCES: Final = 16
+PAGE_BYTES_MAX: Final = 2 * MIB
+"""A page with more than so many bytes of payload is cut: each block of 16 sequences is written by
+itself, and only when it has changed."""
+MANY_OF_A_PAGE: Final = 100
+"""So many jobs of a page take longer to keep aside than the whole page to encode."""
 
 
 class ExtraImage(Struct, array_like=True):
@@ -144,16 +152,34 @@ def column_of(values: list[T]) -> list[T]:
     return values[:1] if values.count(values[0]) == len(values) else values
 
 
-def content_of(page: Page) -> tuple[bytes, int]:
-    """Return a page as it was when the checkpoint under way began, and the number of its jobs."""
-    aside = page.aside
-    assert aside is not None, "a page that was to be written has something to keep aside"
+def size_of(page: Page) -> int:
+    """Return the bytes that a page to be written takes, about: those of its payloads."""
+    kept = (page.aside or {}).values()
+    return sum([len(job.data) for job in page.jobs if job is not None]) + sum(
+        [len(image) for image in kept if image is not None]
+    )
+
+
+def content_of(page: Page, first: int = 0, stop: int = PAGE_SEQUENCES) -> tuple[bytes, int]:
+    """Return a page, or a part of it, as it was when the checkpoint under way began.
+
+    Args:
+        page: one that is to be written.
+        first, stop: the places that count.
+
+    Returns:
+        The content, and the number of its jobs.
+    """
+    aside, places = page.aside, page.jobs[first:stop]
+    assert aside is not None, "a page that is to be written keeps aside what changes"
     if aside:
-        left = [job for place, job in enumerate(page.jobs) if place not in aside]
+        left = [job for place, job in enumerate(places, first) if place not in aside]
         jobs = [job for job in left if job is not None]
     else:
-        jobs = [job for job in page.jobs if job is not None]
-    images = [image for image in aside.values() if image is not None]
+        jobs = [job for job in places if job is not None]
+    images = [
+        image for place, image in aside.items() if image is not None and first <= place < stop
+    ]
     special = special_of(jobs)
     if special:
         jobs = [job for job in jobs if job.extra is None and is_plain(job)]

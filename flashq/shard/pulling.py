@@ -26,11 +26,11 @@ from flashq.protocol.leases import (
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
 from flashq.shard.core import Core, Waiter
+from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
 from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job, special_of
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
-from flashq.shard.state import Queue
 from flashq.shard.views import fitting, job_columns, job_view, result_payload, result_view
 
 PULL_TIMEOUT_MS: Final = 60_000

@@ -50,10 +50,10 @@ class Recovery:
         self._cursor = piece.cursor
         for _, content in piece.parts:
             load_part(self._state, content)
-        for number, content in piece.pages:
+        for key, content in piece.pages:
             if self._loader is None:
-                raise Damage(f"page {number} comes after the log has begun")
-            self._loader.load(content)
+                raise Damage(f"page {key} comes after the log has begun")
+            self._loader.load(content, key)
         for first, last, records in piece.log:
             self._finish_pages()
             self._replay(first, last, records)

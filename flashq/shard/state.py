@@ -12,16 +12,13 @@ from collections import Counter, OrderedDict, deque
 from heapq import heappop, heappush
 from typing import Final, cast
 
-from msgspec import Struct
-
-from flashq.protocol.internal import AnyPeerMessage
-from flashq.protocol.records import Answer, Options, QueueSettings
+from flashq.protocol.records import Options
+from flashq.shard.holdings import AwaitedPush, Mailbox, Queue, Session, Totals
 from flashq.shard.indexes import (
     PAGE_SEQUENCES,
     DueHeap,
     JobIndex,
     Page,
-    ReadyJobs,
     retire,
     slices,
 )
@@ -41,7 +38,14 @@ from flashq.shard.lifecycle import (
     move,
     options_of,
 )
-from flashq.shard.pages import content_of, image_of
+from flashq.shard.pages import (
+    BLOCK_SEQUENCES,
+    MANY_OF_A_PAGE,
+    PAGE_BYTES_MAX,
+    content_of,
+    image_of,
+    size_of,
+)
 
 OUTCOME_COMPLETED: Final = 1
 OUTCOME_FAILED: Final = 2
@@ -50,105 +54,6 @@ OUTCOME_REMOVED: Final = 3
 JOB_BYTES: Final = 240
 """What a job takes beside its payload, for the bound on bytes."""
 EXPIRED_SESSIONS_MAX: Final = 100_000
-MANY_OF_A_PAGE: Final = 100
-"""So many jobs of a page take longer to keep aside than the whole page to encode."""
-
-DEFAULT_SETTINGS: Final = QueueSettings()
-
-
-class Totals(Struct, array_like=True, gc=False):
-    """Counters since the state began."""
-
-    pushed: int = 0
-    completed: int = 0
-    failed: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    retried: int = 0
-    timed_out: int = 0
-    stalled: int = 0
-    lost: int = 0
-    evicted: int = 0
-    latency_ms_sum: int = 0
-
-
-class Queue:
-    """One queue: its ready jobs in order, its keys, its settings."""
-
-    __slots__ = (
-        "completed",
-        "counts",
-        "custom_ids",
-        "debounces",
-        "dlq",
-        "name",
-        "ready",
-        "settings",
-        "unique_keys",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        #: all and only jobs in state WAITING
-        self.ready = ReadyJobs()
-        #: how many jobs are in each state
-        self.counts = [0] * STATES
-        self.settings = DEFAULT_SETTINGS
-        #: id of the job that holds each unique key
-        self.unique_keys: dict[str, int] = {}
-        #: id of the newest job with each custom id that is still known
-        self.custom_ids: dict[str, int] = {}
-        #: until when (wall ms) pushes with each debounce id are refused
-        self.debounces: dict[str, int] = {}
-        #: all and only jobs in state FAILED, oldest failure first
-        self.dlq: OrderedDict[int, Job] = OrderedDict()
-        #: all jobs in state COMPLETED, oldest first, and some that are gone
-        self.completed: deque[Job] = deque()
-
-    def is_idle(self) -> bool:
-        """Tell whether nothing would be lost if this queue were forgotten."""
-        return self.settings is DEFAULT_SETTINGS and not self.debounces and not any(self.counts)
-
-
-class Session:
-    """What repeats of a session's requests are answered from."""
-
-    __slots__ = ("answers", "deliveries", "done_below")
-
-    def __init__(self) -> None:
-        #: by request number, rising; none is below `done_below`
-        self.answers: dict[int, Answer] = {}
-        self.done_below = 0
-        #: the deliveries it holds jobs of, by token
-        self.deliveries: dict[int, Delivery] = {}
-
-
-class Mailbox:
-    """Messages for one peer that it has not confirmed yet, numbered without a hole."""
-
-    __slots__ = ("next_number", "pending")
-
-    def __init__(self) -> None:
-        self.next_number = 1
-        #: (number, log sequence of its record, message), ascending
-        self.pending: deque[tuple[int, int, AnyPeerMessage]] = deque()
-
-
-class AwaitedPush(Struct):
-    """A push, batch or flow whose answer waits for other shards: `key` is its first pending job.
-
-    `kind` is push, batch or flow. `ids` is in line with the request's jobs, a flow's parent before
-    its children; `errors` has (index, text, code) of those that were refused.
-    """
-
-    key: int
-    kind: str
-    ids: list[int | None]
-    errors: list[tuple[int, str, str]]
-    session: bytes
-    n: int
-    pending: int
-    done_below: int = 0
 
 
 class ShardState:
@@ -210,6 +115,8 @@ class ShardState:
         self.outcome_pages: OrderedDict[int, None] = OrderedDict()
         #: numbers of the pages that changed since the last checkpoint began
         self.dirty_pages: list[int] = []
+        #: pages that storage has in blocks, and bit by bit which blocks changed since then
+        self.cut_pages: dict[int, int] = {}
         self._options: dict[Options, Options] = {}
 
     # --- reading
@@ -291,6 +198,8 @@ class ShardState:
         if not page.dirty:
             page.dirty = True
             self.dirty_pages.append(number)
+        if number in self.cut_pages:
+            self.cut_pages[number] |= 1 << offset // BLOCK_SEQUENCES
         if page.aside is not None and offset not in page.aside:
             job = page.jobs[offset]
             kept = job is not None and not is_volatile(job)
@@ -322,12 +231,13 @@ class ShardState:
             if not page.dirty:
                 page.dirty = True
                 self.dirty_pages.append(number)
-            if page.aside is None:
-                continue
-            if many:
-                page.written, page.aside = content_of(page)[0], None
-            else:
+            if number in self.cut_pages:
                 kept = True
+            elif page.aside is not None:
+                if many and size_of(page) <= PAGE_BYTES_MAX:
+                    page.written, page.aside = content_of(page)[0], None
+                else:
+                    kept = True
         if kept:
             for job_id in job_ids:
                 self.touch(job_id)
@@ -541,7 +451,13 @@ class ShardState:
             del listed[oldest]
             page.outcomes = None
             if not page.live and not page.is_to_be_written:
-                del pages[oldest]
+                self.forget_page(oldest)
+
+    def forget_page(self, number: int) -> None:
+        """Forget a page that has nothing any more."""
+        page = self.index.pages.pop(number)
+        if not page.dirty:  # else the next checkpoint drops its blocks from storage
+            self.cut_pages.pop(number, None)
 
     def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:
         queue.debounces[debounce_id] = until_ms

@@ -28,9 +28,9 @@ from flashq.shard.handlers.producing import (
     options_of_push,
     push_batch,
 )
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import JSON_ONLY
 from flashq.shard.outbox import Origin
-from flashq.shard.state import DEFAULT_SETTINGS, Queue
 
 _MEMORY: Final = Options(level="memory")
 _MEMORY_JSON: Final = Options(level="memory", json=True)

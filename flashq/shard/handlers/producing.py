@@ -44,13 +44,13 @@ from flashq.protocol.names import check_queue_name
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context, Decision
 from flashq.shard.dependencies import ask_dependencies, is_ready_now, settle_known
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import (
     NO_OPTIONS,
     Job,
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.pages import encode_page, image_of
-from flashq.shard.state import DEFAULT_SETTINGS, Queue
 from flashq.shard.views import job_view
 
 DEBOUNCE_TTL_MS: Final = 5000

@@ -17,6 +17,7 @@ from flashq.protocol.objects import Metrics, QueueInfo, QueueMetrics
 from flashq.protocol.records import AnyRecord, QueueSettings
 from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
 from flashq.shard.context import Context, Decision
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import (
     ACTIVE,
     COMPLETED,
@@ -30,7 +31,6 @@ from flashq.shard.lifecycle import (
     Job,
 )
 from flashq.shard.outbox import Origin
-from flashq.shard.state import DEFAULT_SETTINGS, Queue
 from flashq.shard.views import fitting, job_view
 
 DLQ_COUNT: Final = 100

@@ -295,9 +295,9 @@ def recovered(like: ShardState, part: bytes, pages: dict[int, bytes]) -> ShardSt
     state = ShardState(like.shard, like.shard_count, like.outcomes_max)
     load_part(state, part)
     loader = JobLoader(state)
-    for content in pages.values():
+    for key, content in pages.items():
         if content:
-            loader.load(content)
+            loader.load(content, key)
     loader.finish()
     mark_clean(state)
     return state

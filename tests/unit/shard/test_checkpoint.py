@@ -120,7 +120,7 @@ class TestIncremental:
         job_id = shard.pull()["id"]
         checkpoint = Checkpoint(shard.state, full=False)
         _, pages = finish(checkpoint)
-        assert list(pages) == [job_id // 1024]
+        assert list(pages) == [job_id // 1024 * 1024]
         _, pages = finish(Checkpoint(shard.state, full=False))
         assert pages == {}
 
@@ -129,7 +129,7 @@ class TestIncremental:
         job_id = shard.pull()["id"]
         finish(checkpoint)
         _, pages = finish(Checkpoint(shard.state, full=False))
-        assert list(pages) == [job_id // 1024]
+        assert list(pages) == [job_id // 1024 * 1024]
 
     def test_an_abandoned_one_leaves_nothing_behind(self, shard: Shard) -> None:
         checkpoint = Checkpoint(shard.state, full=True)
@@ -143,14 +143,69 @@ class TestIncremental:
         before = canonical(shard.state)
         assert canonical(shard.checkpointed()) == before
 
+    def test_a_large_page_is_written_block_by_block_and_only_what_changed(self) -> None:
+        """
+        1. 1,024 jobs of 4 KiB are more than a page may have: it is written in blocks of 16.
+        2. One of them changes, and one block is written; new jobs come, and theirs are.
+        3. All go, and every block is dropped. What is stored gives the live state each time.
+        """
+        shard = Shard(outcomes_max=0)
+        ids = shard.ask("PUSHB", queue="q", jobs=[{"data": "x" * 4096}] * 900)["ids"]
+        part, stored = finish(Checkpoint(shard.state, full=True))
+        assert len(stored) == 64
+        assert all(len(content) < 16 * 4200 for content in stored.values())
+
+        def store() -> list[int]:
+            nonlocal part, stored
+            part, pages = finish(Checkpoint(shard.state, full=False))
+            stored = {key: content for key, content in {**stored, **pages}.items() if content}
+            state = recovered(shard.state, part, stored)
+            validate(state)
+            assert canonical(state) == canonical(shard.state)
+            return sorted(pages)
+
+        assert store() == []
+        shard.ask("CANCEL", id=ids[500])
+        assert store() == [ids[500] // 16 * 16]
+        shard.ask("PUSHB", queue="q", jobs=[{"data": "y" * 4096}] * 40)
+        assert store() == [(ids[-1] + 1 + 16 * block) // 16 * 16 for block in range(3)]
+        again = Shard(epoch=2, state=recovered(shard.state, part, stored), now_ms=shard.now_ms)
+        again.ask("DRAIN", queue="q")
+        _, pages = finish(Checkpoint(again.state, full=False))
+        assert not any({**stored, **pages}.values())
+        shard.ask("DRAIN", queue="q")
+        shard.ask("PUSHB", queue="q", jobs=[{"data": "x"}] * 2000)
+        store()
+        assert stored
+
+    def test_a_page_that_grows_large_while_it_is_written(self) -> None:
+        """Its jobs change after the checkpoint has begun: they are written as they were, and the
+        next one writes them as they are."""
+        shard = Shard()
+        shard.ask("PUSHB", queue="q", jobs=[{"data": "x" * 4096}] * 900)
+        before = canonical(shard.state)
+        checkpoint = Checkpoint(shard.state, full=True)
+        shard.ask("ACKB", ids=shard.pull_ids(count=300))
+        ((_, part),) = checkpoint.take_part()
+        stored = dict(checkpoint.next_pages(1, 1))
+        assert not checkpoint.is_done
+        shard.ask("ACKB", ids=shard.pull_ids(count=300))
+        while not checkpoint.is_done:
+            stored |= dict(checkpoint.next_pages(1, 1))
+        assert canonical(recovered(shard.state, part, stored)) == before
+        part, pages = finish(Checkpoint(shard.state, full=False))
+        assert canonical(recovered(shard.state, part, {**stored, **pages})) == canonical(
+            shard.state
+        )
+
     def test_a_page_that_is_empty_is_dropped_from_storage(self) -> None:
         shard = Shard(outcomes_max=0)
         shard.ask("PUSHB", queue="q", jobs=[{"data": n} for n in range(1100)])
         _, stored = finish(Checkpoint(shard.state, full=True))
-        assert sorted(stored) == [0, 1]
+        assert sorted(stored) == [0, 1024]
         shard.ask("DRAIN", queue="q")
         _, pages = finish(Checkpoint(shard.state, full=False))
-        assert pages == {0: b"", 1: b""}
+        assert pages == {0: b"", 1024: b""}
         assert all(page.outcomes for page in shard.state.index.pages.values())
 
     @pytest.mark.parametrize("seed", range(12))

@@ -564,22 +564,22 @@ class TestFire:
 
 class TestTheJobInTheReply:
     @pytest.mark.parametrize("fields", [{}, {"delay": 5, "tags": ["t"], "priority": 3}])
-    def test_a_push_with_full_is_answered_with_what_getjob_says(
+    def test_a_push_with_view_is_answered_with_what_getjob_says(
         self, shard: Shard, fields: dict[str, Any]
     ) -> None:
-        said = shard.ask("PUSH", queue="q", data={"a": 1}, full=True, **fields)
+        said = shard.ask("PUSH", queue="q", data={"a": 1}, view=True, full=True, **fields)
         assert said["job"] == shard.ask("GETJOB", id=said["id"], full=True)["job"]
-        assert "job" not in shard.ask("PUSH", queue="q", data=1, **fields)
+        assert "job" not in shard.ask("PUSH", queue="q", data=1, full=True, **fields)
 
     def test_the_job_that_stands_for_it(self, shard: Shard) -> None:
         first = shard.push(job_id="mine", data="first")
-        push = {"queue": "q", "data": "second", "job_id": "mine"}
-        said = shard.ask("PUSH", **push, session=b"s" * 16, n=1, full=True)
+        push = {"queue": "q", "data": "second", "job_id": "mine", "view": True}
+        said = shard.ask("PUSH", **push, session=b"s" * 16, n=1)
         assert (said["id"], said["job"]["data"]) == (first, "first")
 
     def test_a_repeat_is_answered_without(self, shard: Shard) -> None:
         """What is kept for repeats is small."""
-        push = {"queue": "q", "data": 1, "session": b"s" * 16, "n": 1, "full": True}
+        push = {"queue": "q", "data": 1, "session": b"s" * 16, "n": 1, "view": True}
         first = shard.ask("PUSH", **push)
         again = shard.ask("PUSH", **push)
         assert "job" in first

@@ -1,0 +1,113 @@
+"""What a shard's state has beside jobs: queues, sessions, mailboxes, pushes that wait, totals.
+
+Data and what can be read off it; `state.ShardState` owns them and keeps them in step.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final
+
+from msgspec import Struct
+
+from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.records import Answer, QueueSettings
+from flashq.shard.indexes import ReadyJobs
+from flashq.shard.lifecycle import STATES, Delivery, Job
+
+DEFAULT_SETTINGS: Final = QueueSettings()
+
+
+class Totals(Struct, array_like=True, gc=False):
+    """Counters since the state began."""
+
+    pushed: int = 0
+    completed: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    timed_out: int = 0
+    stalled: int = 0
+    lost: int = 0
+    evicted: int = 0
+    latency_ms_sum: int = 0
+
+
+class Queue:
+    """One queue: its ready jobs in order, its keys, its settings."""
+
+    __slots__ = (
+        "completed",
+        "counts",
+        "custom_ids",
+        "debounces",
+        "dlq",
+        "name",
+        "ready",
+        "settings",
+        "unique_keys",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: all and only jobs in state WAITING
+        self.ready = ReadyJobs()
+        #: how many jobs are in each state
+        self.counts = [0] * STATES
+        self.settings = DEFAULT_SETTINGS
+        #: id of the job that holds each unique key
+        self.unique_keys: dict[str, int] = {}
+        #: id of the newest job with each custom id that is still known
+        self.custom_ids: dict[str, int] = {}
+        #: until when (wall ms) pushes with each debounce id are refused
+        self.debounces: dict[str, int] = {}
+        #: all and only jobs in state FAILED, oldest failure first
+        self.dlq: OrderedDict[int, Job] = OrderedDict()
+        #: all jobs in state COMPLETED, oldest first, and some that are gone
+        self.completed: deque[Job] = deque()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing would be lost if this queue were forgotten."""
+        return self.settings is DEFAULT_SETTINGS and not self.debounces and not any(self.counts)
+
+
+class Session:
+    """What repeats of a session's requests are answered from."""
+
+    __slots__ = ("answers", "deliveries", "done_below")
+
+    def __init__(self) -> None:
+        #: by request number, rising; none is below `done_below`
+        self.answers: dict[int, Answer] = {}
+        self.done_below = 0
+        #: the deliveries it holds jobs of, by token
+        self.deliveries: dict[int, Delivery] = {}
+
+
+class Mailbox:
+    """Messages for one peer that it has not confirmed yet, numbered without a hole."""
+
+    __slots__ = ("next_number", "pending")
+
+    def __init__(self) -> None:
+        self.next_number = 1
+        #: (number, log sequence of its record, message), ascending
+        self.pending: deque[tuple[int, int, AnyPeerMessage]] = deque()
+
+
+class AwaitedPush(Struct):
+    """A push, batch or flow whose answer waits for other shards: `key` is its first pending job.
+
+    `kind` is push, batch or flow. `ids` is in line with the request's jobs, a flow's parent before
+    its children; `errors` has (index, text, code) of those that were refused.
+    """
+
+    key: int
+    kind: str
+    ids: list[int | None]
+    errors: list[tuple[int, str, str]]
+    session: bytes
+    n: int
+    pending: int
+    done_below: int = 0
