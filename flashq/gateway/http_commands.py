@@ -170,6 +170,7 @@ class Commands:
     async def push(self, ask: Ask) -> Response:
         """Push a job, and show it as the server has it."""
         ask.full = True
+        ask.add(view=True)
         pushed = decode(await self.ask(ask), _Pushed, json=True)
         data = bytes(pushed.job)
         if data == b"null":

@@ -36,8 +36,9 @@ DISCARDED_BYTES_MAX: Final = 8 * BODY_BYTES_MAX
 """How much of a body that is too large is still read, so that its sender gets to read why."""
 BATCH_JOBS_MAX: Final = 1000
 
-OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within"})
-"""Fields that are the gateway's own: it numbers what it asks, and says what a token is for."""
+OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view"})
+"""Fields that are the gateway's own: it numbers what it asks, says what a token is for, and shows
+every job that was pushed."""
 BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
 """Commands whose body may be left out; what is no JSON is then ignored."""
 
@@ -172,7 +173,11 @@ def ask_with_body(command: Command, path: Mapping[str, str], body: bytes) -> Ask
 def repaired_ask(ask: Ask) -> Ask | None:
     """Return a request that a shard did not understand as older clients meant it, if it is such."""
     better = repaired(ask.body, json=True)
-    return None if better is None else read_ask(better, json=True)
+    if better is None:
+        return None
+    again = read_ask(better, json=True)
+    again.full = ask.full
+    return again
 
 
 def ask_with_parameters(

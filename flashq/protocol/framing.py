@@ -36,8 +36,7 @@ ROUTE_ROUTER: Final = 0xFFFD
 JSON: Final = 0x01
 """The body is JSON (UTF-8) instead of MessagePack; its reply is JSON too."""
 FULL: Final = 0x02
-"""The reply's job objects carry every key; without it keys at their defaults are left out. A PUSH
-is answered with the job then."""
+"""The reply's job objects carry every key; without it keys at their defaults are left out."""
 REPLY: Final = 0x04
 """The body answers the request with the same `corr`."""
 NOTICE: Final = 0x08

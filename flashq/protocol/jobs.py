@@ -68,11 +68,14 @@ class NewChild(JobOptions, kw_only=True, omit_defaults=True):
 
 
 class Push(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="PUSH"):
-    """A push is flat: the options stand beside `queue` and `data`."""
+    """A push is flat: the options stand beside `queue` and `data`. With `view` the reply shows the
+    job as it stands in the queue, or the one that stands for it; a repeat, and a push that waited
+    for other shards, are answered without."""
 
     # The last three are those of `Mutation`: a Struct cannot inherit them beside the options.
     queue: str
     data: Raw
+    view: bool | None = None
     session: SessionId | None = None
     n: Unsigned | None = None
     done_below: Unsigned | None = None
@@ -83,9 +86,7 @@ class PushReply(Reply, kw_only=True):
 
 
 class ShownPushReply(PushReply, kw_only=True):
-    """The reply to a PUSH that came with FULL: the job as it stands in the queue, or the one that
-    stands for it. A repeat, and a push that waited for other shards, get a PushReply all the same.
-    """
+    """The reply to a PUSH with `view`."""
 
     job: JobView
 
@@ -106,6 +107,7 @@ class PlainPush(Mutation, kw_only=True, forbid_unknown_fields=True, tag="PUSH"):
     queue: str
     data: Raw
     priority: I32 = 0
+    view: bool | None = None
     reqId: OptionalRaw = None  # noqa: N815
 
 
