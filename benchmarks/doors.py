@@ -16,13 +16,14 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Final
 
 import msgpack
 
 from benchmarks import figures
 from benchmarks.server import Server
+from flashq import Client
 
 LISTENERS: Final = 1000
 RECEIVE_BYTES: Final = 1 << 18
@@ -175,6 +176,15 @@ def _listeners(address: tuple[str, int], count: int) -> Iterator[None]:
         yield
 
 
+def _rates(server: Server) -> tuple[float, float]:
+    """Return the rates of pushes in batches and one by one, and leave nothing of them waiting."""
+    rates = figures.push_batches(server), line_pushes(server, 1, 100)
+    with Client(server.url) as client:
+        for queue in client.list_queues():
+            client.obliterate(queue.name)
+    return rates
+
+
 def listeners(server: Server, rounds: int = 3) -> tuple[float, float, float]:
     """Return what 1,000 idle WebSocket listeners cost: MB, and the shares of the rate of pushes
     that are left, in batches over ZeroMQ and one by one over TCP.
@@ -191,9 +201,11 @@ def listeners(server: Server, rounds: int = 3) -> tuple[float, float, float]:
         pass
     for _ in range(rounds):
         before = server.memory_bytes("flashq-gateway")
-        alone = figures.push_batches(server), line_pushes(server, 1, 100)
+        alone = _rates(server)
         with _listeners(address, LISTENERS):
             megabytes.append((server.memory_bytes("flashq-gateway") - before) / 1e6)
-            batches.append(figures.push_batches(server) / alone[0])
-            singles.append(line_pushes(server, 1, 100) / alone[1])
+            beside = _rates(server)
+        batches.append(beside[0] / alone[0])
+        singles.append(beside[1] / alone[1])
+        sleep(1)  # the connections are closed
     return megabytes[0], median(batches), median(singles)

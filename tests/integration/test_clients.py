@@ -181,6 +181,7 @@ def about_the_server(client: Blocking, name: str) -> None:
     client.pull(name, timeout=0)
     assert name in [queue for worker in client.list_workers() for queue in worker.queues]
     assert client.metrics().metrics.total_pushed >= 0
+    assert all(point.timestamp for point in client.metrics_history())
     events = client.subscribe(name, ["pushed"])
     heard = threading.Event()
 
