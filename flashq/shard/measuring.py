@@ -30,17 +30,18 @@ class Measures:
         self.processing: Final = Histogram(BOUNDS_S)
 
     def delivered(self, jobs: list[Job], now_ms: int) -> None:
-        """Count jobs that have just been handed out together, in their order in the queue."""
-        first = jobs[0].run_at
-        if first == jobs[-1].run_at:  # nothing younger or older stands between them
-            self.queue_wait.add_many((now_ms - first) / 1000, len(jobs))
-        else:
-            self.queue_wait.add_all([(now_ms - job.run_at) / 1000 for job in reversed(jobs)])
+        """Count jobs that have just been handed out together."""
+        _add(self.queue_wait, [job.run_at for job in jobs], now_ms)
 
     def ended(self, jobs: list[Job], now_ms: int) -> None:
-        """Count attempts that have just ended together, in the order in which they are named."""
-        first = jobs[0].started_at
-        if first == jobs[-1].started_at:  # named as they were handed out: one delivery
-            self.processing.add_many((now_ms - first) / 1000, len(jobs))
-        else:
-            self.processing.add_all([(now_ms - job.started_at) / 1000 for job in reversed(jobs)])
+        """Count attempts that have just ended together."""
+        _add(self.processing, [job.started_at for job in jobs], now_ms)
+
+
+def _add(histogram: Histogram, since_ms: list[int], now_ms: int) -> None:
+    """Count times from then to now; those of a batch are mostly the same."""
+    first = since_ms[0]
+    if since_ms.count(first) == len(since_ms):
+        histogram.add_many((now_ms - first) / 1000, len(since_ms))
+    else:
+        histogram.add_all([(now_ms - at) / 1000 for at in since_ms])

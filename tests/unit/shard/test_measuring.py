@@ -38,6 +38,17 @@ def test_a_batch_is_counted_by_its_jobs(shard: Shard) -> None:
     assert work(shard).quantile(1.0) == 2.5
 
 
+def test_a_job_between_two_of_the_same_time_is_counted_by_its_own(shard: Shard) -> None:
+    """Priorities put younger jobs before older ones."""
+    shard.push(priority=1)
+    shard.push(priority=3)
+    shard.advance(1_000)
+    shard.push(priority=2)
+    shard.advance(1_000)
+    shard.pull_ids(count=3)
+    assert waits(shard).sum == pytest.approx(2.0 + 1.0 + 2.0)
+
+
 def test_jobs_of_different_times_are_counted_apart(shard: Shard) -> None:
     """Handed out together, or acknowledged together."""
     for _ in range(3):
