@@ -28,10 +28,17 @@ from flashq.shard.aftermath import Ended
 from flashq.shard.core import Core, Waiter
 from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job, special_of
+from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
-from flashq.shard.views import fitting, job_columns, job_view, result_payload, result_view
+from flashq.shard.views import (
+    are_columns,
+    fitting,
+    job_columns,
+    job_view,
+    result_payload,
+    result_view,
+)
 
 PULL_TIMEOUT_MS: Final = 60_000
 WAIT_TIMEOUT_MS: Final = 30_000
@@ -243,7 +250,7 @@ class Pulling:
         reply: PullReply | PullBatchReply | PullColumnsReply
         if waiter.single:
             reply = PullReply(job=job_view(jobs[0], origin))
-        elif waiter.columns and not special_of(jobs):
+        elif waiter.columns and are_columns(jobs):
             reply = PullColumnsReply(ok=True, columns=job_columns(jobs))
         else:
             reply = PullBatchReply(ok=True, jobs=[job_view(job, origin) for job in jobs])

@@ -96,8 +96,14 @@ def _full_view(fields: dict[str, Any], *, is_single: bool = False) -> FullJobVie
     return FullJobView(**fields)
 
 
+def are_columns(jobs: list[Job]) -> bool:
+    """Tell whether jobs can be given as columns: they are in MessagePack, without options and
+    extra."""
+    return not [job for job in jobs if job.options is not None or job.extra is not None]
+
+
 def job_columns(jobs: list[Job]) -> JobColumns:
-    """Return jobs that have just been handed out together, none with options or extra."""
+    """Return jobs that were handed out together, and can be given as columns."""
     first = jobs[0]
     assert first.lease is not None, "they were handed out"
     return JobColumns(

@@ -21,6 +21,7 @@ from flashq.protocol.framing import (
     ROUTE_ROUTER,
     pack_header,
     unpack_header,
+    wished_queue,
 )
 from flashq.protocol.internal import Epochs, RouterHello, decode_internal, encode_internal
 from flashq.protocol.objects import Event
@@ -176,6 +177,8 @@ def test_epochs_and_events_reach_clients(site: Site, router: Program) -> None:
     ask(client, corr=9, cmd="SUBSCRIBE", queue="q", events=["pushed"])
     assert answer(client)["ok"]
     assert publisher.recv() == b"\x01"
+    asked = publisher.recv()
+    assert (asked[:1], wished_queue(asked[1:])) == (b"\x01", "q")
     event = Event(seq=1, shard=1, epoch=5, event="pushed", queue="q", at=3, ids=[1])
     publisher.send_multipart([b"q", encode(event)])
     header, body = client.recv_multipart()
@@ -183,7 +186,7 @@ def test_epochs_and_events_reach_clients(site: Site, router: Program) -> None:
     assert decode(body, dict)["event"]["ids"] == [1]
     ask(client, corr=10, cmd="UNSUBSCRIBE", queue="q")
     assert answer(client)["ok"]
-    assert publisher.recv() == b"\x00"
+    assert {publisher.recv(), publisher.recv()} == {b"\x00", b"\x00" + asked[1:]}
 
 
 def test_it_drains_and_exits_with_0(site: Site, router: Program) -> None:

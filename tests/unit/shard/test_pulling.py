@@ -46,6 +46,17 @@ class TestOrder:
         assert shard.pull_ids() == [first, second]
 
 
+def test_jobs_in_json_are_not_given_as_columns(shard: Shard) -> None:
+    """Columns hold MessagePack: a job that was pushed in JSON is transcoded, and stands alone."""
+    shard.ask("PUSH", queue="q", data={"a": 1}, json=True)
+    shard.push(data=2)
+    reply = shard.ask("PULLB", queue="q", count=2, timeout=0, columns=True)
+    assert [job["data"] for job in reply["jobs"]] == [{"a": 1}, 2]
+    shard.push(data=3)
+    reply = shard.ask("PULLB", queue="q", count=2, timeout=0, columns=True)
+    assert reply["columns"]["data"] == [b"\x03"]
+
+
 class TestWaiting:
     def test_a_push_is_handed_to_a_waiter_at_once(self, shard: Shard) -> None:
         corr = shard.send("PULL", queue="q", timeout=1000)
