@@ -71,7 +71,12 @@ class AsyncSubscription(EventBuffer):
         return self
 
     async def __anext__(self) -> Event | Gap:
-        await self._start()
+        try:
+            await self._start()
+        except ConnectionClosed:
+            if not self._client.is_closed:
+                raise
+            raise StopAsyncIteration from None
         while True:
             item = self.take()
             if item is not None:
@@ -240,6 +245,11 @@ class AsyncClient(AsyncMethods):
             jobs; where some are missing, there is a `Gap`.
         """
         return AsyncSubscription(queue, wanted_events(events), self)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is being closed."""
+        return self._closed
 
     async def listen(self, reader: AsyncSubscription) -> None:
         """Begin to hand events to `reader`; it calls this itself."""

@@ -252,6 +252,19 @@ async def test_closing_the_client_ends_its_subscriptions(server: FakeServer) -> 
         await waiting
 
 
+async def test_closing_the_client_ends_a_subscription_that_nobody_has_answered(
+    server: FakeServer,
+) -> None:
+    """It was asked for, and the answer is still to come."""
+    server.answer("SUBSCRIBE", lambda _: None)
+    client = AsyncClient(server.url)
+    waiting = asyncio.ensure_future(anext(client.subscribe()))
+    await in_thread(server.wait_for, "SUBSCRIBE")
+    await client.close()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
 async def test_a_forked_child_needs_its_own_client(server: FakeServer) -> None:
     """The session is the parent's."""
     async with AsyncClient(server.url) as client:
