@@ -74,7 +74,7 @@ class AsyncSubscription(EventBuffer):
         try:
             await self._start()
         except ConnectionClosed:
-            if not self._client.is_closed:
+            if not self._client._closed:
                 raise
             raise StopAsyncIteration from None
         while True:
@@ -245,11 +245,6 @@ class AsyncClient(AsyncMethods):
             jobs; where some are missing, there is a `Gap`.
         """
         return AsyncSubscription(queue, wanted_events(events), self)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it was closed, or is being closed."""
-        return self._closed
 
     async def listen(self, reader: AsyncSubscription) -> None:
         """Begin to hand events to `reader`; it calls this itself."""
