@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 
 import click
 from msgspec import structs
 
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
-from flashq.cli.wording import payload_text, size, table_of
+from flashq.cli.wording import local_time, payload_text, size, table_of
 from flashq.protocol.objects import EVENTS
 
 
@@ -81,9 +80,8 @@ def _show_history(invocation: Invocation) -> None:
     numbers = ["queued", "processing", "completed", "failed", "completed/s", "latency"]
     table = table_of("at", *numbers, numbers=numbers)
     for point in points:
-        at = datetime.fromtimestamp(point.timestamp / 1000, UTC).astimezone()
         table.add_row(
-            f"{at:%H:%M:%S}",
+            f"{local_time(point.timestamp):%H:%M:%S}",
             str(point.queued),
             str(point.processing),
             str(point.completed),
@@ -106,7 +104,6 @@ def workers(invocation: Invocation) -> None:
         numbers = ["held", "waiting", "processed"]
         table = table_of("worker", "name", "queues", *numbers, "heard of", numbers=numbers)
         for one in found:
-            at = datetime.fromtimestamp(one.last_heartbeat / 1000, UTC).astimezone()
             table.add_row(
                 one.id,
                 one.name or "",
@@ -114,7 +111,7 @@ def workers(invocation: Invocation) -> None:
                 str(one.jobs_held),
                 str(one.pulls_waiting),
                 str(one.jobs_processed),
-                f"{at:%H:%M:%S}",
+                f"{local_time(one.last_heartbeat):%H:%M:%S}",
             )
         invocation.table(table)
     invocation.warn_missing(found.missing_shards)
@@ -136,7 +133,7 @@ def events(invocation: Invocation, queue: str, names: tuple[str, ...], count: in
             elif invocation.as_json:
                 invocation.document(event)
             else:
-                at = datetime.fromtimestamp(event.at / 1000, UTC).astimezone()
+                at = local_time(event.at)
                 ids = " ".join(str(job_id) for job_id in event.ids)
                 told = [event.error, event.message]
                 told += [payload_text(item) for item in event.data or () if item is not None]

@@ -63,8 +63,12 @@ def moment(unix_ms: int, now_ms: int) -> str:
     """Return a time relative to now and in full, or a dash for one that is not set."""
     if not unix_ms:
         return "–"
-    at = datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
-    return f"{distance(unix_ms, now_ms)} ({at:%Y-%m-%d %H:%M:%S})"
+    return f"{distance(unix_ms, now_ms)} ({local_time(unix_ms):%Y-%m-%d %H:%M:%S})"
+
+
+def local_time(unix_ms: int) -> datetime:
+    """Return a time as the clocks around here show it."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).astimezone()
 
 
 def distance(unix_ms: int, now_ms: int) -> str:

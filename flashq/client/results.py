@@ -7,7 +7,6 @@ stay encoded until somebody looks at them. Pure data; no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import repeat
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec import Raw, Struct
 
 from flashq.errors import FlashQError
 from flashq.protocol.base import Reply
+from flashq.protocol.columns import values_of
 from flashq.protocol.jobs import BatchError
 from flashq.protocol.objects import CronJob, JobColumns, JobView
 from flashq.protocol.objects import Event as WireEvent
@@ -149,24 +149,20 @@ class PartialBatchError(FlashQError):
 
 def _jobs_of(columns: JobColumns) -> list[Job]:
     """Make jobs of columns: by position, which takes half the time."""
-    queue, token = columns.queue, columns.token
+    queue, token, count = columns.queue, columns.token, len(columns.ids)
     return [
         Job(id_, queue, Raw(data), priority, created_at, run_at, started_at, attempts, token)
         for id_, data, priority, created_at, run_at, started_at, attempts in zip(
             columns.ids,
             columns.data,
-            _values(columns.priority),
-            _values(columns.created_at),
-            _values(columns.run_at),
-            _values(columns.started_at),
-            _values(columns.attempts),
-            strict=False,
+            values_of(columns.priority, count),
+            values_of(columns.created_at, count),
+            values_of(columns.run_at, count),
+            values_of(columns.started_at, count),
+            values_of(columns.attempts, count),
+            strict=True,
         )
     ]
-
-
-def _values(column: list[int]) -> Iterable[int]:
-    return repeat(column[0]) if len(column) == 1 else column
 
 
 # --- replies and notices, with the objects above in them

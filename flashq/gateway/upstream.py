@@ -55,7 +55,7 @@ from flashq.protocol.framing import (
     pack_header,
     pairs,
 )
-from flashq.protocol.leases import Release
+from flashq.protocol.leases import HandedOut, Release
 from flashq.protocol.registry import BY_WORD
 from flashq.protocol.sessions import (
     About,
@@ -105,17 +105,6 @@ class _Verdict(Struct):
 class _Lease(Struct):
     id: int
     token: int | None = None
-
-
-class _Delivered(Struct):
-    """A reply that hands jobs out, read as far as it matters here."""
-
-    job: _Lease | None = None
-    jobs: list[_Lease] = []
-
-    def leases(self) -> list[tuple[int, int]]:
-        jobs = self.jobs if self.job is None else [self.job]
-        return [(job.id, job.token) for job in jobs if job.token is not None]
 
 
 class Upstream:
@@ -248,7 +237,7 @@ class Upstream:
 
     def give_back(self, body: bytes, now: int, *, json: bool) -> None:
         """Return the jobs of a reply to their queue, because its asker was gone when it came."""
-        leases = decode(body, _Delivered, json=json).leases()
+        leases = decode(body, HandedOut, json=json).leases()
         self._lanes.settle(job_id for job_id, _ in leases)
         self._give_back(leases, now)
 
@@ -360,7 +349,7 @@ class Upstream:
         if not flags & DELIVERY:
             self._lanes.settle(pending.ask.ends_leases_of())
         elif pending.lane is not None:
-            delivered = decode(body, _Delivered, json=pending.ask.json)
+            delivered = decode(body, HandedOut, json=pending.ask.json)
             self._lanes.take(pending.lane, delivered.leases())
         self._finish(pending, body, ok=True)
 
@@ -409,7 +398,7 @@ class Upstream:
             self._on_heartbeat_reply(self._beats.pop(corr), body, now)
         elif flags & DELIVERY:
             # Its request is gone, with its asker or by its time-out; or this is a second copy.
-            leases = decode(body, _Delivered, json=bool(flags & JSON)).leases()
+            leases = decode(body, HandedOut, json=bool(flags & JSON)).leases()
             self._give_back((pair for pair in leases if not self._lanes.holds(*pair)), now)
 
     # --- hello and auth

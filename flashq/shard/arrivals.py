@@ -83,12 +83,9 @@ def _file_plain(state: ShardState, record: r.Pushed, jobs: list[Job]) -> None:
         page = state.touch(jobs[done].id)
         number, offset = divmod(record.first + done, PAGE_SEQUENCES)
         chunk = jobs[done : done + PAGE_SEQUENCES - offset]
-        if number in state.cut_pages:
+        if number in state.cut_pages or page.aside is not None:
             for job in chunk:
                 state.touch(job.id)
-        if page.aside is not None:
-            for place in range(offset, offset + len(chunk)):
-                page.aside.setdefault(place, None)
         page.jobs[offset : offset + len(chunk)] = chunk
         page.live += len(chunk)
         done += len(chunk)

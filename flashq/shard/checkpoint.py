@@ -143,13 +143,14 @@ class Checkpoint:
         self.seq = state.seq
         self.full = full
         self._part: bytes | None = encode_part(state)
-        numbers = list(state.index.pages) if full else state.dirty_pages
+        # Those that were forgotten since they changed are among the dirty ones only.
+        numbers = [*state.index.pages, *state.dirty_pages] if full else state.dirty_pages
         #: what is still to be written, blocks of one page together: page, first place and the one
         #: behind the last
         self._todo: list[tuple[int, int, int]] = []
         #: keys of pages and blocks to be dropped: dirty ones that have been forgotten since
         self._gone: list[int] = []
-        for number in numbers:
+        for number in dict.fromkeys(numbers):
             self._plan(number)
         state.dirty_pages = []
 

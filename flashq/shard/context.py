@@ -20,7 +20,7 @@ from flashq.shard.lifecycle import (
     COMPLETED,
     FAILED,
     Job,
-    is_plain,
+    is_special,
     options_of,
 )
 from flashq.shard.measuring import Measures
@@ -203,6 +203,6 @@ class Context:
             return []
         records: list[AnyRecord] = [r.Removed([job.id for job in jobs], reason)]
         for job in jobs:
-            if job.extra is not None or not is_plain(job):
+            if is_special(job):
                 records += self.ending(job, reason, removed=True)
         return records

@@ -29,7 +29,7 @@ from flashq.shard.lifecycle import (
     Damage,
     Delivery,
     Job,
-    is_plain,
+    is_special,
     is_volatile,
     options_of,
     special_of,
@@ -311,7 +311,7 @@ def _remove_any(state: ShardState, jobs: list[Job]) -> None:
     """Remove jobs of any kind, those that are completed and plain together."""
     plain: list[Job] = []
     for job in jobs:
-        if job.state == COMPLETED and job.extra is None and is_plain(job):
+        if job.state == COMPLETED and not is_special(job):
             plain.append(job)
             continue
         settle_awaited(state, job)

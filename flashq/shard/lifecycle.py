@@ -190,9 +190,15 @@ def is_volatile(job: Job) -> bool:
     return job.options is not None and job.options.level == "memory"
 
 
+def is_special(job: Job) -> bool:
+    """Tell whether the job is more than a payload in a queue: it has options, or something that few
+    jobs have."""
+    return job.extra is not None or not is_plain(job)
+
+
 def special_of(jobs: list[Job]) -> list[Job]:
-    """Return those of many jobs that are more than a payload in a queue: with options, or with
-    something that few jobs have."""
+    """Return those of many jobs that are special: `is_special` spelled out, as calls would cost
+    more than all else here."""
     return [
         job
         for job in jobs

@@ -5,17 +5,16 @@ Owns the encoding and nothing else. An image is exact: reading it gives an equal
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Raw, Struct, msgpack
 
 from flashq.errors import BadMessage
+from flashq.protocol.columns import column_of, values_of
 from flashq.protocol.limits import MIB
 from flashq.protocol.records import Options
 from flashq.shard.indexes import PAGE_SEQUENCES, Page
-from flashq.shard.lifecycle import Extra, Job, is_plain, is_volatile, special_of
-
-T = TypeVar("T")
+from flashq.shard.lifecycle import Extra, Job, is_special, is_volatile, special_of
 
 BLOCK_SEQUENCES: Final = 16
 PAGE_BYTES_MAX: Final = 2 * MIB
@@ -147,11 +146,6 @@ def _columns(jobs: list[Job]) -> Columns:
     )
 
 
-def column_of(values: list[T]) -> list[T]:
-    """Return a column of at least one value, cut to one where all are the same."""
-    return values[:1] if values.count(values[0]) == len(values) else values
-
-
 def size_of(page: Page) -> int:
     """Return the bytes that a page to be written takes, about: those of its payloads."""
     kept = (page.aside or {}).values()
@@ -182,7 +176,7 @@ def content_of(page: Page, first: int = 0, stop: int = PAGE_SEQUENCES) -> tuple[
     ]
     special = special_of(jobs)
     if special:
-        jobs = [job for job in jobs if job.extra is None and is_plain(job)]
+        jobs = [job for job in jobs if not is_special(job)]
         images += [image_of(job) for job in special if not is_volatile(job)]
     return encode_page(images, jobs), len(images) + len(jobs)
 
@@ -208,7 +202,7 @@ def _images_of(columns: Columns) -> list[JobImage]:
     """
     count = len(columns.id)
     fields = (getattr(columns, name) for name in Columns.__struct_fields__)
-    whole = [field * count if len(field) == 1 else field for field in fields]
+    whole = [values_of(field, count) for field in fields]
     return [JobImage(*values) for values in zip(*whole, strict=True)]
 
 

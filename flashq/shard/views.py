@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from flashq.errors import BadMessage
 from flashq.protocol.codec import encode_json, encode_msgpack, transcode
+from flashq.protocol.columns import column_of
 from flashq.protocol.objects import (
     Attempt,
     FullJobView,
@@ -20,7 +21,6 @@ from flashq.protocol.objects import (
 )
 from flashq.shard.lifecycle import ACTIVE, FAILED, STATE_NAMES, Extra, Job
 from flashq.shard.outbox import Origin
-from flashq.shard.pages import column_of
 
 REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reply carries no more payload than this, but for a single job."""

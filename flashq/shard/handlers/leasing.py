@@ -40,7 +40,7 @@ from flashq.shard.lifecycle import (
     DELAYED,
     WAITING,
     Job,
-    is_plain,
+    is_special,
     special_of,
 )
 from flashq.shard.outbox import Origin
@@ -113,7 +113,7 @@ def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     if not records:
         context.measures.ended([job], context.now_ms)
     records.append(r.Acked([job.id], [] if result is None else [result]))
-    if job.extra is not None or not is_plain(job):
+    if is_special(job):
         records += context.ending(job, None)
         records += keep_newest_of_queue(context, [job])
     return Decision(Reply(), records, context.is_durable(job))
