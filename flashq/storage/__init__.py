@@ -82,9 +82,11 @@ def _check_postgres(url: str) -> None:
     assert url.startswith(POSTGRES), "settings take no other"
     try:
         import psycopg
+        import psycopg_pool
     except ImportError as error:
         raise ConfigError(
-            "the storage is PostgreSQL, and psycopg is not installed; "
+            f"the storage is PostgreSQL, and {error.name} is not installed; "
             "install it with: pip install 'flashq[postgres]'"
         ) from error
     assert psycopg.__version__
+    assert psycopg_pool.__version__

@@ -22,6 +22,7 @@ Both need a wall clock that is not set back between two runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import Final
 from zlib import crc32
 
@@ -171,6 +172,8 @@ class MemoryStorage:
         self._uuid = uuid
         self._shards: list[_Shard] = []
         self._parts: dict[str, bytes] = {}
+        #: held by who writes, and by who reads a recovery meanwhile
+        self._lock = Lock()
 
     def open(self, shard_count: int) -> Opened:
         """Begin with nothing but numbers; a second time, with what is there."""
@@ -182,28 +185,34 @@ class MemoryStorage:
 
     def write(self, group: Sequence[Write]) -> None:
         """Carry out a group of writes."""
-        for write in group:
-            match write:
-                case Append():
-                    self._shards[write.shard].append(write)
-                case CheckpointSlice():
-                    self._shards[write.shard].add_slice(write)
-                case Reserve():
-                    shard = self._shards[write.shard]
-                    shard.reserved = max(shard.reserved, write.upto)
-                case Grant():
-                    self._shards[write.shard].grant(write)
-                case Put():
-                    if write.content:
-                        self._parts[write.name] = write.content
-                    else:
-                        self._parts.pop(write.name, None)
+        with self._lock:
+            for write in group:
+                self._write(write)
+
+    def _write(self, write: Write) -> None:
+        match write:
+            case Append():
+                self._shards[write.shard].append(write)
+            case CheckpointSlice():
+                self._shards[write.shard].add_slice(write)
+            case Reserve():
+                shard = self._shards[write.shard]
+                shard.reserved = max(shard.reserved, write.upto)
+            case Grant():
+                self._shards[write.shard].grant(write)
+            case Put():
+                if write.content:
+                    self._parts[write.name] = write.content
+                else:
+                    self._parts.pop(write.name, None)
 
     def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
         """Give the next part of a shard's recovery; `cursor` counts pieces."""
-        reply = Recovered(cursor=0, parts=[], pages=[], log=[])
+        with self._lock:
+            epoch, pieces = self._shards[shard].epoch, list(self._shards[shard].pieces())
+        reply = Recovered(epoch=epoch, cursor=0, parts=[], pages=[], log=[])
         size = 0
-        for index, piece in enumerate(self._shards[shard].pieces()):
+        for index, piece in enumerate(pieces):
             if index < cursor:
                 continue
             content = piece.records if isinstance(piece, Append) else piece[1]

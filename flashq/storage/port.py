@@ -8,6 +8,8 @@ numbers everything; a storage keeps order and wholeness:
 * A shard's log has no hole. Its checkpoint is the state at one sequence; pages and parts of a
   generation count from its last slice on, all at once, and replace those of before.
 * What `open` and `recover` say is what groups that were written have left.
+* A recovery is read beside everything else, each answer as of one moment: what is asked for once a
+  group is written has that group.
 
 `tests/storage/conformance.py` is the suite that every implementation passes.
 """
@@ -15,11 +17,19 @@ numbers everything; a storage keeps order and wholeness:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
+
+READERS_MAX: Final = 4
+"""So many answers of recoveries are read at once: more than one round trip to a database is under
+way, and they have no more than 16 MiB of memory."""
+
+LOG_CURSOR: Final = 1 << 60
+"""The cursor at which the log begins in the recovery of a shard from a `Snapshot`; pages come
+before."""
 
 Generation: TypeAlias = tuple[int, int]
 """What names a checkpoint: its shard's epoch and its number."""
@@ -103,9 +113,12 @@ class Source(Protocol):
             cursor: 0, then that of the last answer. It holds until the shard's next write.
             bytes_max: about how much is given; at least one piece is.
 
+        Returns:
+            The part; its `epoch` is the one that the shard was granted last, as it was read.
+
         Raises:
             StorageDamaged: a piece is missing or broken.
-            StorageUnavailable: it cannot be read now.
+            StorageUnavailable: it cannot be read now; that says nothing about writing.
         """
         ...
 
@@ -115,7 +128,11 @@ class Source(Protocol):
 
 
 class Storage(Source, Protocol):
-    """What an implementation has to do. All calls come from one thread at a time."""
+    """What an implementation has to do.
+
+    All calls come from one thread at a time, but `recover`: up to `READERS_MAX` threads call it
+    beside each other and beside any other call.
+    """
 
     def open(self, shard_count: int) -> Opened:
         """Take hold of the storage, and say what is there.

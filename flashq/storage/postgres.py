@@ -1,26 +1,38 @@
 """The storage of `postgresql://…`: the schema `flashq` of one database, written by one connection.
 
-Owns the connection, the advisory lock on it, and what its errors mean. The lock is held by the very
+Owns the connections, the advisory lock, and what their errors mean. The lock is held by the very
 connection that writes, so that who has lost it cannot write either. Small groups of log go in one
 INSERT, large ones as one binary COPY; each is a transaction by itself, forced to the disk once.
+
+Recoveries are read over a pool of connections to the server that the writer is connected to,
+whichever of its URL's that is. Behind one address there may still be several: a copy that lags, or
+one that has taken over. So each read transaction sees for itself that it is where the writer is:
+the lock is held there, by the session that also holds the writer's *token*, an advisory lock whose
+key nobody else knows. Then what was committed before a read began is in what is read, and nobody
+else has written. (A backend's pid may come again, and when a session has begun is shown only to
+those who have the rights of its role.)
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import errors as postgres_errors
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
-from flashq.protocol.internal import Append
-from flashq.storage.port import Opened
+from flashq.protocol.internal import Append, Recovered
+from flashq.storage.port import READERS_MAX, Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
 
@@ -32,11 +44,15 @@ LOCK_WAIT_MS: Final = 10_000
 """How long a second coordinator waits for the first; the server also needs a while to notice that
 a connection is gone."""
 _LOCK_RETRY_MS: Final = 100
+TOKEN_BITS: Final = 62
+"""Of a writer's own advisory lock."""
 
 CONNECT_TIMEOUT_S: Final = 5
 SILENCE_MS: Final = 10_000
 """A server that does not acknowledge what was sent is given up after so long."""
 IDLE_S: Final = 5
+READ_IDLE_S: Final = 30
+"""Connections that nobody has read over for so long are closed, one at a time."""
 
 COPY_BYTES_MIN: Final = 32 * 1024
 """From here on COPY is faster than INSERT, though it takes one round trip more."""
@@ -68,6 +84,15 @@ def check_url(url: str) -> None:
         )
 
 
+CONNECTED: Final[dict[str, Any]] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": IDLE_S,
+    "keepalives_interval": IDLE_S,
+    "tcp_user_timeout": SILENCE_MS,
+}
+"""How every connection is."""
+
+
 def connect(url: str, *, program: str) -> psycopg.Connection[Row]:
     """Open a connection whose statements are transactions by themselves.
 
@@ -76,15 +101,14 @@ def connect(url: str, *, program: str) -> psycopg.Connection[Row]:
         psycopg.Error: it cannot be reached, or does not let us in.
     """
     check_url(url)
-    return psycopg.connect(
-        url,
-        autocommit=True,
-        application_name=program,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        keepalives_idle=IDLE_S,
-        keepalives_interval=IDLE_S,
-        tcp_user_timeout=SILENCE_MS,
-    )
+    return psycopg.connect(url, autocommit=True, application_name=program, **CONNECTED)
+
+
+def configure(connection: psycopg.Connection[Row]) -> None:
+    """Prepare a connection for the queries."""
+    connection.execute(f"SET search_path = {SCHEMA}")
+    # Indexes that fit are better than what the planner guesses from an empty table.
+    connection.execute("SET enable_seqscan = off")
 
 
 @contextmanager
@@ -92,6 +116,8 @@ def translated() -> Iterator[None]:
     """Turn PostgreSQL's errors into the port's."""
     try:
         yield
+    except (PoolClosed, PoolTimeout):
+        raise  # only who owns the pool knows what they mean
     except (postgres_errors.DataCorrupted, postgres_errors.IndexCorrupted) as error:
         raise StorageDamaged(detail=f"PostgreSQL: {_sentence(error)}") from error
     except psycopg.Error as error:
@@ -155,6 +181,12 @@ def _sql(text: str) -> bytes:
     return text.encode()
 
 
+@cache
+def encoded_queries() -> Mapping[str, bytes]:
+    """Return the named queries as psycopg takes them."""
+    return {name: _sql(text) for name, text in named_queries("postgres").items()}
+
+
 def _one(connection: psycopg.Connection[Row], query: LiteralString, **values: Any) -> Row:
     row = connection.execute(query, values).fetchone()
     assert row is not None
@@ -171,8 +203,10 @@ class PostgresStorage(TableStorage):
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        self._queries = {name: _sql(text) for name, text in named_queries("postgres").items()}
+        self._queries = encoded_queries()
         self._connection: psycopg.Connection[Row] | None = None
+        #: of the server that the connection is to; made and closed with it
+        self._readers: Readers | None = None
 
     # --- the connection
 
@@ -203,10 +237,11 @@ class PostgresStorage(TableStorage):
                 f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
             )
         self._take_lock(connection)
+        token = secrets.randbits(TOKEN_BITS)
+        _one(connection, "SELECT pg_advisory_lock(%(token)s::bigint)", token=token)
         migrated = migrate(connection, schema_version(connection))
-        connection.execute(f"SET search_path = {SCHEMA}")
-        # Indexes that fit are better than what the planner guesses from an empty table.
-        connection.execute("SET enable_seqscan = off")
+        configure(connection)
+        self._readers = Readers(self._url, connection.info, token)
         return migrated
 
     def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
@@ -230,9 +265,21 @@ class PostgresStorage(TableStorage):
         self._disconnect()
 
     def _disconnect(self) -> None:
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    # --- recoveries
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery."""
+        readers = self._readers
+        if readers is None:
+            raise StorageUnavailable(detail="it has not been opened since an error")
+        return readers.recover(shard, cursor, bytes_max)
 
     # --- statements
 
@@ -300,7 +347,131 @@ class PostgresStorage(TableStorage):
         return False  # autovacuum's business
 
 
-class PostgresSnapshot(Tables):
+class _PostgresReading(Tables):
+    """What is read within a transaction.
+
+    Args:
+        connection: in one, or about to begin it.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        super().__init__()
+        self._queries = encoded_queries()
+        self._connection = connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with translated():
+            yield
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self._connection.execute(self._queries[query], values, binary=True).fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class _ReadConnection(psycopg.Connection[Row]):
+    """A connection that tells why it could not be made; the pool itself would only log it."""
+
+    @classmethod
+    def connect(  # type: ignore[override]  # it is called by the pool, with what that was given
+        cls, conninfo: str, *, failures: list[psycopg.Error], **more: Any
+    ) -> psycopg.Connection[Row]:
+        try:
+            connection = super().connect(conninfo, **more)
+        except psycopg.Error as error:
+            failures[:] = [error]
+            raise
+        failures.clear()
+        return connection
+
+
+class Readers:
+    """The connections over which recoveries are read, from any thread; see the module.
+
+    Args:
+        url: the storage's.
+        writer: what the writer's connection is connected to.
+        token: key of the advisory lock that the writer's session holds beside that of all writers.
+    """
+
+    def __init__(self, url: str, writer: psycopg.ConnectionInfo, token: int) -> None:
+        self._keys: Final = [LOCK_KEY, token]
+        self._queries: Final = encoded_queries()
+        #: why the last connection could not be made; empty when it could
+        self._failures: Final[list[psycopg.Error]] = []
+        # Its words are for nobody: what has failed is told by who has to wait for it.
+        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+        self._pool: Final[ConnectionPool[psycopg.Connection[Row]]] = ConnectionPool(
+            make_conninfo(url, host=writer.host, hostaddr=writer.hostaddr, port=writer.port),
+            connection_class=_ReadConnection,
+            kwargs={
+                "autocommit": True,
+                "application_name": "flashq-coordinator-reads",
+                "failures": self._failures,
+                **CONNECTED,
+            },
+            configure=self._configure,
+            check=ConnectionPool.check_connection,
+            min_size=0,
+            max_size=READERS_MAX,
+            timeout=CONNECT_TIMEOUT_S,
+            max_idle=READ_IDLE_S,
+            num_workers=1,
+            name="flashq-reads",
+            open=True,
+        )
+
+    @staticmethod
+    def _configure(connection: psycopg.Connection[Row]) -> None:
+        configure(connection)
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery.
+
+        Raises:
+            StorageDamaged, StorageUnavailable: as for a `Storage`.
+        """
+        try:
+            with translated(), self._pool.connection() as connection, connection.transaction():
+                self._check_place(connection)
+                return _PostgresReading(connection).recover(shard, cursor, bytes_max)
+        except PoolClosed as error:
+            raise StorageUnavailable(
+                detail="PostgreSQL: the connection that writes has been closed"
+            ) from error
+        except PoolTimeout as error:
+            failures = self._failures[:]
+            why = _sentence(failures[0]) if failures else "none has become free"
+            raise StorageUnavailable(
+                detail=f"PostgreSQL: no connection to read with in {CONNECT_TIMEOUT_S} s: {why}"
+            ) from error
+
+    def _check_place(self, connection: psycopg.Connection[Row]) -> None:
+        """See that this transaction reads what the writer writes."""
+        row = connection.execute(self._queries["place"], {"keys": self._keys}).fetchone()
+        assert row is not None
+        is_copy, is_held = row
+        if is_copy:
+            raise StorageUnavailable(
+                detail="PostgreSQL: the connection to read with leads to a copy, which may lag"
+            )
+        if not is_held:
+            raise StorageUnavailable(
+                detail="PostgreSQL: where the connection to read with leads to, this coordinator "
+                "does not hold the lock: it has lost it, or that is another server"
+            )
+
+    def close(self) -> None:
+        """Close what is not in use, and the rest after it; nobody is waited for."""
+        self._pool.close(timeout=0)
+
+
+class PostgresSnapshot(_PostgresReading):
     """A database as it is at one moment, read beside its writer.
 
     Args:
@@ -314,32 +485,19 @@ class PostgresSnapshot(Tables):
     opened: Opened
 
     def __init__(self, url: str) -> None:
-        super().__init__()
-        self._queries = {name: _sql(text) for name, text in named_queries("postgres").items()}
-        with ExitStack() as on_error, self._guarded():
-            self._connection = connect(url, program="flashq")
-            on_error.callback(self._connection.close)
-            version = schema_version(self._connection)
+        with ExitStack() as on_error, translated():
+            connection = connect(url, program="flashq")
+            on_error.callback(connection.close)
+            super().__init__(connection)
+            version = schema_version(connection)
             if version is None:
                 raise ConfigError("the database has no flashq storage")
             if version != len(migrations("postgres")):
                 raise ConfigError("the database has an older schema; run `flashq migrate` first")
-            self._connection.execute(f"SET search_path = {SCHEMA}")
-            self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(f"SET search_path = {SCHEMA}")
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             opened = self._read_tables()
             if opened is None:
                 raise ConfigError("the database is empty: no server has used it yet")
             self.opened = opened
             on_error.pop_all()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with translated():
-            yield
-
-    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
-        return self._connection.execute(self._queries[query], values, binary=True).fetchall()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()

@@ -6,6 +6,8 @@ version of the schema that it makes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -20,7 +22,8 @@ class Migration(NamedTuple):
     sql: str
 
 
-def named_queries(dialect: str) -> dict[str, str]:
+@cache
+def named_queries(dialect: str) -> Mapping[str, str]:
     """Return the queries of a dialect by name.
 
     Args:

@@ -1,8 +1,10 @@
 """The storage of `sqlite:///path`: one file, written by one connection.
 
 Owns the file's lock, its pragmas and what its errors mean. Each group is forced to the disk once:
-in WAL mode with `synchronous=FULL`, a commit is one fsync of the write-ahead log. Readers
-(`SqliteSnapshot`) see one moment and hold nobody up.
+in WAL mode with `synchronous=FULL`, a commit is one fsync of the write-ahead log. Readers see one
+moment and hold nobody up: `SqliteSnapshot`, and recoveries, each on a connection that is opened for
+its part and closed after it, which takes a fraction of a millisecond and leaves nothing to look
+after.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.lockfile import LOCK_WAIT_MS, Lockfile
-from flashq.protocol.internal import Append
+from flashq.protocol.internal import Append, Recovered
 from flashq.storage.port import Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
@@ -194,6 +196,21 @@ class SqliteStorage(TableStorage):
             self._lock.release()
             self._lock = None
 
+    # --- recoveries
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery."""
+        if self._lock is None:
+            raise StorageUnavailable(detail="it is not open")
+        with closing(_SqliteReading(self._path)) as reading:
+            self._check_identity()
+            return reading.recover(shard, cursor, bytes_max)
+
+    def _check_identity(self) -> None:
+        """Refuse a file that somebody has taken away, or put another one in the place of."""
+        if _identity(self._path) != self._identity:
+            raise StorageUnavailable(detail=f"{self._path} has been moved or replaced")
+
     # --- statements
 
     @contextmanager
@@ -234,8 +251,7 @@ class SqliteStorage(TableStorage):
     def _probe(self) -> None:
         """Somebody may have locked the file, taken it away, or put another one in its place: what
         is written into one that has no name any more is lost with the process."""
-        if _identity(self._path) != self._identity:
-            raise StorageUnavailable(detail=f"{self._path} has been moved or replaced")
+        self._check_identity()
         with self._transaction():
             self._rows("meta")
 
@@ -268,7 +284,37 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-class SqliteSnapshot(Tables):
+class _SqliteReading(Tables):
+    """One read transaction, on a connection of its own.
+
+    Args:
+        path: of the file, which is a storage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._queries = named_queries("sqlite")
+        with ExitStack() as on_error, self._guarded():
+            self._connection = connect(path, read_only=True)
+            on_error.callback(self._connection.close)
+            self._connection.execute("BEGIN")
+            on_error.pop_all()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with translated(self._path):
+            yield
+
+    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
+        return self._connection.execute(self._queries[query], values).fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class SqliteSnapshot(_SqliteReading):
     """A file as it is at one moment, read beside its writer.
 
     Args:
@@ -282,32 +328,16 @@ class SqliteSnapshot(Tables):
     opened: Opened
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        self._queries = named_queries("sqlite")
         if not path.exists():
             raise ConfigError(f"there is no storage at {path}")
+        super().__init__(path)
         with ExitStack() as on_error, self._guarded():
-            self._connection = connect(path, read_only=True)
-            on_error.callback(self._connection.close)
+            on_error.callback(self.close)
             version = schema_version(self._connection, path)
             if version != len(migrations("sqlite")):
                 raise ConfigError(f"{path} has an older schema; run `flashq migrate` first")
-            self._connection.execute("BEGIN")
             opened = self._read_tables()
             if opened is None:
                 raise ConfigError(f"{path} is empty: no server has used it yet")
             self.opened = opened
             on_error.pop_all()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with translated(self._path):
-            yield
-
-    def _rows(self, query: str, **values: Any) -> Sequence[Row]:
-        return self._connection.execute(self._queries[query], values).fetchall()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
-from flashq.storage.port import Generation, Grant, Opened, Put, StoredShard, Write
+from flashq.storage.port import LOG_CURSOR, Generation, Grant, Opened, Put, StoredShard, Write
 
 PIECE_BYTES_MAX: Final = 16 * 1024 * 1024
 """A page's content is cut into pieces of this size: a page holds up to 1,024 jobs of any size, and
@@ -32,9 +32,7 @@ LOOKED_UP_MAX: Final = 1000
 """Pieces that are looked up at once to see how many of them fit into an answer."""
 
 PARTS_PAGE: Final = -1
-_LOG: Final = 1 << 60
-"""Cursors from here on are sequences of the log; below, page numbers plus one."""
-
+"""Cursors below LOG_CURSOR are page numbers plus one; from there on, sequences of the log."""
 Row = tuple[Any, ...]
 
 
@@ -107,9 +105,7 @@ class Tables(ABC):
         meta = self._rows("meta")
         if not meta:
             return None
-        self._shards = [
-            ShardRow(**dict(zip(_COLUMNS, row, strict=True))) for row in self._rows("shards")
-        ]
+        self._shards = [_shard_row(columns) for columns in self._rows("shards")]
         for shard, last_seq in self._rows("last_sequences"):
             row = self._shards[shard]
             row.last_seq = max(row.checkpoint_seq, last_seq or 0)
@@ -124,16 +120,17 @@ class Tables(ABC):
 
     def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
         """Give the next part of a shard's recovery."""
-        reply = Recovered(cursor=0, parts=[], pages=[], log=[])
         with self._guarded():
-            row = self._shards[shard]
+            [columns] = self._rows("shard", shard=shard)
+            row = _shard_row(columns)
+            reply = Recovered(epoch=row.epoch, cursor=0, parts=[], pages=[], log=[])
             room = bytes_max
-            if cursor < _LOG:
+            if cursor < LOG_CURSOR:
                 room = self._recover_pages(row, max(cursor - 1, PARTS_PAGE), room, reply)
                 if reply.cursor:
                     return reply
-                cursor = _LOG
-            self._recover_log(row, cursor - _LOG, room, reply)
+                cursor = LOG_CURSOR
+            self._recover_log(row, cursor - LOG_CURSOR, room, reply)
         return reply
 
     def _recover_pages(self, row: ShardRow, page: int, room: int, reply: Recovered) -> int:
@@ -192,14 +189,14 @@ class Tables(ABC):
         is_first = not (reply.parts or reply.pages)
         for seq, size in sizes:
             if size > room and not is_first:
-                reply.cursor = _LOG + seq
+                reply.cursor = LOG_CURSOR + seq
                 break
             is_first = False
             room -= size
             last = seq
         else:
             if len(sizes) == LOOKED_UP_MAX:
-                reply.cursor = _LOG + last + 1
+                reply.cursor = LOG_CURSOR + last + 1
         if last < 0:
             return
         for first_seq, last_seq, checksum, records in self._rows("log_blobs", last=last, **which):
@@ -213,8 +210,13 @@ _DERIVED: Final = ("last_seq", "log_bytes")
 _COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name not in _DERIVED)
 
 
+def _shard_row(columns: Row) -> ShardRow:
+    return ShardRow(**dict(zip(_COLUMNS, columns, strict=True)))
+
+
 class TableStorage(Tables):
-    """Writing to the tables."""
+    """Writing to the tables. Recoveries are read by others, on connections of their own: they
+    neither see the rows that are kept here nor hold up a write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,6 +228,10 @@ class TableStorage(Tables):
         self._is_open = False
 
     # --- what a subclass owns
+
+    @abstractmethod
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        """Give the next part of a shard's recovery, from any thread."""
 
     @abstractmethod
     def _connect(self) -> list[str]:
@@ -470,7 +476,7 @@ class TableStorage(Tables):
                 self._superseded[shard] = PARTS_PAGE
             return
         ends = self._rows("sweep_end", shard=shard, page=page, rows=SWEPT_PAGES_MAX)
-        last = ends[0][0] if ends else _LOG
+        last = ends[0][0] if ends else LOG_CURSOR
         which = {"shard": shard, "first": page, "last": last, "current": row.current}
         self._execute("sweep_superseded", floor=row.floor, void=row.void, **which)
         self._execute("sweep_gone", **which)

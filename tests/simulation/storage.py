@@ -101,7 +101,7 @@ class FaultyStorage:
             return
         self._world.fault(FAILED_OVER, len(self._ahead))
         lost = [write for group in self._ahead for write in group]
-        self._stored, self._copy = self._copy, deepcopy(self._copy)
+        self._stored, self._copy = self._copy, _copy_of(self._copy)
         self._ahead.clear()
         self._witness.storage_lost(lost, self._stored.open(self._setting.shards))
         self._is_cut = True
@@ -197,6 +197,12 @@ class FaultyStorage:
     def close(self) -> None:
         """Let go of it."""
         self._is_open = False
+
+
+def _copy_of(storage: MemoryStorage) -> MemoryStorage:
+    copy = MemoryStorage(0, storage._uuid)
+    copy._shards, copy._parts = deepcopy(storage._shards), dict(storage._parts)
+    return copy
 
 
 class SimulatedWriter:

@@ -16,6 +16,12 @@ SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, curre
     building_slices, void_ordinal
 FROM shards ORDER BY shard
 
+-- name: shard
+SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
+    current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
+    building_slices, void_ordinal
+FROM shards WHERE shard = %(shard)s
+
 -- name: set_shard
 UPDATE shards SET epoch = %(epoch)s, incarnation = %(incarnation)s, reserved = %(reserved)s,
     checkpoint_seq = %(checkpoint_seq)s, floor_ordinal = %(floor)s, current_ordinal = %(current)s,
@@ -73,6 +79,15 @@ VALUES (%(shard)s, %(page)s, %(part)s, %(ordinal)s, %(piece)s, %(checksum)s, %(c
 
 -- name: drop_ordinal
 DELETE FROM pages WHERE shard = %(shard)s AND ordinal = %(ordinal)s
+
+-- name: place
+SELECT pg_is_in_recovery(), EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32 | objid::bigint) = ANY (%(keys)s)
+    GROUP BY pid HAVING count(*) = 2
+)
 
 -- name: page_sizes
 SELECT page, part, ordinal, sum(octet_length(content))

@@ -15,6 +15,12 @@ SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, curre
     building_slices, void_ordinal
 FROM shards ORDER BY shard
 
+-- name: shard
+SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
+    current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
+    building_slices, void_ordinal
+FROM shards WHERE shard = :shard
+
 -- name: set_shard
 UPDATE shards SET epoch = :epoch, incarnation = :incarnation, reserved = :reserved,
     checkpoint_seq = :checkpoint_seq, floor_ordinal = :floor, current_ordinal = :current,
