@@ -238,18 +238,28 @@ class Checkpoint:
 # --- the way back
 
 
+def read_part(content: bytes, shard: int, shard_count: int) -> Part:
+    """Read everything but the jobs.
+
+    Raises:
+        Damage: it is damaged, or not that of this shard of so many.
+    """
+    try:
+        part = _decode_part(content)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise Damage(f"checkpoint part: {error}") from None
+    if (part.shard, part.shard_count) != (shard, shard_count):
+        raise Damage(f"checkpoint of shard {part.shard} of {part.shard_count}")
+    return part
+
+
 def load_part(state: ShardState, content: bytes) -> None:
     """Load everything but the jobs into a fresh state.
 
     Raises:
         Damage: it is damaged, or another shard's.
     """
-    try:
-        part = _decode_part(content)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise Damage(f"checkpoint part: {error}") from None
-    if (part.shard, part.shard_count) != (state.shard, state.shard_count):
-        raise Damage(f"checkpoint of shard {part.shard} of {part.shard_count}")
+    part = read_part(content, state.shard, state.shard_count)
     state.seq = part.seq
     state.now_ms = part.now_ms
     state.incarnation = part.incarnation

@@ -166,12 +166,8 @@ class Core:
 def _may_be_volatile(state: ShardState, records: list[AnyRecord]) -> bool:
     if state.volatile_jobs:
         return True
-    return any(
-        isinstance(record, r.Pushed)
-        and record.options is not None
-        and record.options.level == "memory"
-        for record in records
-    )
+    options = [record.options for record in records if isinstance(record, r.Pushed)]
+    return "memory" in [each.level for each in options if each is not None]
 
 
 def _for_the_log(state: ShardState, records: list[AnyRecord]) -> list[AnyRecord]:

@@ -39,7 +39,7 @@ from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
 from flashq.shard.leases import Leases
 from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING
-from flashq.shard.outbox import Origin, Outbox
+from flashq.shard.outbox import Origin
 from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
 from flashq.shard.workers import list_workers
@@ -148,6 +148,9 @@ class Engine:
         self, state: ShardState, limits: EngineLimits, *, epoch: int, level: str = "async"
     ) -> None:
         self._core = core = Core(state, limits, epoch, level)
+        self.state: Final = state
+        #: what is to be sent and logged; the reader empties its lists
+        self.outbox: Final = core.outbox
         self._leases = Leases(core, self._drop_waiter)
         self._pulling = Pulling(core, self._leases)
         self._gap_ms = 0
@@ -164,15 +167,6 @@ class Engine:
         self._pulling.drop(waiter)
 
     # --- what surrounds the engine
-
-    @property
-    def state(self) -> ShardState:
-        return self._core.state
-
-    @property
-    def outbox(self) -> Outbox:
-        """What is to be sent and logged; the reader empties its lists."""
-        return self._core.outbox
 
     @property
     def gate(self) -> int:
@@ -300,7 +294,7 @@ class Engine:
             records = excess(core.context)  # the second, as the first has left the state
             if records:
                 core.commit(records, durable=False)
-        self._settle()
+                self._settle()
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` is due on the monotonic clock, None for never."""

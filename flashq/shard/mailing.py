@@ -77,7 +77,9 @@ class Mailing:
 
     def next_deadline_ms(self) -> int | None:
         """Return when mail has to be sent again, on the monotonic clock."""
-        return min((at + REPEAT_MS for _, at in self._sent.values()), default=None)
+        if not self._sent:
+            return None
+        return REPEAT_MS + min([at for _, at in self._sent.values()])
 
     # --- in
 
@@ -95,13 +97,12 @@ class Mailing:
     @property
     def has_mail(self) -> bool:
         """Whether there is mail, or a confirmation, that may have to wait for the log."""
-        if len(self._acks):
+        if self._acks:
             return True
-        return any(
-            box.pending and peer != self._state.shard for peer, box in self._state.mailboxes.items()
-        )
+        own, boxes = self._state.shard, self._state.mailboxes
+        return bool([peer for peer, box in boxes.items() if box.pending and peer != own])
 
     @property
     def is_waiting(self) -> bool:
         """Whether confirmations wait for the log."""
-        return bool(len(self._acks))
+        return bool(self._acks)

@@ -118,6 +118,8 @@ class Node:
         self._mailing = Mailing(self._state, self._post)
         self._checkpoints = Checkpointing(self._state, 0, self._tell)
         self._reserving_ms: int | None = None
+        #: what asks the parts of a shard that serves when something is due there
+        self._deadlines: tuple[Callable[[], int | None], ...] = ()
         #: storage has less than it had acknowledged: a full checkpoint takes the log's place
         self._resyncing = False
 
@@ -177,23 +179,26 @@ class Node:
         """Return when `tick` is due, on the monotonic clock."""
         if self.phase is Phase.DEAD:
             return None
-        due: list[int | None] = [self._greeting_due_ms()]
-        if self.is_serving:
-            due += (self.engine.next_deadline_ms(), self._mailing.next_deadline_ms())
-        due.append(self._checkpoints.next_deadline_ms())
+        due = self._greeting_due_ms()
         if self._reserving_ms is not None:
-            due.append(self._reserving_ms + REPEAT_MS)
+            due = min(due, self._reserving_ms + REPEAT_MS)
         if self.phase is Phase.DRAINING:
-            due.append(self._drain_until_ms)
-        return min(at for at in due if at is not None)
+            due = min(due, self._drain_until_ms)
+        for next_deadline_ms in self._deadlines:
+            at = next_deadline_ms()
+            if at is not None and at < due:
+                due = at
+        return due
 
     def _greeting_due_ms(self) -> int:
         """When a hello is due: nothing was heard, or log was not confirmed, whatever was heard."""
-        hello_ms, oldest_ms = self._hello_ms or 0, self._journal.oldest_ms()
-        if self.is_serving and oldest_ms is not None:
-            return max(hello_ms, oldest_ms) + REPEAT_MS
-        patience_ms = KEEPALIVE_MS if self.is_serving else REPEAT_MS
-        return max(hello_ms, self._heard_ms) + patience_ms
+        hello_ms = self._hello_ms or 0
+        if not self.is_serving:
+            return max(hello_ms, self._heard_ms) + REPEAT_MS
+        oldest_ms = self._journal.oldest_ms()
+        if oldest_ms is None:
+            return max(hello_ms, self._heard_ms) + KEEPALIVE_MS
+        return max(hello_ms, oldest_ms) + REPEAT_MS
 
     def stop(self) -> None:
         """Drain: take on no more changes, wait for the log to be safe, and end."""
@@ -230,20 +235,22 @@ class Node:
 
     def _request(self, peer: bytes, header: Header, body: bytes) -> None:
         origin = Origin(peer, header.corr, header.tail, header.flags & CLIENT_FLAGS)
-        if not self.is_serving:
+        engine = self._engine
+        if engine is None or not self.is_serving:
             error = Starting(shard=self._identity.shard)
             self._send_reply(Reply(origin, codec.error_reply(error), 0, 0))
             return
         try:
             command = codec.decode_request(body, json=origin.json)
-            self._check_owner(getattr(command, "queue", None))
+            queue = getattr(command, "queue", None)
+            if queue is not None and queue not in engine.state.queues:
+                self._check_owner(queue)
         except FlashQError as error:
             self._send_reply(Reply(origin, codec.error_reply(error), 0, 0))
             return
         if isinstance(command, Hello):
             self._send_reply(Reply(origin, self._identity.hello_reply(self._epoch), 0, 0))
             return
-        engine = self.engine
         engine.handle(command, origin, self._now_ms, self._mono_ms)
         if isinstance(command, Stats):
             self._complete_stats()
@@ -255,14 +262,12 @@ class Node:
                 reply.body.shards = [self._condition()]
                 return
 
-    def _check_owner(self, queue: str | None) -> None:
+    def _check_owner(self, queue: str) -> None:
         """Refuse a queue of another shard, which nobody would look for here.
 
         Raises:
             InvalidRequest: whoever chose the route has counted wrongly.
         """
-        if queue is None or queue in self.engine.state.queues:
-            return
         owner = shard_of_queue(queue, self._identity.shard_count)
         if owner != self._identity.shard:
             raise InvalidRequest(detail=f"queue '{queue[:64]}' belongs to shard {owner}")
@@ -439,6 +444,11 @@ class Node:
         self.engine.reserve(message.upto)
         if self.phase is Phase.RESERVING:
             self.phase = Phase.SERVING
+            self._deadlines = (
+                self.engine.next_deadline_ms,
+                self._mailing.next_deadline_ms,
+                self._checkpoints.next_deadline_ms,
+            )
             self.engine.start(self._now_ms, self._mono_ms)
             self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
 
@@ -525,10 +535,11 @@ class Node:
 
     def flush(self) -> None:
         """Turn everything decided since the last flush into frames, where it may leave."""
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             return
         self._ship()
-        outbox, lagging = self._engine.outbox, self._is_lagging()
+        outbox, lagging = engine.outbox, self._is_lagging()
         replies, outbox.replies = outbox.replies, []
         for reply in replies:
             gate = reply.seq if lagging else reply.gate
@@ -545,10 +556,11 @@ class Node:
 
     def _ship(self) -> None:
         """Write the new log entries, and send them."""
-        entries = self.engine.outbox.entries
+        engine = self.engine
+        entries = engine.outbox.entries
         if entries:
-            self.engine.outbox.entries = []
-            awaited = self.engine.gate > self._journal.safe or self._mailing.has_mail
+            engine.outbox.entries = []
+            awaited = engine.gate > self._journal.safe or self._mailing.has_mail
             append = self._journal.write(entries, self._mono_ms, awaited=awaited)
             if not self._resyncing:
                 self._tell(append)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flashq.errors import BadMessage
 from flashq.protocol.internal import Fetch, Recovered
-from flashq.protocol.records import decode_entries
+from flashq.protocol.records import Entry, decode_entries
 from flashq.shard.checkpoint import JobLoader, load_part, mark_clean
 from flashq.shard.evolve import evolve
 from flashq.shard.lifecycle import Damage
@@ -68,16 +68,33 @@ class Recovery:
 
     def _replay(self, first: int, last: int, records: bytes) -> None:
         state = self._state
-        if last <= state.seq:
-            return
-        if first != state.seq + 1:
-            raise Damage(f"the log of shard {state.shard} goes on at {first} after {state.seq}")
-        self.log_bytes += len(records)
-        try:
-            entries = decode_entries(records)
-        except BadMessage as error:
-            raise Damage(f"log of shard {state.shard}, {first} to {last}: {error.text}") from None
+        entries = entries_after(state.shard, state.seq, (first, last, records))
+        if entries:
+            self.log_bytes += len(records)
         for entry in entries:
             evolve(state, entry)
-        if state.seq != last:
-            raise Damage(f"log of shard {state.shard}, {first} to {last}, ends at {state.seq}")
+
+
+def entries_after(shard: int, seq: int, blob: tuple[int, int, bytes]) -> list[Entry]:
+    """Return the entries of a blob of the log, none when they are before `seq` already.
+
+    Args:
+        shard: whose log it is.
+        seq: the log sequence up to which everything is known.
+        blob: first and last sequence, and content.
+
+    Raises:
+        Damage: it is broken, or is not what comes after `seq`.
+    """
+    first, last, records = blob
+    if last <= seq:
+        return []
+    if first != seq + 1:
+        raise Damage(f"the log of shard {shard} goes on at {first} after {seq}")
+    try:
+        entries = decode_entries(records)
+    except BadMessage as error:
+        raise Damage(f"log of shard {shard}, {first} to {last}: {error.text}") from None
+    if len(entries) != last - seq:
+        raise Damage(f"log of shard {shard}, {first} to {last}, ends at {seq + len(entries)}")
+    return entries

@@ -51,30 +51,26 @@ def _first_ids(jobs: Iterable[Job], count: int) -> list[int]:
     return [job.id for job in islice(jobs, count)]
 
 
-def _with_slack(bound: int) -> int:
-    return bound + (bound >> SLACK_SHIFT)
-
-
 def beyond_bounds(context: Context) -> list[AnyRecord]:
     """Return the removal of the oldest completed jobs, results and dead letters beyond the shard's
     bounds."""
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
     gone: list[int] = []
-    if state.counts[COMPLETED] > _with_slack(limits.completed_jobs_max):
-        excess = state.counts[COMPLETED] - limits.completed_jobs_max
+    excess = state.counts[COMPLETED] - limits.completed_jobs_max
+    if excess > limits.completed_jobs_max >> SLACK_SHIFT:
         filed = (job for job in state.completed if job.state == COMPLETED)
         gone = _first_ids(filed, excess)
         records.append(r.Removed(gone, "retention"))
-    if state.results > _with_slack(limits.results_max):
-        excess = state.results - limits.results_max
+    excess = state.results - limits.results_max
+    if excess > limits.results_max >> SLACK_SHIFT:
         filed = (job for job in state.with_result if _has_result(job))
         removed = set(gone)  # their results go with them
         dropped = [job_id for job_id in _first_ids(filed, excess) if job_id not in removed]
         if dropped:
             records.append(r.ResultsDropped(dropped))
-    if state.counts[FAILED] > _with_slack(limits.dlq_jobs_max):
-        excess = state.counts[FAILED] - limits.dlq_jobs_max
+    excess = state.counts[FAILED] - limits.dlq_jobs_max
+    if excess > limits.dlq_jobs_max >> SLACK_SHIFT:
         by_queue = [queue.dlq.values() for queue in state.queues.values()]
         oldest = merge(*by_queue, key=lambda job: job.ended_at)
         records += context.removing(list(islice(oldest, excess)), "evicted")
