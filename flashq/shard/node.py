@@ -60,10 +60,11 @@ from flashq.protocol.internal import (
     encode_internal,
 )
 from flashq.protocol.leases import HandedOut
-from flashq.protocol.server import ShardStats, Stats, StatsReply
+from flashq.protocol.server import Stats, StatsReply
 from flashq.protocol.sessions import Hello
 from flashq.shard.audience import Audience
 from flashq.shard.checkpointing import Checkpointing
+from flashq.shard.condition import condition_of
 from flashq.shard.engine import Engine
 from flashq.shard.gate import Gate
 from flashq.shard.hooks import Hooks
@@ -259,7 +260,7 @@ class Node:
         """Add what only the node knows. The engine may have answered waiters after the request."""
         for reply in reversed(self.engine.outbox.replies):
             if isinstance(reply.body, StatsReply):
-                reply.body.shards = [self._condition()]
+                reply.body.shards = [condition_of(self.engine, self._journal, self._epoch)]
                 return
 
     def _check_owner(self, queue: str) -> None:
@@ -271,21 +272,6 @@ class Node:
         owner = shard_of_queue(queue, self._identity.shard_count)
         if owner != self._identity.shard:
             raise InvalidRequest(detail=f"queue '{queue[:64]}' belongs to shard {owner}")
-
-    def _condition(self) -> ShardStats:
-        state, engine = self._state, self.engine
-        return ShardStats(
-            shard=state.shard,
-            epoch=self._epoch,
-            jobs=state.index.count,
-            bytes=state.bytes,
-            sessions=engine.sessions,
-            waiters=engine.waiters,
-            unsafe_bytes=self._journal.unsafe_bytes,
-            log_seq=state.seq,
-            safe_seq=self._journal.safe,
-            mailbox_out=sum(len(box.pending) for box in state.mailboxes.values()),
-        )
 
     def _bounced(self, body: bytes, *, json: bool) -> None:
         """A reply with jobs came back: nobody is there to read it."""
