@@ -1,7 +1,7 @@
 """The jobs of a storage, one after the other: what `flashq export` prints.
 
-Owns the forms. A shard's state is made from checkpoint and log as its own process makes it, one
-shard at a time, so that memory is needed for one of them only.
+Owns the forms. Of each shard the log is read first, then the checkpoint page by page, so that
+memory is needed for the log since the checkpoint and little more, however many jobs there are.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from typing import Any, Final
 
 import msgspec
 
-from flashq.errors import ConfigError, StorageUnavailable
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.ids import shard_of_queue
 from flashq.protocol.framing import JSON
 from flashq.protocol.objects import StateView
-from flashq.shard.lifecycle import STATE_NAMES, Job
+from flashq.shard.lifecycle import PENDING, STATE_NAMES, Damage, Job
 from flashq.shard.outbox import Origin
-from flashq.shard.recovery import Recovery
-from flashq.shard.state import ShardState
+from flashq.shard.paging import PagedJobs
 from flashq.shard.views import state_view
-from flashq.storage.port import Snapshot
+from flashq.storage.port import LOG_CURSOR, Snapshot
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
-OUTCOMES_KEPT: Final = 1000
 
 COLUMNS: Final = (
     "id", "queue", "state", "priority", "created_at", "run_at", "started_at", "completed_at",
@@ -47,34 +45,43 @@ def jobs_of(snapshot: Snapshot, *, queue: str | None, state: str | None) -> Iter
         state: only in this state.
 
     Raises:
-        StorageDamaged, Damage: what is stored does not fit together.
+        StorageDamaged: what is stored does not fit together.
     """
     shard_count = len(snapshot.opened.shards)
     shards: Iterable[int] = range(shard_count)
     if queue is not None:
         shards = [shard_of_queue(queue, shard_count)]
-    for shard in shards:
-        for job in _jobs_of_shard(snapshot, shard, shard_count):
-            if queue in (None, job.queue) and state in (None, STATE_NAMES[job.state]):
-                yield state_view(job, _READER)
+    try:
+        for shard in shards:
+            for job in _jobs_of_shard(snapshot, shard, shard_count):
+                if job.state == PENDING:
+                    continue  # its push is not answered yet: nobody sees it
+                if queue in (None, job.queue) and state in (None, STATE_NAMES[job.state]):
+                    yield state_view(job, _READER)
+    except Damage as error:
+        raise StorageDamaged(detail=str(error)) from None
 
 
 def _jobs_of_shard(snapshot: Snapshot, shard: int, shard_count: int) -> Iterator[Job]:
-    pages = _state_of(snapshot, shard, shard_count).index.pages
-    for number in sorted(pages):
-        yield from (job for job in pages[number].jobs if job is not None)
-
-
-def _state_of(snapshot: Snapshot, shard: int, shard_count: int) -> ShardState:
-    state = ShardState(shard, shard_count, OUTCOMES_KEPT)
-    recovery = Recovery(state)
-    cursor = 0
-    while True:
+    paged = PagedJobs(shard, shard_count, snapshot.opened.shards[shard].checkpoint_seq)
+    cursor = LOG_CURSOR
+    while cursor:
         piece = snapshot.recover(shard, cursor, READ_BYTES_MAX)
-        recovery.take(piece)
-        if not piece.cursor:
-            return state
+        for blob in piece.log:
+            paged.take_log(*blob)
         cursor = piece.cursor
+    yield from paged.jobs(_pages(snapshot, shard, paged))
+
+
+def _pages(snapshot: Snapshot, shard: int, paged: PagedJobs) -> Iterator[tuple[int, bytes]]:
+    """Yield the pages of a shard's checkpoint, and hand over its parts, which come before them."""
+    cursor = 0
+    while cursor < LOG_CURSOR:
+        piece = snapshot.recover(shard, cursor, READ_BYTES_MAX)
+        for _, content in piece.parts:
+            paged.take_part(content)
+        yield from piece.pages
+        cursor = piece.cursor or LOG_CURSOR
 
 
 def print_lines(jobs: Iterable[StateView]) -> None:

@@ -22,7 +22,18 @@ from flashq.shard.invariants import canonical, validate
 from flashq.shard.state import ShardState
 from tests.property.model import Model
 from tests.property.model_objects import Fields
-from tests.unit.shard.harness import ALICE, BOB, CARL, MONO_MS, NOW_MS, Shard, plain, recovered
+from tests.unit.shard.harness import (
+    ALICE,
+    BOB,
+    CARL,
+    MONO_MS,
+    NOW_MS,
+    Shard,
+    paged,
+    plain,
+    recovered,
+    stored_jobs,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -459,13 +470,17 @@ class EngineBesideModel(RuleBasedStateMachine):
 
     def recovered(self) -> ShardState:
         """Return the state that storage gives."""
+        live = self.live
         if self.stored is None:
-            state, seq = self.fresh(), 0
+            state = self.fresh()
+            for entry in decode_entries(encode_entries(live.log)):
+                evolve(state, entry)
+            read = paged(state, None, {}, 0, live.log)
         else:
             part, pages, seq, _ = self.stored
-            state = recovered(self.live.state, part, pages)
-        for entry in decode_entries(encode_entries(self.live.log[seq:])):
-            evolve(state, entry)
+            state = recovered(live.state, part, pages, live.log[seq:])
+            read = paged(state, part, pages, seq, live.log[seq:])
+        assert read == stored_jobs(state), "read by pages"
         return state
 
     @rule(downtime_ms=st.sampled_from([0, 50, 20_000]))

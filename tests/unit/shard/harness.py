@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ from flashq.shard.evolve import evolve
 from flashq.shard.invariants import canonical, validate
 from flashq.shard.lifecycle import Job
 from flashq.shard.outbox import Origin, Reply
+from flashq.shard.pages import JobImage, decode_page, encode_page, image_of
+from flashq.shard.paging import PagedJobs
 from flashq.shard.state import ShardState
 
 NOW_MS: Final = 1_800_000_000_000
@@ -290,14 +293,42 @@ class Shard:
         )
 
 
-def recovered(like: ShardState, part: bytes, pages: dict[int, bytes]) -> ShardState:
-    """Return the state that a checkpoint's part and pages give."""
+def recovered(
+    like: ShardState, part: bytes | None, pages: dict[int, bytes], log: Sequence[Entry] = ()
+) -> ShardState:
+    """Return the state that a checkpoint's part and pages give, with the log after it."""
     state = ShardState(like.shard, like.shard_count, like.outcomes_max)
-    load_part(state, part)
+    if part is not None:
+        load_part(state, part)
     loader = JobLoader(state)
     for key, content in pages.items():
         if content:
             loader.load(content, key)
     loader.finish()
     mark_clean(state)
+    for entry in decode_entries(encode_entries(log)):
+        evolve(state, entry)
     return state
+
+
+def paged(
+    like: ShardState, part: bytes | None, pages: dict[int, bytes], seq: int, log: Sequence[Entry]
+) -> list[JobImage]:
+    """Return the jobs that a checkpoint at `seq` and the log after it give, read by pages."""
+    reader = PagedJobs(like.shard, like.shard_count, seq)
+    if log:
+        reader.take_log(seq + 1, seq + len(log), encode_entries(log))
+    if part is not None:
+        reader.take_part(part)
+    return [_image(job) for job in reader.jobs(sorted(pages.items()))]
+
+
+def stored_jobs(state: ShardState) -> list[JobImage]:
+    """Return the jobs of a state, by id."""
+    pages = [page for _, page in sorted(state.index.pages.items())]
+    return [_image(job) for page in pages for job in page.jobs if job is not None]
+
+
+def _image(job: Job) -> JobImage:
+    [image] = decode_page(encode_page([image_of(job)]))
+    return image
