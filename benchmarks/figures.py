@@ -10,7 +10,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any, Final
 
 from benchmarks import echo
-from benchmarks.server import Server
+from benchmarks.server import Server, warm_memory
 from flashq import AsyncClient, Client, Worker
 
 PAYLOAD: Final = {"c": 1, "b": 2, "i": 3, "ts": 1234567890}
@@ -201,6 +201,7 @@ def pushes_by_depth(server: Server, few: int, many: int) -> tuple[float, float]:
             for waiting in (few, many):
                 while await client.count("deep") < waiting:
                     await asyncio.gather(*(push() for _ in range(4)))
+                warm_memory()
                 rates.append(await _lanes(4, push))
             return rates[0], rates[1]
 
