@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import click
 
+from flashq.programs import what_to_install
+
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
@@ -19,10 +21,5 @@ def serve(flags: tuple[str, ...]) -> None:
     try:
         from flashq.supervisor.process import main as supervise
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("flashq"):
-            raise
-        raise click.ClickException(
-            f"{error.name} is not installed, which only the server needs; "
-            "install it with: pip install 'flashq[server]'"
-        ) from error
+        raise click.ClickException(what_to_install(error)) from error
     raise click.exceptions.Exit(supervise(flags))
