@@ -171,7 +171,7 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         str,
         Meta(
             description="TOML file with the hashes of tokens, their roles and queues; `flashq "
-            "token` makes its entries. Read again on SIGHUP.",
+            "token` makes its entries. Read again on SIGHUP. Nobody but its owner may write it.",
             extra={"default": "none"},
         ),
     ] = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from typing import Final
 
@@ -30,7 +31,7 @@ class TokenSource:
         with_own: the server's own token counts too: its own programs come in here.
 
     Raises:
-        ConfigError: the tokens file cannot be read.
+        ConfigError: the tokens file cannot be read, or others may write it.
     """
 
     def __init__(self, settings: Settings, program: str, *, with_own: bool = False) -> None:
@@ -60,12 +61,27 @@ class TokenSource:
         if self._with_own:
             plain.append(own_token(self._settings.run()))
         path = self._settings.tokens_file
-        return Keyring(plain, _entries_of(path) if path else ())
+        return Keyring(plain, self._entries_of(path) if path else ())
+
+    def _entries_of(self, path: str) -> tuple[TokenEntry, ...]:
+        text, mode = _read_file(path)
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ConfigError(
+                f"the tokens file {path} can be written by others than its owner, who could let "
+                f"themselves in (its mode is {mode:04o}); do: chmod go-w {path}"
+            )
+        if mode & stat.S_IROTH:
+            self._log.warning(
+                "everybody on this machine can read whose tokens there are", file=path
+            )
+        return read_entries(text, path)
 
 
-def _entries_of(path: str) -> tuple[TokenEntry, ...]:
+def _read_file(path: str) -> tuple[str, int]:
+    """Return a tokens file's text, and its mode when it was read."""
     try:
         with open(path, encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(f"the tokens file {path} cannot be read ({error.strerror})") from None
@@ -73,7 +89,7 @@ def _entries_of(path: str) -> tuple[TokenEntry, ...]:
         raise ConfigError(f"the tokens file {path} is not UTF-8") from None
     if len(text) > FILE_BYTES_MAX:
         raise ConfigError(f"the tokens file {path} has more than {FILE_BYTES_MAX} characters")
-    return read_entries(text, path)
+    return text, mode
 
 
 def own_token(run_dir: RunDir) -> str:

@@ -47,6 +47,7 @@ def write_tokens(path: Path) -> None:
     """Write a tokens file: each role for all queues, and for some of them."""
     text = "".join(entry_text(f"{role}-all", role) for role in ROLES)
     text += "".join(entry_text(f"{role}-mail", role, ["mail-*"]) for role in ROLES)
+    path.touch(0o600)
     path.write_text(text)
 
 
@@ -217,6 +218,7 @@ async def test_a_role_counts_over_grpc(guarded: Server, role: str) -> None:
 def test_sighup_reads_the_tokens_again(tmp_path: Path, start_server: Callable[..., Server]) -> None:
     """Who is taken out is out at once, on connections that stand; the server goes on."""
     path = tmp_path / "tokens.toml"
+    path.touch(0o600)
     path.write_text(entry_text("old", "admin"))
     server = start_server("--shards", "1", "--tokens-file", str(path))
     before = server.pids()
@@ -249,6 +251,7 @@ def test_streams_end_when_their_token_is_taken_away(
 ) -> None:
     """At once, though nothing happens that they would tell; those of others go on."""
     path = tmp_path / "tokens.toml"
+    path.touch(0o600)
     kept = entry_text("kept", "read")
     path.write_text(entry_text("old", "admin") + kept)
     server = start_server("--shards", "1", "--tokens-file", str(path))

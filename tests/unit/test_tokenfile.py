@@ -19,6 +19,7 @@ def source(tmp_path: Path, *, with_own: bool = False, text: str | None = None) -
     path = tmp_path / "tokens.toml"
     if text is not None:
         path.write_text(text)
+        path.chmod(0o600)
     settings = Settings(
         run_dir=str(tmp_path / "run"),
         auth_tokens="plain",
@@ -74,6 +75,33 @@ def test_a_file_that_does_not_fit_is_refused_at_start(
     settings = Settings(run_dir=str(tmp_path), tokens_file=str(path))
     with pytest.raises(ConfigError, match="tokens file"):
         TokenSource(settings, "flashq-test")
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    """They could let themselves in. When the file is read again it is only said, as always."""
+    text = entry_text("first", "read")
+    tokens = source(tmp_path, text=text)
+    path = tmp_path / "tokens.toml"
+    path.chmod(mode)
+    assert tokens.reread() is None
+    assert f"its mode is {mode:04o}" in "".join(capsys.readouterr())
+    settings = Settings(run_dir=str(tmp_path), tokens_file=str(path))
+    with pytest.raises(ConfigError, match=f"do: chmod go-w {path}"):
+        TokenSource(settings, "flashq-test")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_that_everybody_can_read_the_file_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, warned: bool
+) -> None:
+    """It has no tokens, but hashes, names and queues; a group may be meant to read it."""
+    tokens = source(tmp_path, text=entry_text("first", "read"))
+    (tmp_path / "tokens.toml").chmod(mode)
+    assert tokens.reread() is not None
+    assert ("everybody on this machine" in "".join(capsys.readouterr())) == warned
 
 
 def test_the_servers_own_token_is_made_once_for_its_user_only(tmp_path: Path) -> None:
