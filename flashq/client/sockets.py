@@ -14,9 +14,6 @@ from zmq.backend import Socket as _Socket
 
 # pyzmq's own methods spend most of their time on flags that are enum members: see `flashq.wire`.
 _send: Final = _Socket.send
-_get: Final = _Socket.get
-_EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
@@ -44,15 +41,10 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
     _send(socket, frames[-1], _DONTWAIT)
 
 
-def readable(socket: zmq.Socket[bytes]) -> bool:
-    """Tell whether a message has arrived.
-
-    To be asked before every sleep on `descriptor`, which tells of changes only: sending may have
-    consumed one.
-    """
-    return bool(int(_get(socket, _EVENTS)) & _POLLIN)
-
-
 def descriptor(socket: zmq.Socket[bytes]) -> int:
-    """Return the file descriptor that becomes readable when the socket's state changes."""
+    """Return the file descriptor that becomes readable when the socket's state changes.
+
+    Before every sleep on it one has to ask whether the socket is `readable`: sending may have
+    consumed a change.
+    """
     return int(socket.getsockopt(zmq.FD))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -26,7 +25,7 @@ from flashq.router.settings import RouterSettings
 from flashq.rundir import RunDir
 from flashq.tokenfile import TokenSource
 from flashq.version import __version__
-from flashq.wire import receive, receive_with_address, send
+from flashq.wire import receive_all, receive_with_address, send
 
 PROGRAM: Final = "flashq-router"
 
@@ -172,20 +171,27 @@ class Sockets:
         if self._front in ready:
             self._take_from_clients(router, now_ms)
         if self._back in ready:
-            _take(self._back, lambda frames: _from_peer(router, frames, now_ms))
+            receive_all(
+                self._back, lambda frames: _from_peer(router, frames, now_ms), TURN_MESSAGES_MAX
+            )
         if self._events is not None and self._events in ready:
-            _take(self._events, router.handle_event)
+            receive_all(self._events, router.handle_event, TURN_MESSAGES_MAX)
 
     def _take_from_clients(self, router: Router, now_ms: int) -> None:
-        if not self._is_guarded:
-            _take(self._front, lambda frames: router.handle_client(frames[0], frames[1:], now_ms))
-            return
-        for _ in range(TURN_MESSAGES_MAX):
-            taken = receive_with_address(self._front)
-            if taken is None:
-                return
-            frames, address_of = taken
-            router.handle_client(frames[0], frames[1:], now_ms, address_of)
+        handle = router.handle_client
+        if self._is_guarded:
+            receive_all(
+                self._front,
+                lambda taken: handle(taken[0][0], taken[0][1:], now_ms, taken[1]),
+                TURN_MESSAGES_MAX,
+                receive_with_address,
+            )
+        else:
+            receive_all(
+                self._front,
+                lambda frames: handle(frames[0], frames[1:], now_ms),
+                TURN_MESSAGES_MAX,
+            )
 
     def send(self, router: Router, now_ms: int) -> None:
         """Send what stands in the engine's boxes: to clients first, since what they cannot get
@@ -241,14 +247,6 @@ class Sockets:
             events.connect(self._run_dir.events(shard))
         self._poller.register(events, zmq.POLLIN)
         return events
-
-
-def _take(socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:
-    for _ in range(TURN_MESSAGES_MAX):
-        frames = receive(socket)
-        if frames is None:
-            return
-        handle(frames)
 
 
 def _from_peer(router: Router, frames: list[bytes], now_ms: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -25,7 +24,7 @@ from flashq.rundir import RunDir
 from flashq.shard.identity import Identity, Phase
 from flashq.shard.node import Node
 from flashq.version import __version__
-from flashq.wire import receive, send
+from flashq.wire import receive_all, send
 
 PROGRAM: Final = "flashq-shard"
 
@@ -156,14 +155,14 @@ class Sockets:
     def receive(self, node: Node, ready: dict[object, int]) -> None:
         """Give the node what has come, a bounded batch of each socket."""
         if self._coordinator in ready:
-            self._take(self._coordinator, node.receive_coordinator)
+            receive_all(self._coordinator, node.receive_coordinator, TURN_MESSAGES_MAX)
         for socket in self._shards.values():
             if socket in ready:
-                self._take(socket, node.receive_shard)
+                receive_all(socket, node.receive_shard, TURN_MESSAGES_MAX)
         if self._front in ready:
-            self._take(self._front, partial(self._request, node))
+            receive_all(self._front, partial(self._request, node), TURN_MESSAGES_MAX)
         if self._events in ready:
-            self._take(self._events, lambda frames: node.subscribed(frames[0]))
+            receive_all(self._events, lambda frames: node.subscribed(frames[0]), TURN_MESSAGES_MAX)
 
     def _request(self, node: Node, frames: list[bytes]) -> None:
         """Give the node a message from the front, and send on what has piled up, so that its
@@ -172,14 +171,6 @@ class Sockets:
         if node.replies_decided >= TURN_REPLIES_MAX:
             node.flush()
             self.send(node)
-
-    @staticmethod
-    def _take(socket: zmq.Socket[bytes], handle: Callable[[list[bytes]], None]) -> None:
-        for _ in range(TURN_MESSAGES_MAX):
-            frames = receive(socket)
-            if frames is None:
-                return
-            handle(frames)
 
     def send(self, node: Node) -> None:
         """Send what the node has put out."""

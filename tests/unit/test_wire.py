@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from flashq.wire import receive, send
+from flashq.wire import receive, receive_all, send
 
 Pair = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
 
@@ -68,3 +68,23 @@ def test_who_does_not_read_is_told(sockets: Pair) -> None:
     for _ in range(sent):
         assert receive(dealer) == [b"a", b"b"]
     assert receive(dealer) is None
+
+
+@pytest.mark.parametrize("sent", [1, 2, 5])
+def test_all_that_has_come_is_handled(sockets: Pair, sent: int) -> None:
+    """In order, and no more than is wanted at once."""
+    router, dealer = sockets
+    assert receive(router) == [b"d", b"here"]
+    router.set_hwm(10)
+    dealer.set_hwm(10)
+    for number in range(sent):
+        dealer.send(b"%d" % number)
+    handled: list[bytes] = []
+    while len(handled) < sent:
+        assert router.poll(5000)
+        before = len(handled)
+        receive_all(router, lambda frames: handled.append(frames[1]), 2)
+        assert 1 <= len(handled) - before <= 2
+    assert handled == [b"%d" % number for number in range(sent)]
+    receive_all(router, lambda frames: handled.append(frames[1]), 2)
+    assert len(handled) == sent
