@@ -40,7 +40,7 @@ OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view"})
 """Fields that are the gateway's own: it numbers what it asks, says what a token is for, and shows
 every job that was pushed."""
 BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
-"""Commands whose body may be left out; what is no JSON is then ignored."""
+"""Commands whose body may be left out; what does not say that it is JSON is ignored."""
 
 _WHITESPACE: Final = b" \t\r\n"
 

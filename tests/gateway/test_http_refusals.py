@@ -76,6 +76,18 @@ def test_a_body_that_is_no_json_is_400(
     assert (refused.status, refused.code) == (400, "bad_message")
 
 
+@pytest.mark.parametrize(
+    "path", ["/queues/q/dlq/retry", "/jobs/1/heartbeat", "/queues/q/config", "/webhooks/dead/retry"]
+)
+@pytest.mark.parametrize("body", [b'{"id":1', b"nonsense", b" "])
+def test_a_body_that_may_be_left_out_is_refused_when_it_is_no_json(
+    http: HttpClient, path: str, body: bytes
+) -> None:
+    """One that was cut off may have named one of many: all of them are not meant."""
+    refused = http.refused("POST", path, content=body, headers=JSON)
+    assert (refused.status, refused.code) == (400, "bad_message")
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"5", b"null", b"true"])
 def test_a_body_that_is_no_object_is_422(http: HttpClient, body: bytes) -> None:
     """It is JSON, but not of that shape."""

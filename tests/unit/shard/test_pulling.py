@@ -57,6 +57,16 @@ def test_jobs_in_json_are_not_given_as_columns(shard: Shard) -> None:
     assert reply["columns"]["data"] == [b"\x03"]
 
 
+@pytest.mark.parametrize("name", ["", "a b", "q" * 257])
+def test_a_pull_from_a_name_that_no_queue_can_have_finds_nothing(shard: Shard, name: str) -> None:
+    """Older servers never answer a pull with an error, and their clients rely on that; a push says
+    what is wrong with the name."""
+    assert shard.ask("PULL", queue=name, timeout=0)["job"] is None
+    assert shard.ask("PULLB", queue=name, count=5, timeout=0)["jobs"] == []
+    assert shard.refuse("PUSH", queue=name, data=1)[0].startswith("queue_name_")
+    assert name not in shard.state.queues
+
+
 class TestWaiting:
     def test_a_push_is_handed_to_a_waiter_at_once(self, shard: Shard) -> None:
         corr = shard.send("PULL", queue="q", timeout=1000)
