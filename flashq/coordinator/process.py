@@ -16,17 +16,16 @@ from flashq.clock import Clock, SystemClock
 from flashq.config import MEMORY, Settings, configuration_hash, flag_parser
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.measures import Measures
-from flashq.coordinator.writer import (
+from flashq.coordinator.writer import DirectWriter, Writer, WriterThread
+from flashq.coordinator.writer_engine import (
     Broken,
     Changed,
     Committed,
-    DirectWriter,
+    Delayed,
     Read,
     Took,
     Trouble,
     Unreadable,
-    Writer,
-    WriterThread,
 )
 from flashq.datadir import DataDir
 from flashq.errors import ConfigError
@@ -184,6 +183,8 @@ class Turns:
                         self._coordinator.unreadable(recovery, reason)
                     case Trouble(sentence):
                         self._trouble = sentence
+                    case Delayed(sentence):
+                        self._tell_delay(sentence)
                     case Changed(opened, again):
                         self._begin_anew(opened, again)
                         writer.restart()
@@ -199,6 +200,12 @@ class Turns:
             for recovery in self._coordinator.take_recoveries():
                 is_settled = False
                 writer.submit(recovery)
+
+    def _tell_delay(self, sentence: str) -> None:
+        if sentence:
+            self._log.warning("shards wait for their recovery", reason=sentence)
+        else:
+            self._log.info("recoveries go on")
 
     def _begin_anew(self, opened: Opened, again: Sequence[Put]) -> None:
         """Storage is not what it was: start over with what it has. Shards say hello by themselves,

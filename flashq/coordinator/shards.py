@@ -232,7 +232,8 @@ class ShardLinks:
         self._outbox.send(identity, Refused(reason=reason))
 
     def _grant(self, link: ShardLink, identity: bytes, now_ms: int) -> None:
-        if link.identity != identity or link.ready:  # else it has not heard the first grant yet
+        has_grant = link.identity == identity and link.recovering
+        if not has_grant:  # else it has not heard of it yet
             link.epoch = link.epoch_last = link.epoch_last + 1
             assert link.epoch < 2**EPOCH_BITS, "no epochs are left"
             if not link.incarnation or link.resyncing:
@@ -344,9 +345,13 @@ class ShardLinks:
                     self._recoveries.append(recovery)
 
     def recovered(self, recovery: Recovery, part: Recovered) -> None:
-        """Hand on what storage had."""
-        self._links[recovery.shard].fetched = None
-        self._outbox.send(recovery.to, replace(part, epoch=recovery.epoch, at=recovery.cursor))
+        """Hand on what storage had, unless the shard has been granted a new epoch since then: what
+        that has written by now may be among it."""
+        link = self._links[recovery.shard]
+        if link.fetched == recovery:
+            link.fetched = None
+        if link.epoch == recovery.epoch:
+            self._outbox.send(recovery.to, replace(part, epoch=recovery.epoch, at=recovery.cursor))
 
     def unreadable(self, recovery: Recovery, reason: str) -> None:
         """What storage has is damaged: the shard must not run with the rest of it."""

@@ -1,12 +1,8 @@
 """Writes to storage what the engine hands out, and tells the loop what became of it.
 
-`WriterEngine` decides, and is pure: it says which step comes next, and is told how that ended. It
-takes everything that has queued up since the last commit and writes it as one transaction, so that
-groups grow by themselves while a commit is under way. After an error it asks storage what it has
-before it writes on: the groups that were under way are written again, or were safe, or storage is
-not what it was, and then the coordinator has to begin anew with what is there.
-
-`WriterThread` carries its steps out, and owns the storage from its start on. `DirectWriter` is for
+`WriterThread` carries out what `WriterEngine` says, and owns the storage from its start on. One
+thread writes. Each read has a thread for as long as it takes: a daemon as that one is, so that what
+hangs in storage ends with the process. (A pool of threads would wait for it.) `DirectWriter` is for
 a storage in memory, which is never away and needs neither.
 
 Everything that happens on the way to the loop is a result; the loop takes them when `wake_fd` is
@@ -16,122 +12,39 @@ readable.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from threading import Condition, Thread
+from typing import Final, Protocol
 
-from flashq.coordinator.mirror import Mirror
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
-from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
-from flashq.protocol.internal import Recovered
-from flashq.storage.port import Opened, Put, Storage, Write
+from flashq.coordinator.writer_engine import (
+    Call,
+    Commit,
+    Committed,
+    End,
+    Open,
+    Outcome,
+    Probe,
+    Probed,
+    Read,
+    Recover,
+    Rest,
+    Result,
+    Task,
+    Tidy,
+    Took,
+    Unreadable,
+    WriterEngine,
+)
+from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.storage.port import Opened, Storage
 
 RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
-RETRY_MS_MIN: Final = 50
-RETRY_MS_MAX: Final = 1000
-"""How long to wait before storage is tried again: longer with each time."""
 PROBE_MS: Final = 3000
 """After so long without anything to do it is looked whether storage is still there."""
 CLOSE_MS: Final = 2000
 """How long an end waits for what storage is doing; storage that hangs ends with the process."""
-
-
-class Committed(NamedTuple):
-    """The groups are stored."""
-
-    groups: Sequence[Group]
-
-
-class Read(NamedTuple):
-    """What a recovering shard asked for."""
-
-    recovery: Recovery
-    part: Recovered
-
-
-class Unreadable(NamedTuple):
-    """What a recovering shard asked for is damaged."""
-
-    recovery: Recovery
-    reason: str
-
-
-class Trouble(NamedTuple):
-    """What is wrong with storage; empty when it works again."""
-
-    sentence: str
-
-
-class Changed(NamedTuple):
-    """Storage is not what it was: nothing more is written before `restart`.
-
-    Args:
-        opened: what counts from now on: its shards, and the coordinator's parts as acknowledged.
-        again: what storage has to be given for that.
-    """
-
-    opened: Opened
-    again: Sequence[Put]
-
-
-class Took(NamedTuple):
-    """How long storage took for a commit."""
-
-    seconds: float
-
-
-class Broken(NamedTuple):
-    """The writer has ended by an error that waiting does not cure."""
-
-    error: BaseException
-
-
-Result: TypeAlias = Committed | Took | Read | Unreadable | Trouble | Changed | Broken
-Task: TypeAlias = Group | Recovery
-
-
-class Commit(NamedTuple):
-    """Step: write this as one transaction."""
-
-    writes: Sequence[Write]
-
-
-class Recover(NamedTuple):
-    """Step: read what a recovering shard asks for."""
-
-    recovery: Recovery
-
-
-class Tidy(NamedTuple):
-    """Step: delete some of what is superseded."""
-
-
-class Probe(NamedTuple):
-    """Step: see that storage is there, after nothing has been asked of it for a while."""
-
-
-class Open(NamedTuple):
-    """Step: wait, unless the end comes first, and ask storage what it has."""
-
-    after_ms: int
-    shard_count: int
-
-
-class Rest(NamedTuple):
-    """Step: nothing, until there is something to do."""
-
-
-class End(NamedTuple):
-    """Step: let go of the storage, for good."""
-
-
-Call: TypeAlias = Commit | Recover | Tidy | Probe | Open
-Step: TypeAlias = Call | Rest | End
-Outcome: TypeAlias = Opened | Read | Unreadable | bool | None
-"""What a call gives: of `Open`, of `Recover`, of `Tidy` whether there is more, of `Commit`."""
 
 
 class Writer(Protocol):
@@ -187,7 +100,7 @@ class DirectWriter:
                 self._results.append(Took(time.perf_counter() - began_s))
             self._results.append(Committed([task]))
         else:
-            self._results.append(_read(self._storage, task))
+            self._results.append(read(self._storage, task))
 
     def take_results(self) -> list[Result]:
         """Return what was done."""
@@ -202,171 +115,6 @@ class DirectWriter:
         self._storage.close()
 
 
-class WriterEngine:
-    """See the module. Between a step and its `done` or `failed` everything else may be called.
-
-    Args:
-        opened: what storage has.
-    """
-
-    def __init__(self, opened: Opened) -> None:
-        self._mirror = Mirror(opened)
-        self._tasks: deque[Task] = deque()
-        #: what is being carried out: groups as one transaction, or else a recovery
-        self._groups: list[Group] = []
-        self._recovery: Recovery | None = None
-        self._results: list[Result] = []
-        #: submitted, and without a result yet that was taken
-        self._open_tasks = 0
-        #: storage has failed, and has not said yet what it has
-        self._is_lost = False
-        #: storage has changed, and the loop does not know yet: its tasks are void
-        self._is_void = False
-        #: there may be something to tidy
-        self._is_untidy = True
-        self._is_closing = False
-        #: how long to wait before the next try; 0 while storage works
-        self._retry_ms = 0
-
-    # --- the loop's side
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything that was submitted has its result."""
-        return not self._open_tasks
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the end has come."""
-        return self._is_closing
-
-    @property
-    def has_results(self) -> bool:
-        """Whether there is something to take."""
-        return bool(self._results)
-
-    def submit(self, task: Task) -> None:
-        """Queue a task."""
-        if not self._is_void:
-            self._open_tasks += 1
-            self._tasks.append(task)
-
-    def take_results(self) -> list[Result]:
-        """Return what has been done since the last call, in order."""
-        results, self._results = self._results, []
-        for result in results:
-            if isinstance(result, Committed):
-                self._open_tasks -= len(result.groups)
-            elif isinstance(result, Read | Unreadable):
-                self._open_tasks -= 1
-        return results
-
-    def restart(self) -> None:
-        """Go on after `Changed`."""
-        self._is_void = False
-        self._open_tasks = 0
-
-    def close(self) -> None:
-        """Write what is queued, if that is possible at once, and end."""
-        self._is_closing = True
-
-    def took(self, seconds: float) -> None:
-        """Storage has carried out a commit, in so long."""
-        self._results.append(Took(seconds))
-
-    def break_off(self, error: BaseException) -> None:
-        """End by an error that waiting does not cure."""
-        self._results.append(Broken(error))
-
-    # --- the storage's side
-
-    def next_step(self) -> Step:
-        """Return what to do now."""
-        if self._is_lost:
-            if self._is_closing:
-                return End()
-            return Open(self._retry_ms, self._mirror.shard_count)
-        while self._take_task():
-            if self._recovery is not None:
-                return Recover(self._recovery)
-            writes = self._writes()
-            if writes:
-                return Commit(writes)
-            self._finish_groups()
-        if self._is_closing:
-            return End()
-        return Tidy() if self._is_untidy else Rest()
-
-    def _take_task(self) -> bool:
-        """See that there is something to carry out: a recovery, or all groups up to the next one.
-        What storage has not carried out comes again."""
-        tasks = self._tasks
-        if self._recovery is None and not self._groups:
-            while tasks and isinstance(tasks[0], Group):
-                self._groups.append(tasks.popleft())  # type: ignore[arg-type]
-            if tasks and not self._groups:
-                self._recovery = tasks.popleft()  # type: ignore[assignment]
-        return self._recovery is not None or bool(self._groups)
-
-    def _writes(self) -> list[Write]:
-        return [write for group in self._groups for write in group.writes]
-
-    def done(self, outcome: Outcome) -> None:
-        """Storage has carried out the step.
-
-        Args:
-            outcome: what that gave.
-        """
-        match outcome:
-            case Opened():
-                self._opened(outcome)
-                return
-            case Read() | Unreadable():
-                self._recovery = None
-                self._is_untidy = True
-                self._results.append(outcome)
-            case None:
-                self._finish_groups()
-            case is_untidy:
-                self._is_untidy = is_untidy
-        self._note_success()
-
-    def failed(self, error: FlashQError) -> None:
-        """Storage could not carry out the step, or it is not known whether it has."""
-        self._is_lost = True
-        self._retry_ms = min(2 * self._retry_ms, RETRY_MS_MAX) or RETRY_MS_MIN
-        self._results.append(Trouble(error.text))
-
-    def _opened(self, opened: Opened) -> None:
-        """Compare what storage has with what it must have."""
-        self._is_lost = False
-        writes = self._writes()
-        if not self._mirror.fits(opened, writes):
-            changed = Changed(*self._mirror.reconciled(opened))
-            self._mirror = Mirror(opened)
-            self._is_void = True
-            self._tasks.clear()
-            self._groups, self._recovery = [], None
-            self._results.append(changed)
-            return
-        if writes and self._mirror.has_written(opened, writes):
-            self._finish_groups()
-            self._note_success()
-        self._is_untidy = True  # at least to tidy shows whether it works
-
-    def _finish_groups(self) -> None:
-        self._mirror.note(self._writes())
-        self._is_untidy = True
-        self._results.append(Committed(self._groups))
-        self._groups = []
-
-    def _note_success(self) -> None:
-        """Storage has carried something out: whatever was wrong with it is over."""
-        if self._retry_ms:
-            self._retry_ms = 0
-            self._results.append(Trouble(""))
-
-
 def carry_out(call: Call, storage: Storage) -> Outcome:
     """Carry out a step.
 
@@ -377,22 +125,39 @@ def carry_out(call: Call, storage: Storage) -> Outcome:
         case Commit(writes):
             storage.write(writes)
             return None
-        case Recover(recovery):
-            return _read(storage, recovery)
         case Tidy():
             return storage.tidy()
         case Probe():
             storage.probe()
-            return False  # that there is something to tidy
+            return Probed()
         case Open(shard_count=shard_count):
             return storage.open(shard_count)
+
+
+def read(storage: Storage, recovery: Recovery) -> Read | Unreadable:
+    """Read what a recovering shard asks for.
+
+    Raises:
+        StorageUnavailable: to be told to the engine by `read_failed`.
+    """
+    try:
+        part = storage.recover(recovery.shard, recovery.cursor, RECOVERED_BYTES_MAX)
+    except StorageDamaged as error:
+        return Unreadable(recovery, error.text)
+    if part.epoch < recovery.epoch:
+        # A storage that keeps its promise never does this. One that lags must not be believed.
+        raise StorageUnavailable(
+            detail=f"of shard {recovery.shard} epoch {part.epoch} was read, "
+            f"though {recovery.epoch} was granted"
+        )
+    return Read(recovery, part)
 
 
 class WriterThread:
     """See the module.
 
     Args:
-        storage: open; only the writer uses it from now on.
+        storage: open; only the writer uses it from now on, and those who read for it.
         opened: what it has.
     """
 
@@ -400,11 +165,13 @@ class WriterThread:
         self._storage = storage
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         #: guards the engine; notified when there is something to do
-        self._news = threading.Condition()
+        self._news = Condition()
         self._engine = WriterEngine(opened)
         #: `wake_fd` is readable
         self._is_awake = False
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        #: there is no `wake_fd` any more; a read may end after that
+        self._is_closed = False
+        self._thread = Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     # --- the loop's side
@@ -423,7 +190,8 @@ class WriterThread:
         """Queue a task."""
         with self._news:
             self._engine.submit(task)
-            self._news.notify()
+            self._start_reads()
+            self._news.notify_all()
 
     def take_results(self) -> list[Result]:
         """Return what has been done since the last call."""
@@ -442,13 +210,14 @@ class WriterThread:
         """Write what is queued, if that is possible at once, and end."""
         with self._news:
             self._engine.close()
-            self._news.notify()
+            self._news.notify_all()
         self._thread.join(CLOSE_MS / 1000)
         if not self._thread.is_alive():
-            os.close(self._wake_fd)
-            self._is_awake = False
+            with self._news:
+                os.close(self._wake_fd)
+                self._is_awake, self._is_closed = False, True
 
-    # --- the thread
+    # --- the thread that writes
 
     def _run(self) -> None:
         try:
@@ -478,6 +247,7 @@ class WriterThread:
         with news:
             while True:
                 step = engine.next_step()
+                self._start_reads()
                 self._wake_loop()
                 match step:
                     case End():
@@ -494,14 +264,34 @@ class WriterThread:
 
     def _wake_loop(self) -> None:
         """Make `wake_fd` readable, if there is something to take."""
-        if self._engine.has_results and not self._is_awake:
+        if self._engine.has_results and not self._is_awake and not self._is_closed:
             self._is_awake = True
             os.eventfd_write(self._wake_fd, 1)
 
+    # --- threads that read
 
-def _read(storage: Storage, recovery: Recovery) -> Read | Unreadable:
-    try:
-        part = storage.recover(recovery.shard, recovery.cursor, RECOVERED_BYTES_MAX)
-    except StorageDamaged as error:
-        return Unreadable(recovery, error.text)
-    return Read(recovery, part)
+    def _start_reads(self) -> None:
+        """Begin to read what may be read now."""
+        while (step := self._engine.next_read()) is not None:
+            Thread(target=self._read, args=(step,), name="reader", daemon=True).start()
+
+    def _read(self, step: Recover) -> None:
+        engine, news = self._engine, self._news
+        with news:
+            if news.wait_for(lambda: engine.is_closing, step.after_ms / 1000):
+                return
+        try:
+            outcome = read(self._storage, step.recovery)
+        except StorageUnavailable as error:
+            with news:
+                engine.read_failed(step.number, error)
+        except Exception as error:  # noqa: BLE001  the edge of the thread: the loop raises it again
+            with news:
+                engine.break_off(error)
+        else:
+            with news:
+                engine.read_done(step.number, outcome)
+        with news:
+            self._start_reads()
+            self._wake_loop()
+            news.notify_all()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import Final
+from typing import ClassVar, Final
 from zlib import crc32
 
 from flashq.errors import StorageDamaged
@@ -167,13 +167,14 @@ class MemoryStorage:
         uuid: 16 random bytes.
     """
 
+    #: held by who writes, and by who reads a recovery meanwhile; a process has one such storage
+    _lock: ClassVar[Lock] = Lock()
+
     def __init__(self, wall_ms: int, uuid: bytes) -> None:
         self._wall_ms = wall_ms
         self._uuid = uuid
         self._shards: list[_Shard] = []
         self._parts: dict[str, bytes] = {}
-        #: held by who writes, and by who reads a recovery meanwhile
-        self._lock = Lock()
 
     def open(self, shard_count: int) -> Opened:
         """Begin with nothing but numbers; a second time, with what is there."""

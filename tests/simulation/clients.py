@@ -21,7 +21,7 @@ from flashq.client.happenings import (
     Malformed,
     NoticeReceived,
 )
-from flashq.errors import FlashQError, SessionExpired
+from flashq.errors import FlashQError, SessionExpired, ShardUnavailable
 from flashq.protocol.codec import encode, encode_msgpack
 from flashq.protocol.crons import DeleteCron, SetCron
 from flashq.protocol.framing import (
@@ -215,7 +215,7 @@ class ClientProcess(Process):
             verdict = verdict_of(body)
             if verdict.retryable or isinstance(verdict.error, SessionExpired):
                 continue
-            if b"missing_shards" in body:
+            if b"missing_shards" in body or isinstance(verdict.error, ShardUnavailable):
                 continue  # what a silent shard has done is not in it
             known = self._answers.setdefault(header.corr, body)
             if known != body:

@@ -22,17 +22,20 @@ CUT_BEFORE_COMMIT: Final = "connection lost before a commit"
 CUT_AFTER_COMMIT: Final = "connection lost after a commit"
 KILLED_BEFORE_COMMIT: Final = "killed before a commit"
 KILLED_AFTER_COMMIT: Final = "killed after a commit"
+CUT_IN_READ: Final = "connection lost in a read"
 FAILED_OVER: Final = "storage comes back with less"
 
 KINDS: Final = (
     "message delayed",
     "messages reordered",
     "commit slow",
+    "read slow",
     AWAY,
     FULL,
     READ_ONLY,
     CUT_BEFORE_COMMIT,
     CUT_AFTER_COMMIT,
+    CUT_IN_READ,
     KILLED_BEFORE_COMMIT,
     KILLED_AFTER_COMMIT,
     FAILED_OVER,
@@ -61,8 +64,10 @@ KINDS: Final = (
 )
 """Every one of them strikes in a set of runs, or the set has not tested what it says."""
 
+BESIDE_A_READ: Final = "commits beside a recovery"
 CAME_BACK: Final = "jobs of undeliverable deliveries that came back"
 HAPPENINGS: Final = (
+    BESIDE_A_READ,
     CAME_BACK,
     "checkpoints",
     "clients reconnected",

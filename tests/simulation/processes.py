@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
-from flashq.coordinator.writer import Broken, Changed, Committed, Read, Trouble, Unreadable
+from flashq.coordinator.writer_engine import Broken, Changed, Committed, Read, Trouble, Unreadable
 from flashq.errors import StorageUnavailable
 from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import Router

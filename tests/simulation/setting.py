@@ -73,6 +73,10 @@ class Setting:
         self.webhooks: Final = WebhookLimits(
             webhook_attempts_max=choice((2, 10)), webhook_backoff_ms=20, webhook_lease_ms=1000
         )
+        #: the share of reads of recoveries that take longer, how long, and the share that fails
+        self.slow_reads: Final = choice((0.0, 0.3, 1.0))
+        self.slow_read_us: Final = (1000, choice((10_000, 200_000)))
+        self.failing_reads: Final = choice((0.0, 0.05, 0.3))
 
     def identity(self, shard: int) -> Identity:
         """Return what a shard is told of itself."""

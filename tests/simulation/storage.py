@@ -1,9 +1,9 @@
 """The storage of the simulated coordinator, with everything that goes wrong there, and its writer.
 
 `FaultyStorage` keeps what it is given whole: all of a group or nothing. Owns what a storage may do
-otherwise: be away or refuse to write for a while, lose the answer to a commit, take its coordinator
-along, and come back as a copy that lacks the last groups. The witness sees each write once it is
-stored, and what is lost with a copy.
+otherwise: be away or refuse to write for a while, lose the answer to a commit or the connection of
+a read, take its coordinator along, and come back as a copy that lacks the last groups. The witness
+sees each write once it is stored, and what is lost with a copy.
 
 `SimulatedWriter` carries out the steps of the product's own `WriterEngine`, in virtual time.
 """
@@ -13,20 +13,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from flashq.coordinator.writer import (
-    PROBE_MS,
+from flashq.coordinator.shards import Recovery
+from flashq.coordinator.writer import PROBE_MS, carry_out, read
+from flashq.coordinator.writer_engine import (
     Call,
     Commit,
     End,
     Open,
     Probe,
+    Read,
+    Recover,
     Rest,
     Result,
     Task,
+    Unreadable,
     WriterEngine,
-    carry_out,
 )
 from flashq.errors import ConfigError, StorageUnavailable
 from flashq.protocol.internal import Recovered
@@ -34,8 +38,10 @@ from flashq.storage.memory import MemoryStorage
 from flashq.storage.port import Opened, Write
 from tests.simulation.kinds import (
     AWAY,
+    BESIDE_A_READ,
     CUT_AFTER_COMMIT,
     CUT_BEFORE_COMMIT,
+    CUT_IN_READ,
     FAILED_OVER,
     FULL,
     KILLED_AFTER_COMMIT,
@@ -83,6 +89,8 @@ class FaultyStorage:
         self._is_open = False
         #: the connection is gone, which the next call notices
         self._is_cut = False
+        #: no connection of a read is lost any more
+        self._is_healed = False
 
     # --- what goes wrong
 
@@ -101,7 +109,7 @@ class FaultyStorage:
             return
         self._world.fault(FAILED_OVER, len(self._ahead))
         lost = [write for group in self._ahead for write in group]
-        self._stored, self._copy = self._copy, _copy_of(self._copy)
+        self._stored, self._copy = self._copy, deepcopy(self._copy)
         self._ahead.clear()
         self._witness.storage_lost(lost, self._stored.open(self._setting.shards))
         self._is_cut = True
@@ -110,6 +118,7 @@ class FaultyStorage:
     def heal(self) -> None:
         """From now on do as a storage should."""
         self._ailment = self._fate = None
+        self._is_healed = True
 
     def _suffer(self, *ailments: str) -> None:
         """Fail if it has one of these, or the connection is gone.
@@ -180,9 +189,24 @@ class FaultyStorage:
         else:
             self._world.fault(KILLED_BEFORE_COMMIT)
 
+    def begin_read(self, recovery: Recovery) -> None:
+        """See that what is going to be read is what the shard was granted, or newer."""
+        granted = self._stored.open(self._setting.shards).shards[recovery.shard].epoch
+        if self._is_open and not self._is_cut and granted < recovery.epoch:
+            raise Violation(f"{recovery!r} is read before its grant is stored")
+
     def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
-        """Give a part of a shard's recovery, a small one."""
-        self._suffer(AWAY)
+        """Give a part of a shard's recovery, a small one, over a connection of its own: it fails by
+        itself, and is no use without that of the writer."""
+        world = self._world
+        if not self._is_open or self._is_cut:
+            raise StorageUnavailable(detail="the writer's connection is lost")
+        if self._ailment == AWAY and world.now_us < self._ails_until_us:
+            world.fault(AWAY)
+            raise StorageUnavailable(detail=AWAY)
+        if not self._is_healed and world.happens(self._setting.failing_reads):
+            world.fault(CUT_IN_READ)
+            raise StorageUnavailable(detail=CUT_IN_READ)
         return self._stored.recover(shard, cursor, min(bytes_max, self._setting.recovered_bytes))
 
     def tidy(self) -> bool:
@@ -199,12 +223,6 @@ class FaultyStorage:
         self._is_open = False
 
 
-def _copy_of(storage: MemoryStorage) -> MemoryStorage:
-    copy = MemoryStorage(0, storage._uuid)
-    copy._shards, copy._parts = deepcopy(storage._shards), dict(storage._parts)
-    return copy
-
-
 class SimulatedWriter:
     """What `WriterThread` does, in virtual time.
 
@@ -212,7 +230,7 @@ class SimulatedWriter:
         process: whose writer it is; woken when there are results.
         storage: open.
         opened: what it has.
-        setting: says how long commits take.
+        setting: says how long commits and reads take.
     """
 
     def __init__(
@@ -228,6 +246,8 @@ class SimulatedWriter:
         self._engine: Final = WriterEngine(opened)
         #: what is under way
         self._call: Call | None = None
+        #: how many reads are
+        self._reads = 0
         #: since when there is nothing to do
         self._rests_from_us = process.world.now_us
         process.later(PROBE_MS * MS, self._look)
@@ -260,18 +280,20 @@ class SimulatedWriter:
     # --- the thread's side
 
     def _go_on(self) -> None:
-        """Carry out steps up to one that takes its time."""
+        """Carry out steps up to one that takes its time, and begin to read what may be read."""
         while self._call is None:
             step = self._engine.next_step()
             if isinstance(step, Rest | End):
                 self._rests_from_us = self._process.world.now_us
-                return
+                break
             wait_us = self._duration_us(step)
             if wait_us:
                 self._call = step
                 self._process.later(wait_us, self._end_call)
             else:
                 self._carry_out(step)
+        while (reading := self._engine.next_read()) is not None:
+            self._begin_read(reading)
 
     def _look(self) -> None:
         """See that storage is there, if nothing has been asked of it for a while."""
@@ -304,4 +326,36 @@ class SimulatedWriter:
         except (StorageUnavailable, ConfigError) as error:
             self._engine.failed(error)
         else:
+            if self._reads and isinstance(call, Commit):
+                self._process.world.seen[BESIDE_A_READ] += 1
             self._engine.done(outcome)
+
+    # --- those who read
+
+    def _begin_read(self, step: Recover) -> None:
+        """Begin a read. What it sees is what there is now, or at its end."""
+        world, setting = self._process.world, self._setting
+        self._storage.begin_read(step.recovery)
+        self._reads += 1
+        took_us = 0
+        if world.happens(setting.slow_reads):
+            world.fault("read slow")
+            took_us = world.between(*setting.slow_read_us)
+        seen = None if step.after_ms or world.happens(0.5) else self._read(step)
+        self._process.later(step.after_ms * MS + took_us, partial(self._end_read, step, seen))
+
+    def _read(self, step: Recover) -> Read | Unreadable | StorageUnavailable:
+        try:
+            return read(self._storage, step.recovery)
+        except StorageUnavailable as error:
+            return error
+
+    def _end_read(self, step: Recover, seen: Read | Unreadable | StorageUnavailable | None) -> None:
+        self._reads -= 1
+        outcome = seen if seen is not None else self._read(step)
+        if isinstance(outcome, StorageUnavailable):
+            self._engine.read_failed(step.number, outcome)
+        else:
+            self._engine.read_done(step.number, outcome)
+        self._go_on()
+        self._process.wake(self._process.world.now_us)

@@ -6,13 +6,16 @@ A storage's test file subclasses `StorageConformance` and gives it a fixture `st
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
 from zlib import crc32
 
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
-from flashq.storage.port import Grant, Put, Storage
+from flashq.storage.port import READERS_MAX, Grant, Put, Storage
 
 SHARDS = 4
 EPOCH = 7
+TOGETHER_S = 20
 
 
 def blob(shard: int, first: int, last: int, size: int = 10) -> Append:
@@ -326,3 +329,58 @@ class StorageConformance:
         opened = storage.open(SHARDS)
         assert (opened.shards[1].last_seq, opened.parts) == (43, {"a": b"2"})
         assert log_of(storage, 1) == [(41, 42), (43, 43)]
+
+    def test_a_recovery_tells_which_epoch_was_granted(self, storage: Storage) -> None:
+        """By it one knows that what was read is not older than what was asked for."""
+        storage.write([Grant(1, EPOCH, 1, 0)])
+        assert storage.recover(1, 0, 1000).epoch == EPOCH
+        storage.write([Grant(1, EPOCH + 1, 1, 0), blob(2, 1, 1)])
+        assert storage.recover(1, 0, 1000).epoch == EPOCH + 1
+
+    def test_recoveries_are_read_beside_each_other_and_beside_writes(
+        self, storage: Storage
+    ) -> None:
+        """
+        1. Shard 1 writes its log, checkpoints that supersede each other, and is tidied up after.
+        2. Meanwhile all readers read its recovery, each of them again and again.
+        3. Each sees one moment: log without a hole from its checkpoint on, and pages that belong
+           to just that checkpoint. None sees less than what was written before it began.
+        """
+        rounds = 12
+        together = Barrier(READERS_MAX + 1, timeout=TOGETHER_S)
+        written = 0
+
+        def write() -> None:
+            nonlocal written
+            for step in range(1, rounds + 1):
+                together.wait()
+                storage.write([blob(1, 2 * step - 1, 2 * step - 1)])
+                pages = [(page, b"%d" % step) for page in range(5)]
+                storage.write([checkpoint(step, 2 * step - 1, pages=pages), Put("a", b"1")])
+                storage.write([blob(1, 2 * step, 2 * step)])
+                written = 2 * step
+                storage.tidy()
+
+        def read() -> None:
+            for _ in range(rounds):
+                together.wait()
+                for _ in range(3):
+                    before = written
+                    part = storage.recover(1, 0, 1_000_000)
+                    contents = {content for _, content in part.pages}
+                    assert len(part.pages) == (5 if contents else 0)
+                    assert len(contents) <= 1, "pages of two checkpoints"
+                    at = 2 * int(contents.pop()) - 1 if contents else 0
+                    seqs = [first for first, _, _ in part.log]
+                    assert seqs == list(range(at + 1, at + 1 + len(seqs)))
+                    assert at + len(seqs) >= before
+
+        with ThreadPoolExecutor(READERS_MAX + 1) as threads:
+            tasks = [threads.submit(write), *(threads.submit(read) for _ in range(READERS_MAX))]
+            for task in tasks:
+                task.add_done_callback(lambda done: together.abort() if done.exception() else None)
+        for task in sorted(
+            tasks, key=lambda task: isinstance(task.exception(), BrokenBarrierError)
+        ):
+            task.result()
+        assert log_of(storage, 1) == [(2 * rounds, 2 * rounds)]

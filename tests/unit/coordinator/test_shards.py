@@ -143,65 +143,6 @@ def test_a_grant_in_the_same_turn_fences_what_came_before_it() -> None:
     assert bench.storage.open(SHARDS).shards[1].last_seq == 1
 
 
-# --- recovery
-
-
-def test_a_shard_is_not_fenced_by_its_own_second_grant() -> None:
-    """
-    1. A shard is granted an epoch, recovers, and asks for sequences; its coordinator dies.
-    2. It says hello to the next one, which grants it a new epoch. Before it hears of that it asks
-       for its sequences once more, under the epoch that it knows.
-    3. It is not refused, or it would exit: it gets the grant, and begins anew under that.
-    """
-    bench = Bench()
-    [first] = bench.say(OLD, hello())
-    bench.restart(lose=False)
-    [second] = bench.say(OLD, hello(), Reserve(shard=1, epoch=first.epoch, upto=2000))
-    assert isinstance(second, Granted)
-    assert second.epoch > first.epoch
-
-
-def test_a_successor_recovers_everything_piece_by_piece() -> None:
-    """The shard asks for each piece, so that nobody has to hold all of it."""
-    bench = Bench()
-    epoch = bench.start_shard(1, OLD).epoch
-    bench.say(OLD, whole(epoch, 0, full=False), *[blob(1, epoch, n, n) for n in range(1, 1001)])
-    [granted] = bench.say(NEW, hello())
-    log: list[int] = []
-    parts: list[tuple[str, bytes]] = []
-    cursor, fetches = 0, 0
-    while fetches == 0 or cursor:
-        [part] = bench.say(NEW, Fetch(epoch=granted.epoch, cursor=cursor))
-        assert isinstance(part, Recovered)
-        parts += part.parts
-        log += [first for first, _, _ in part.log]
-        cursor = part.cursor
-        fetches += 1
-    assert parts == [("rest", b"state at 0")]
-    assert log == list(range(1, 1001))
-    assert fetches > 3
-
-
-def test_who_does_not_recover_gets_nothing() -> None:
-    """
-    1. A shard is in the midst of its recovery when the coordinator dies with its memory.
-    2. It asks the new coordinator for the next piece. Were it answered "that was all", it would
-       serve with half its jobs: it gets no answer.
-    3. So it says hello again, is granted another epoch, and begins anew.
-    """
-    bench = Bench()
-    [granted] = bench.say(OLD, hello())
-    bench.now_ms += 60_000
-    bench.restart(lose=True)
-    assert bench.say(OLD, Fetch(epoch=granted.epoch, cursor=3)) == []
-    [again] = bench.say(OLD, hello())
-    assert again.epoch > granted.epoch
-    nothing = Recovered(epoch=again.epoch, cursor=0)
-    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == [nothing]
-    bench.say(OLD, ShardReady(shard=1, epoch=again.epoch))
-    assert bench.say(OLD, Fetch(epoch=again.epoch, cursor=0)) == []
-
-
 # --- the log
 
 

@@ -11,24 +11,25 @@ from zlib import crc32
 import pytest
 
 from flashq.coordinator import writer as writer_module
+from flashq.coordinator import writer_engine
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
-from flashq.coordinator.writer import (
+from flashq.coordinator.writer import DirectWriter, WriterThread
+from flashq.coordinator.writer_engine import (
     Broken,
     Changed,
     Committed,
-    DirectWriter,
+    Delayed,
     Read,
     Result,
     Took,
     Trouble,
     Unreadable,
-    WriterThread,
 )
 from flashq.errors import StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
 from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Opened, Put, Write
+from flashq.storage.port import READERS_MAX, Opened, Put, Write
 
 SHARDS = 2
 NOW_MS = 1_800_000_000_000
@@ -56,7 +57,8 @@ def group(*writes: Write) -> Group:
 
 
 class FaultyStorage(MemoryStorage):
-    """Does what it is told before each write, open and probe, from the writer's thread."""
+    """Does what it is told before each write, open and probe, from the writer's thread, and before
+    each read, from that one's."""
 
     def __init__(self) -> None:
         super().__init__(NOW_MS, bytes(16))
@@ -64,6 +66,7 @@ class FaultyStorage(MemoryStorage):
         self.before_write: Callable[[Sequence[Write]], None] = lambda _: None
         self.before_open: Callable[[], None] = lambda: None
         self.before_probe: Callable[[], None] = lambda: None
+        self.before_recover: Callable[[], None] = lambda: None
         self.untidy = 0
         self.is_tidy = threading.Event()
 
@@ -78,6 +81,10 @@ class FaultyStorage(MemoryStorage):
 
     def probe(self) -> None:
         self.before_probe()
+
+    def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
+        self.before_recover()
+        return super().recover(shard, cursor, bytes_max)
 
     def tidy(self) -> bool:
         self.untidy -= 1
@@ -121,8 +128,8 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A writer that does not wait long before it tries again."""
-    monkeypatch.setattr(writer_module, "RETRY_MS_MIN", 1)
-    monkeypatch.setattr(writer_module, "RETRY_MS_MAX", 1)
+    monkeypatch.setattr(writer_engine, "RETRY_MS_MIN", 1)
+    monkeypatch.setattr(writer_engine, "RETRY_MS_MAX", 1)
     bench = Bench()
     yield bench
     bench.writer.close()
@@ -150,13 +157,87 @@ def test_what_queues_up_during_a_commit_is_the_next_one(bench: Bench) -> None:
 
 
 def test_a_recovery_sees_what_was_written_before_it(bench: Bench) -> None:
-    """And nothing that was written after."""
+    """The grant of its shard is among it."""
     bench.writer.submit(group(blob(1, 1)))
     bench.writer.submit(Recovery(b"to", 1, 1, 0))
-    bench.writer.submit(group(blob(2, 2)))
     result = bench.next(Read)
     assert isinstance(result, Read)
-    assert result.part == Recovered(cursor=0, log=[(1, 1, b"1-1")])
+    assert result.part.log == [(1, 1, b"1-1")]
+    assert bench.writer.is_idle
+
+
+def test_commits_and_recoveries_are_carried_out_beside_a_recovery(bench: Bench) -> None:
+    """
+    1. As many shards recover as there are readers; storage takes its time with each of them.
+    2. Meanwhile a group is committed.
+    3. They have been read at the same time: each waits for all others.
+    """
+    are_reading, may_go_on = threading.Barrier(READERS_MAX + 1), threading.Event()
+
+    def stop() -> None:
+        are_reading.wait(WAIT_S)
+        assert may_go_on.wait(WAIT_S)
+
+    bench.storage.before_recover = stop
+    recoveries = [Recovery(b"to %d" % n, 1, 1, 0) for n in range(READERS_MAX)]
+    for recovery in recoveries:
+        bench.writer.submit(recovery)
+    are_reading.wait(WAIT_S)
+    written = group(blob(1, 1))
+    bench.writer.submit(written)
+    bench.committed(written)
+    may_go_on.set()
+    read = [bench.next(Read) for _ in recoveries]
+    assert {result.recovery for result in read if isinstance(result, Read)} == {*recoveries}
+    assert bench.writer.is_idle
+
+
+def test_a_read_that_fails_alone_is_tried_again(bench: Bench) -> None:
+    """Storage takes writes meanwhile, so nobody is told that it is away."""
+    bench.storage.before_recover = failing(3)
+    bench.writer.submit(Recovery(b"to", 1, 1, 0))
+    assert bench.next(Delayed) == Delayed("storage unavailable: disk full")
+    bench.next(Read)
+    assert bench.next(Delayed) == Delayed("")
+    assert not any(isinstance(result, Trouble) for result in bench.told)
+
+
+def test_a_mistake_of_our_own_in_a_read_ends_the_writer(bench: Bench) -> None:
+    """As one in a commit does."""
+
+    def fail() -> None:
+        raise AssertionError
+
+    bench.storage.before_recover = fail
+    bench.writer.submit(Recovery(b"to", 1, 1, 0))
+    broken = bench.next(Broken)
+    assert isinstance(broken, Broken)
+    assert isinstance(broken.error, AssertionError)
+
+
+def test_the_end_does_not_wait_for_a_read_that_hangs(bench: Bench) -> None:
+    """It ends with the process; should it come back before, it finds nobody."""
+    is_reading, goes_on, is_over = threading.Event(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        is_reading.set()
+        assert goes_on.wait(WAIT_S)
+        threading.current_thread().name = "over"
+        is_over.set()
+
+    bench.storage.before_recover = hang
+    bench.writer.submit(Recovery(b"to", 1, 1, 0))
+    assert is_reading.wait(WAIT_S)
+    bench.writer.close()
+    goes_on.set()
+    assert is_over.wait(WAIT_S)
+    for thread in threading.enumerate():
+        if thread.name == "over":
+            thread.join(WAIT_S)
+    [result] = bench.writer.take_results()
+    assert isinstance(result, Read)
+    bench.storage.before_recover = lambda: None
+    bench.writer = WriterThread(bench.storage, bench.storage.open(SHARDS))
 
 
 def test_damage_that_a_recovery_finds_is_told(bench: Bench) -> None:

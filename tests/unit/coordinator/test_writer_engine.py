@@ -8,32 +8,37 @@ import pytest
 
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
-from flashq.coordinator.writer import (
+from flashq.coordinator.writer import carry_out, read
+from flashq.coordinator.writer_engine import (
     RETRY_MS_MAX,
     RETRY_MS_MIN,
     Call,
     Changed,
     Commit,
     Committed,
+    Delayed,
     End,
     Open,
+    Probe,
+    Probed,
     Read,
     Recover,
     Rest,
     Tidy,
     Trouble,
+    Unreadable,
     WriterEngine,
-    carry_out,
 )
 from flashq.errors import StorageUnavailable
 from flashq.protocol.internal import Append
 from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Write
+from flashq.storage.port import READERS_MAX, Grant, Write
 
 SHARDS = 2
 NOW_MS = 1_800_000_000_000
 AWAY = StorageUnavailable(detail="away")
 RECOVERY = Recovery(b"to", 1, 1, 0)
+REFUSED = StorageUnavailable(detail="too many clients")
 
 
 def blob(seq: int) -> Append:
@@ -69,6 +74,16 @@ class Bench:
         """Let storage carry a step out."""
         self.engine.done(carry_out(call, self.storage))
 
+    def begin_read(self) -> Recover:
+        """Return the next read, which there has to be."""
+        step = self.engine.next_read()
+        assert step is not None
+        return step
+
+    def read(self, step: Recover) -> None:
+        """Let storage carry a read out."""
+        self.engine.read_done(step.number, read(self.storage, step.recovery))
+
     def rest(self) -> None:
         """Tidy, and see that there is nothing else to do."""
         assert self.call() == Tidy()
@@ -82,24 +97,180 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_groups_are_one_transaction_up_to_the_next_recovery(bench: Bench) -> None:
-    """What a shard recovers is what was written before it asked, and nothing later."""
+def test_what_has_queued_up_is_one_transaction(bench: Bench) -> None:
+    """Also when recoveries were submitted in between: they wait for nothing that came later."""
     groups = [group(blob(1)), group(blob(2)), group(blob(3))]
     for task in (groups[0], groups[1], RECOVERY, groups[2]):
         bench.engine.submit(task)
-    first = bench.call()
-    assert first == Commit([blob(1), blob(2)])
-    bench.do(first)
-    second = bench.call()
-    assert second == Recover(RECOVERY)
-    bench.do(second)
+    commit = bench.call()
+    assert commit == Commit([blob(1), blob(2), blob(3)])
+    bench.do(commit)
+    assert bench.engine.take_results() == [Committed(groups)]
+
+
+def test_a_recovery_is_read_once_everything_before_it_is_stored(bench: Bench) -> None:
+    """The grant of its shard is among that."""
+    bench.engine.submit(group(blob(1)))
+    commit = bench.call()
+    bench.engine.submit(group(Grant(1, 2**40, 1, 0)))
+    bench.engine.submit(RECOVERY)
+    assert bench.engine.next_read() is None
+    bench.do(commit)
+    assert bench.engine.next_read() is None
     bench.do(bench.call())
-    committed, read, last = bench.engine.take_results()
-    assert (committed, last) == (Committed(groups[:2]), Committed(groups[2:]))
-    assert isinstance(read, Read)
-    assert [first for first, _, _ in read.part.log] == [1, 2]
+    bench.read(bench.begin_read())
+    result = bench.engine.take_results()[-1]
+    assert isinstance(result, Read)
+    assert (result.part.epoch, len(result.part.log)) == (2**40, 1)
     assert bench.engine.is_idle
     bench.rest()
+
+
+def test_a_recovery_waits_for_a_group_that_writes_nothing(bench: Bench) -> None:
+    """Such a group may follow one that does; storage has no part in it."""
+    bench.engine.submit(group())
+    bench.engine.submit(RECOVERY)
+    assert bench.engine.next_read() is None
+    bench.rest()
+    bench.read(bench.begin_read())
+    assert [type(result) for result in bench.engine.take_results()] == [Committed, Read]
+
+
+def test_commits_go_on_while_something_is_read(bench: Bench) -> None:
+    """Several of them, while one shard's recovery takes its time; and nothing is tidied."""
+    bench.engine.submit(RECOVERY)
+    reading = bench.begin_read()
+    for seq in (1, 2):
+        stored = group(blob(seq))
+        bench.engine.submit(stored)
+        bench.do(bench.call())
+        assert bench.engine.take_results() == [Committed([stored])]
+    assert bench.engine.next_step() == Rest()
+    assert not bench.engine.is_idle
+    bench.read(reading)
+    [result] = bench.engine.take_results()
+    assert isinstance(result, Read)
+    assert bench.engine.is_idle
+    bench.rest()
+
+
+def test_so_many_are_read_at_once(bench: Bench) -> None:
+    """The others wait for one of them to end, in their order."""
+    recoveries = [Recovery(b"to", shard, 1, 0) for shard in range(READERS_MAX + 1)]
+    for recovery in recoveries:
+        bench.engine.submit(recovery)
+    steps = [bench.begin_read() for _ in range(READERS_MAX)]
+    assert [step.recovery for step in steps] == recoveries[:READERS_MAX]
+    assert bench.engine.next_read() is None
+    bench.engine.read_done(steps[2].number, Unreadable(steps[2].recovery, "damaged"))
+    assert bench.begin_read().recovery == recoveries[-1]
+
+
+def test_a_read_that_fails_alone_is_tried_again_and_commits_go_on(bench: Bench) -> None:
+    """
+    1. PostgreSQL has no connection left to read with; the one to write with is as it was.
+    2. The writer sees that at once, and the read waits longer each time.
+    3. Why, is told once, and that it is over.
+    """
+    bench.engine.submit(RECOVERY)
+    waits = []
+    for _ in range(7):
+        step = bench.begin_read()
+        waits.append(step.after_ms)
+        bench.engine.read_failed(step.number, REFUSED)
+        assert bench.engine.next_read() is None, "the writer looks first"
+        assert bench.call() == Probe()
+        bench.engine.done(Probed())
+        stored = group(blob(len(waits)))
+        bench.engine.submit(stored)
+        bench.do(bench.call())
+        assert Committed([stored]) in (results := bench.engine.take_results())
+        assert results[:-1] == ([Delayed(REFUSED.text)] if len(waits) == 1 else [])
+    assert waits == [0, *(min(RETRY_MS_MIN * 2**n, RETRY_MS_MAX) for n in range(6))]
+    bench.read(bench.begin_read())
+    read_at_last, over = bench.engine.take_results()
+    assert isinstance(read_at_last, Read)
+    assert over == Delayed("")
+    bench.engine.submit(RECOVERY)
+    assert bench.begin_read().after_ms == 0
+
+
+def test_a_commit_shows_as_well_as_a_probe_that_storage_is_there(bench: Bench) -> None:
+    """Reads must not wait for an idle moment of a busy writer."""
+    bench.engine.submit(RECOVERY)
+    bench.engine.submit(group(blob(1)))
+    reading, commit = bench.begin_read(), bench.call()
+    bench.engine.read_failed(reading.number, REFUSED)
+    bench.do(commit)
+    assert Delayed(REFUSED.text) in bench.engine.take_results()
+    bench.read(bench.begin_read())
+
+
+def test_storage_that_is_away_is_noticed_by_a_read(bench: Bench) -> None:
+    """The writer probes, fails, and asks what there is; then the recovery is read."""
+    bench.engine.submit(RECOVERY)
+    bench.engine.read_failed(bench.begin_read().number, AWAY)
+    assert bench.call() == Probe()
+    bench.engine.failed(AWAY)
+    assert bench.engine.next_read() is None
+    bench.do(bench.call())
+    step = bench.begin_read()
+    assert step.after_ms == 0
+    bench.read(step)
+    trouble, result = bench.engine.take_results()
+    assert trouble == Trouble(AWAY.text)
+    assert isinstance(result, Read)
+    bench.rest()
+    assert bench.engine.take_results() == [Trouble("")]
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_read_that_fails_with_the_writer_is_no_news(bench: Bench, *, is_late: bool) -> None:
+    """Its connection was one to the same server; whether it ends before or after storage is open
+    again, it is read again without further ado."""
+    lost = group(blob(1))
+    bench.engine.submit(RECOVERY)
+    bench.engine.submit(lost)
+    reading, commit = bench.begin_read(), bench.call()
+    bench.engine.failed(AWAY)
+    if not is_late:
+        bench.engine.read_failed(reading.number, AWAY)
+    bench.do(bench.call())
+    if is_late:
+        bench.engine.read_failed(reading.number, AWAY)
+    again = bench.begin_read()
+    assert (again.recovery, again.after_ms) == (RECOVERY, 0)
+    assert bench.call() == commit
+    bench.do(commit)
+    bench.read(again)
+    assert not any(isinstance(result, Delayed) for result in bench.engine.take_results())
+    assert bench.engine.is_idle
+
+
+def test_a_read_that_succeeds_while_storage_is_full_does_not_end_the_trouble(bench: Bench) -> None:
+    """Only a write shows that storage takes writes."""
+    bench.engine.submit(group(blob(1)))
+    bench.engine.submit(Recovery(b"to", 0, 1, 0))
+    bench.call()
+    bench.engine.failed(AWAY)
+    bench.do(bench.call())
+    assert bench.engine.next_read() is None, "its grant may be among what is not stored"
+    bench.engine.submit(RECOVERY)
+    commit = bench.call()
+    bench.do(commit)
+    for _ in range(2):
+        bench.read(bench.begin_read())
+    assert [type(result) for result in bench.engine.take_results()] == [
+        *(Trouble, Committed, Trouble, Read, Read)
+    ]
+
+
+def test_what_lacks_the_grant_is_not_believed() -> None:
+    """A database that lags behind the one that is written to."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    granted = storage.open(SHARDS).shards[1].epoch + 1
+    with pytest.raises(StorageUnavailable, match=f"though {granted} was granted"):
+        read(storage, Recovery(b"to", 1, granted, 0))
 
 
 def test_what_writes_nothing_is_told_in_its_turn_without_storage(bench: Bench) -> None:
@@ -150,17 +321,33 @@ def test_what_was_asked_of_a_storage_that_is_another_is_void(bench: Bench) -> No
     """Until the coordinator has begun anew, and knows what there is."""
     bench.engine.submit(group(blob(1)))
     bench.do(bench.call())
-    bench.engine.submit(group(blob(2)))
-    bench.engine.submit(RECOVERY)
+    for task in (RECOVERY, RECOVERY, RECOVERY, group(blob(2)), RECOVERY):
+        bench.engine.submit(task)
+    delayed, late, later = (bench.begin_read() for _ in range(3))
+    bench.engine.read_failed(delayed.number, REFUSED)
+    bench.engine.done(Probed())
     bench.call()
+    part = read(bench.storage, RECOVERY)
     bench.storage = MemoryStorage(NOW_MS, bytes(16))
     bench.engine.failed(AWAY)
     bench.do(bench.call())
     bench.engine.submit(group(blob(3)))
-    assert isinstance(bench.engine.take_results()[-1], Changed)
+    bench.engine.submit(RECOVERY)
+    *_, changed, over = bench.engine.take_results()
+    assert isinstance(changed, Changed)
+    assert over == Delayed("")
     bench.rest()
+    assert bench.engine.next_read() is None
     bench.engine.restart()
     assert bench.engine.is_idle
+    bench.engine.submit(RECOVERY)
+    now = bench.begin_read()
+    bench.engine.read_done(late.number, part)
+    bench.engine.read_failed(later.number, AWAY)
+    assert bench.engine.next_step() == Rest()
+    assert bench.engine.take_results() == [Trouble("")]
+    bench.read(now)
+    assert bench.engine.take_results() != [part]
     bench.engine.submit(group(blob(1)))
     assert bench.call() == Commit([blob(1)])
 
@@ -173,4 +360,18 @@ def test_the_end_waits_for_what_is_queued_but_not_for_a_storage_that_is_away(ben
     bench.engine.submit(group(blob(2)))
     bench.call()
     bench.engine.failed(AWAY)
+    assert bench.engine.next_step() == End()
+
+
+def test_the_end_does_not_wait_for_what_is_read(bench: Bench) -> None:
+    """Whoever recovers asks the next coordinator again; what is queued is written."""
+    bench.engine.submit(RECOVERY)
+    reading = bench.begin_read()
+    bench.engine.submit(group(blob(1)))
+    bench.engine.submit(RECOVERY)
+    bench.engine.close()
+    bench.do(bench.call())
+    assert bench.engine.next_read() is None
+    assert bench.engine.next_step() == End()
+    bench.engine.read_failed(reading.number, AWAY)
     assert bench.engine.next_step() == End()
