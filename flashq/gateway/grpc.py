@@ -24,6 +24,7 @@ from flashq.errors import ConfigError, FlashQError
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.grpc_requests import GRANT
 from flashq.gateway.grpc_service import Context, QueueService, method_handlers, refuse
+from flashq.gateway.listening import address_of, listening_socket
 from flashq.gateway.proto import messages
 from flashq.tokens import Guard
 
@@ -167,11 +168,12 @@ class GrpcDoor:
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        address = "127.0.0.1" if host == "localhost" else host
+        address = address_of(host)
         name = f"[{address}]" if ":" in address else address
         try:
             bound = server.add_insecure_port(f"{name}:{port}")
-        except RuntimeError:
+        except RuntimeError:  # which does not say why
+            listening_socket("grpc", host, port).close()
             raise ConfigError(f"cannot listen on grpc {host}:{port}") from None
         await self._set_health()
         await server.start()

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import math
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -29,7 +28,6 @@ from starlette.routing import Route as WebRoute
 from flashq.clock import SystemClock
 from flashq.config import Settings
 from flashq.errors import (
-    ConfigError,
     FlashQError,
     Internal,
     MethodNotAllowed,
@@ -47,6 +45,7 @@ from flashq.gateway.http_health import Health
 from flashq.gateway.http_overview import Overview
 from flashq.gateway.http_pages import Pages
 from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
+from flashq.gateway.listening import listening_socket
 from flashq.gateway.sse import sse_response
 from flashq.gateway.websocket import Sockets
 from flashq.protocol.webhooks import WebhookView
@@ -121,7 +120,7 @@ class HttpDoor:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        listening = _listening(host, port)
+        listening = listening_socket("http", host, port)
         name, self.port = listening.getsockname()[:2]
         server = _Server(
             uvicorn.Config(
@@ -333,17 +332,3 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _failed(_request: Request, _error: Exception) -> Response:
     """Say in the envelope that this program has made a mistake; the server logs which."""
     return refuse(Internal())
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    address = "127.0.0.1" if host == "localhost" else host
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((address, port))
-    except OSError as error:
-        listening.close()
-        raise ConfigError(f"cannot listen on http {host}:{port}: {error.strerror}") from error
-    listening.setblocking(False)
-    return listening

@@ -18,6 +18,7 @@ from typing import Final, cast
 from flashq.clock import SystemClock
 from flashq.errors import ConfigError
 from flashq.gateway.bridge import Bridge
+from flashq.gateway.listening import address_of
 from flashq.gateway.session import Conversation
 from flashq.tokens import Guard
 
@@ -185,10 +186,13 @@ class TcpDoor:
             ConfigError: the address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
-        address = "127.0.0.1" if host == "localhost" else host
         try:
             server = await loop.create_server(
-                lambda: Connection(self), address, port, backlog=BACKLOG, reuse_address=True
+                lambda: Connection(self),
+                address_of(host),
+                port,
+                backlog=BACKLOG,
+                reuse_address=True,
             )
         except OSError as error:
             raise ConfigError(f"cannot listen on tcp {host}:{port}: {error.strerror}") from error

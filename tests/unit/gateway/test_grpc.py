@@ -51,8 +51,11 @@ async def test_a_port_is_given_out_once(door: GrpcDoor) -> None:
     endpoint = await door.listen("localhost", 0)
     host, port = endpoint.removeprefix("grpc://").split(":")
     assert (host, int(port) > 0) == ("127.0.0.1", True)
-    with pytest.raises(ConfigError, match=rf"^cannot listen on grpc 127\.0\.0\.1:{port}"):
+    taken = f"^cannot listen on grpc 127.0.0.1:{port}: Address already in use$"
+    with pytest.raises(ConfigError, match=taken):
         await door_of().listen("127.0.0.1", int(port))
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:5: Cannot assign requested address$"):
+        await door_of().listen("192.0.2.1", 5)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="the machine has no IPv6")
