@@ -194,6 +194,22 @@ def test_a_probe_finds_a_file_that_was_taken_away(storage: SqliteStorage, path: 
     storage.probe()
 
 
+def test_a_recovery_reads_the_writers_file_or_nothing(storage: SqliteStorage, path: Path) -> None:
+    """Another one may stand in its place, and after the end another server may write to it."""
+    storage.write([blob(1, 1, 1)])
+    path.rename(path.with_name("moved"))
+    with pytest.raises(StorageUnavailable):
+        storage.recover(1, 0, 1000)
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE other (x)")
+    other.close()
+    with pytest.raises(StorageUnavailable, match="has been moved or replaced"):
+        storage.recover(1, 0, 1000)
+    storage.close()
+    with pytest.raises(StorageUnavailable, match="not open"):
+        storage.recover(1, 0, 1000)
+
+
 def test_a_probe_finds_a_lock(
     storage: SqliteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
