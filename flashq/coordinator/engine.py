@@ -18,6 +18,7 @@ from flashq.coordinator import crons, deliverers, history, mailboxes, repeats, w
 from flashq.coordinator.crons import CronTable
 from flashq.coordinator.history import History
 from flashq.coordinator.hooks import Hooks
+from flashq.coordinator.incarnations import next_incarnation
 from flashq.coordinator.mailboxes import Mailboxes
 from flashq.coordinator.measures import Measures
 from flashq.coordinator.outbox import Group, Outbox, Parcel
@@ -41,6 +42,7 @@ from flashq.protocol.framing import (
     unpack_header,
 )
 from flashq.protocol.internal import (
+    COORDINATOR,
     Append,
     CheckpointSlice,
     Epochs,
@@ -127,7 +129,7 @@ class Coordinator:
             opened.shards, settings.config_hash, self._outbox, self._log_bytes_max
         )
         self._mailboxes = Mailboxes(
-            settings.shard_count, self._incarnation_from(opened, now_ms), self._outbox
+            settings.shard_count, self._new_incarnation(opened, now_ms), self._outbox
         )
         check_known(opened.parts, _FORMS)
         self._mailboxes.load(opened.parts)
@@ -151,12 +153,12 @@ class Coordinator:
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
 
-    def _incarnation_from(self, opened: Opened, now_ms: int) -> int:
-        """The coordinator's incarnation as a peer: a new one only when its state was lost."""
-        for _, incarnation in _INCARNATION.stored(opened.parts):
-            return incarnation
-        self._outbox.write(_INCARNATION.put("", now_ms))
-        return now_ms
+    def _new_incarnation(self, opened: Opened, now_ms: int) -> int:
+        """Begin a life as a peer; it is stored before any mail of it."""
+        last = max((known for _, known in _INCARNATION.stored(opened.parts)), default=0)
+        incarnation = next_incarnation(last, now_ms)
+        self._outbox.write(_INCARNATION.put("", incarnation), is_told=False)
+        return incarnation
 
     def write_again(self, parts: Sequence[Put]) -> None:
         """Let the first group give storage what it has lost of the parts that this began with."""
@@ -252,8 +254,9 @@ class Coordinator:
                         self._wanting.correct(mail.sender)
                 case _:
                     self.dropped["unexpected mail"] += 1
-        ack = self._mailboxes.taken(mail.sender)
-        self._outbox.then(partial(self._outbox.send, identity, ack))
+        if self._mailboxes.has(mail.sender, mail):
+            ack = MailAck(receiver=COORDINATOR, incarnation=mail.incarnation, number=mail.number)
+            self._outbox.then(partial(self._outbox.send, identity, ack))
 
     # --- requests of clients, by way of a router
 

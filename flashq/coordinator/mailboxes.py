@@ -2,7 +2,7 @@
 
 Owns numbers, what is not acknowledged yet, and when it is sent again. A message leaves only after
 its record is safe; an acknowledgement leaves only after what the message caused is safe. Numbers
-count from 1 per shard and hold for the coordinator's incarnation.
+count from 1 per shard; with each goes the incarnation in which it was posted (see `Mail`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Counters(NamedTuple):
     """Number of the last message posted."""
     taken_incarnation: int
     taken: int
-    """Number of the shard's last message that was carried out, of that incarnation."""
+    """Number of the shard's last message that was carried out, written in that incarnation."""
 
 
 COUNTERS: Final = Form("mailbox.", _Counters)
@@ -62,7 +62,7 @@ class Mailboxes:
 
     Args:
         shard_count: how many there are.
-        incarnation: the coordinator's; a new one only when its state was lost.
+        incarnation: the coordinator's; each is a new one.
         outbox: where writes go.
     """
 
@@ -128,6 +128,7 @@ class Mailboxes:
         """
         box = self._boxes[shard]
         confirmed = next(iter(box.pending), 1) - 1
+        before = 0
         if after <= confirmed:  # what is new must not put off the repeat of what is older
             box.resend_at_ms = mono_ms + RESEND_MS
         left = RESENT_AT_ONCE_MAX
@@ -135,17 +136,21 @@ class Mailboxes:
             if number > box.safe or not left:
                 break
             if number > after:
-                self._outbox.send(to, replace(mail, confirmed=confirmed))
+                previous = 0 if before == mail.incarnation else before
+                self._outbox.send(to, replace(mail, previous=previous, confirmed=confirmed))
                 left -= 1
+            before = mail.incarnation
 
     def resends(self) -> list[tuple[int, int]]:
         """Return the shards that have messages pending, and when these are due again."""
         return [(shard, self._boxes[shard].resend_at_ms) for shard in sorted(self._waiting)]
 
     def acknowledge(self, shard: int, ack: MailAck) -> None:
-        """The shard has everything up to a number."""
+        """The shard has a message and everything before it. Of one that is lost, whose number
+        there is again, that says nothing."""
         box = self._boxes[shard]
-        if ack.incarnation != self._incarnation:
+        taken = box.pending.get(ack.number)
+        if taken is None or taken.incarnation != ack.incarnation:
             return
         while box.pending and (number := next(iter(box.pending))) <= ack.number:
             del box.pending[number]
@@ -156,14 +161,10 @@ class Mailboxes:
     # --- from shards
 
     def take(self, shard: int, mail: Mail) -> bool:
-        """Note a shard's message, and tell whether it has to be carried out.
-
-        What was confirmed by a coordinator whose state is lost is not waited for.
-        """
+        """Note a shard's message, and tell whether it has to be carried out."""
         counters = self._boxes[shard].counters
-        known = counters.taken_incarnation == mail.incarnation
-        taken = max(counters.taken if known else 0, mail.confirmed)
-        if mail.number != taken + 1:
+        last = counters.taken_incarnation, counters.taken
+        if mail.is_had(*last) or not mail.is_next(*last):
             return False
         self._boxes[shard].counters = counters._replace(
             taken_incarnation=mail.incarnation, taken=mail.number
@@ -171,10 +172,10 @@ class Mailboxes:
         self._write_counters(shard)
         return True
 
-    def taken(self, shard: int) -> MailAck:
-        """Return the acknowledgement of everything carried out so far."""
+    def has(self, shard: int, mail: Mail) -> bool:
+        """Tell whether a shard's message was carried out, now or earlier."""
         _posted, incarnation, number = self._boxes[shard].counters
-        return MailAck(receiver=COORDINATOR, incarnation=incarnation, number=number)
+        return mail.is_had(incarnation, number)
 
     def _write_counters(self, shard: int) -> None:
         self._outbox.write(COUNTERS.put(shard, self._boxes[shard].counters))

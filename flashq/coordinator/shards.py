@@ -14,6 +14,7 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
+from flashq.coordinator.incarnations import next_incarnation
 from flashq.coordinator.logsizes import LogSizes
 from flashq.coordinator.outbox import Group, Outbox
 from flashq.coordinator.pace import Pace
@@ -97,7 +98,7 @@ class ShardLink:
         self.epoch = stored.epoch
         #: the highest that was ever granted, or that the clock gave for a storage without memory
         self.epoch_last = stored.epoch
-        #: of its state; 0 while there is none
+        #: of its process; 0 while there was none
         self.incarnation = stored.incarnation
         self.reserved = stored.reserved
         #: its process has said what it has reserved, or was granted its epoch here
@@ -236,8 +237,7 @@ class ShardLinks:
         if not has_grant:  # else it has not heard of it yet
             link.epoch = link.epoch_last = link.epoch_last + 1
             assert link.epoch < 2**EPOCH_BITS, "no epochs are left"
-            if not link.incarnation or link.resyncing:
-                link.incarnation = max(link.incarnation + 1, now_ms)
+            link.incarnation = next_incarnation(link.incarnation, now_ms)
             if not link.reserved_is_known:
                 link.reserved += SEQUENCES_SKIPPED + now_ms % SKIP_PERIOD_MS * SKIP_PER_MS
                 link.reserved_is_known = True

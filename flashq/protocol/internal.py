@@ -55,7 +55,7 @@ class Granted(Internal, kw_only=True, tag="granted"):
 
     Args:
         epoch: greater than every epoch the shard had before.
-        incarnation: names this shard's state; a new one only when that state was lost.
+        incarnation: names the life of the shard that begins: a new one, greater than those before.
         reserved: sequences up to this one may have been used; ids start above.
     """
 
@@ -339,19 +339,51 @@ AnyPeerMessage = (
 
 
 class Mail(Internal, kw_only=True, tag="mail"):
-    """Message `number` (from 1, without a hole) of `sender` to this receiver, of the sender's
-    `incarnation`. It left only after its record was safe. The receiver has confirmed everything up
-    to `confirmed`: one that has lost its state goes on from there."""
+    """A message of a durable mailbox. It left only after its record was safe.
+
+    Storage may lose the end of what was safe, in a fail-over to a copy that lagged. A sender that
+    has died too then counts on from an earlier number. So a number alone does not tell a message:
+    with it goes the life of the sender in which it was written, its incarnation. As in Raft's log,
+    incarnations rise with the numbers, and who knows number and incarnation of the last message it
+    took can tell what comes next from what it never saw, and has what comes next with what it had.
+
+    Args:
+        number: from 1, without a hole.
+        incarnation: of the sender, when it wrote this message.
+        previous: its incarnation when it wrote the message before; 0 for the same.
+        confirmed: up to which number the receiver has confirmed everything: one that has lost its
+            state goes on from there.
+    """
 
     sender: int
     incarnation: int
     number: int
     body: AnyPeerMessage
+    previous: int = 0
     confirmed: int = 0
+
+    def is_had(self, incarnation: int, number: int) -> bool:
+        """Tell whether the receiver has taken this message.
+
+        Args:
+            incarnation, number: of the last message it took of this sender; 0 for none.
+        """
+        return self.number <= number and self.incarnation <= incarnation
+
+    def is_next(self, incarnation: int, number: int) -> bool:
+        """Tell whether the receiver, which has not had this message, has all before it.
+
+        The first message that is not confirmed comes next, whatever the receiver has taken: what it
+        has under this number is lost to the sender, or what it lacks before is lost to itself.
+        Any other one has to follow the very message that was taken last.
+        """
+        if self.number == self.confirmed + 1:
+            return True
+        return (self.number, self.previous or self.incarnation) == (number + 1, incarnation)
 
 
 class MailAck(Internal, kw_only=True, tag="mail-ack"):
-    """`receiver` has safely taken everything up to and including `number`."""
+    """`receiver` has safely taken message `number` of that incarnation, and all before it."""
 
     receiver: int
     incarnation: int

@@ -323,11 +323,22 @@ class MailTaken(Record, tag=42):
 
 
 class Received(Record, tag=43):
-    """A peer's message was carried out, by the records beside this one."""
+    """A peer's message was carried out, by the records beside this one.
+
+    Args:
+        incarnation: of the peer, when it wrote the message.
+    """
 
     peer: int
     incarnation: int
     number: int
+
+
+class Begun(Record, tag=44):
+    """A process of the shard has begun to serve, under the incarnation it was granted; what comes
+    after this is written in that life."""
+
+    incarnation: int
 
 
 AnyRecord = (
@@ -363,6 +374,7 @@ AnyRecord = (
     | Sent
     | MailTaken
     | Received
+    | Begun
 )
 
 

@@ -74,6 +74,7 @@ class Part(Struct, array_like=True):
     seq: int
     now_ms: int
     incarnation: int
+    lives: list[tuple[int, int]]
     next_sequence: int
     totals: Totals
     ended: int
@@ -102,6 +103,7 @@ def encode_part(state: ShardState) -> bytes:
             state.seq,
             state.now_ms,
             state.incarnation,
+            state.lives,
             state.next_sequence,
             state.totals,
             state.ended,
@@ -263,6 +265,7 @@ def load_part(state: ShardState, content: bytes) -> None:
     state.seq = part.seq
     state.now_ms = part.now_ms
     state.incarnation = part.incarnation
+    state.lives = part.lives
     state.next_sequence = part.next_sequence
     state.totals = part.totals
     state.ended = part.ended

@@ -25,7 +25,7 @@ from flashq.protocol import records as r
 from flashq.protocol.base import Reply as OkReply
 from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.command import Scope
-from flashq.protocol.internal import AnyPeerMessage, Sampled
+from flashq.protocol.internal import AnyPeerMessage, Mail, Sampled
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import Answer, AnyRecord
 from flashq.protocol.registry import BY_REQUEST
@@ -195,10 +195,16 @@ class Engine:
         """Say what webhooks want to be told of, from now on."""
         self._core.hooks = hooks or None
 
-    def start(self, now_ms: int, mono_ms: int) -> None:
-        """Begin, after recovery: what was under way gets its time anew."""
+    def start(self, now_ms: int, mono_ms: int, incarnation: int = 0) -> None:
+        """Begin, after recovery: what was under way gets its time anew.
+
+        Args:
+            incarnation: that was granted; 0 to go on with the one the state has.
+        """
         self._observe(now_ms, mono_ms)
         self._core.gate = self.state.seq
+        if incarnation:
+            self._core.commit([r.Begun(incarnation)], durable=False)
         self._leases.resume()
         self._pulling.start()
         self._settle()
@@ -234,35 +240,31 @@ class Engine:
                 self._core.commit([], durable=self._core.context.is_durable(None), answer=answer)
         self._core.refuse(origin, error)
 
-    def take_mail(
-        self,
-        peer: int,
-        incarnation: int,
-        number: int,
-        body: AnyPeerMessage,
-        now_ms: int,
-        mono_ms: int,
-        *,
-        confirmed: int = 0,
-    ) -> bool:
+    def take_mail(self, mail: Mail, now_ms: int, mono_ms: int) -> bool:
         """Take a peer's message, if it is the next one.
-
-        Args:
-            confirmed: up to which number this shard has confirmed the peer's messages, maybe
-                before it lost its state.
 
         Returns:
             False when one before it is missing; True when it is taken, now or earlier.
         """
         self._observe(now_ms, mono_ms)
-        taken = self._take(peer, incarnation, number, body, confirmed)
+        last = self.state.inboxes.get(mail.sender, (0, 0))
+        taken = mail.is_had(*last)
+        if not taken and mail.is_next(*last):
+            self._take(mail.sender, mail.incarnation, mail.number, mail.body)
+            taken = True
         self._settle()
         return taken
 
     def mail_taken(self, peer: int, incarnation: int, number: int) -> None:
-        """A peer has safely taken our messages up to `number`."""
+        """A peer has safely taken our message of that number and incarnation, and all before it.
+
+        What it says of a message that is lost, whose number there is again, counts nothing.
+        """
         pending = self.state.mailbox(peer).pending
-        if incarnation == self.state.incarnation and pending and pending[0][0] <= number:
+        place = number - pending[0][0] if pending else -1
+        if 0 <= place < len(pending) and incarnation == self.state.incarnation_at(
+            pending[place][1]
+        ):
             self._core.commit([r.MailTaken(peer, number)], durable=False)
 
     def bounced(self, held: list[tuple[int, int]], now_ms: int, mono_ms: int) -> None:
@@ -462,24 +464,13 @@ class Engine:
 
     # --- mail
 
-    def _take(
-        self, peer: int, incarnation: int, number: int, body: AnyPeerMessage, confirmed: int = 0
-    ) -> bool:
-        known, last = self.state.inboxes.get(peer, (incarnation, 0))
-        if known != incarnation and peer != self.state.shard:
-            last = 0  # the peer lost its state, and counts anew; our own numbers are lost with us
-        last = max(last, confirmed)
-        if number <= last:
-            return True
-        if number != last + 1:
-            return False
+    def _take(self, peer: int, incarnation: int, number: int, body: AnyPeerMessage) -> None:
         core = self._core
         records: list[AnyRecord] = [r.Received(peer, incarnation, number)]
         records += peers.take_mail(core.context, body)
         if peer == self.state.shard:
             records.append(r.MailTaken(peer, number))
         core.commit(records, durable=core.context.is_any_durable(records))
-        return True
 
     def _take_own_mail(self) -> bool:
         """Take the next message that this shard sent to itself; False when there is none."""
@@ -487,9 +478,8 @@ class Engine:
         mailbox = state.mailboxes.get(state.shard)
         if mailbox is None or not mailbox.pending:
             return False
-        number, _, body = mailbox.pending[0]
-        taken = self._take(state.shard, state.incarnation, number, body)
-        assert taken, "a shard's own mail is in order"
+        number, seq, body = mailbox.pending[0]
+        self._take(state.shard, state.incarnation_at(seq), number, body)
         return True
 
     def _finish_awaited(self) -> bool:

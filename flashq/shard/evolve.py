@@ -405,6 +405,10 @@ def _received(state: ShardState, record: r.Received) -> None:
     state.inboxes[record.peer] = (record.incarnation, record.number)
 
 
+def _begun(state: ShardState, record: r.Begun) -> None:
+    state.begin_life(record.incarnation)
+
+
 _EVOLVE: Final[dict[type, Callable[[ShardState, Any], None]]] = {
     **ARRIVALS,
     r.Delivered: _delivered,
@@ -429,4 +433,5 @@ _EVOLVE: Final[dict[type, Callable[[ShardState, Any], None]]] = {
     r.Sent: _sent,
     r.MailTaken: _mail_taken,
     r.Received: _received,
+    r.Begun: _begun,
 }

@@ -47,7 +47,7 @@ OF_JOBS: Final = {
 """Records about several jobs, with the field that names them."""
 OF_NO_JOB: Final = frozenset({
     r.AwaitedDone, r.QueueSet, r.QueueGone, r.DebounceStarted, r.SessionEnded, r.Sent,
-    r.MailTaken, r.Received,
+    r.MailTaken, r.Received, r.Begun,
 })  # fmt: skip
 """Records that leave every job as it is."""
 

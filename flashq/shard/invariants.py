@@ -285,6 +285,7 @@ def _check_awaited(state: ShardState, jobs: dict[int, Job]) -> None:
 
 
 def _check_mailboxes(state: ShardState) -> None:
+    assert state.lives == sorted(set(state.lives)), f"lives {state.lives}"
     for peer, mailbox in state.mailboxes.items():
         numbers = [number for number, _, _ in mailbox.pending]
         end = mailbox.next_number
@@ -309,7 +310,7 @@ def canonical(state: ShardState) -> dict[str, Any]:
         if not is_volatile(job)
     }
     return {
-        "shard": (state.shard, state.shard_count, state.incarnation),
+        "shard": (state.shard, state.shard_count, state.incarnation, list(state.lives)),
         "moment": (state.seq, state.now_ms, state.next_sequence),
         "jobs": {key: decode_page(encode_page([image_of(job)]))[0] for key, job in jobs.items()},
         "queues": _canonical_queues(state, jobs),

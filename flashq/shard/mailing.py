@@ -52,18 +52,22 @@ class Mailing:
         if sent and mono_ms - sent_ms >= REPEAT_MS:
             sent = 0
         last, first = sent, mailbox.pending[0][0]
-        for number, seq, body in islice(mailbox.pending, max(0, sent - first + 1), None):
+        place = max(0, sent - first + 1)
+        before = state.incarnation_at(mailbox.pending[place - 1][1]) if place else 0
+        for number, seq, body in islice(mailbox.pending, place, None):
             if seq > safe_seq:
                 break
+            incarnation = state.incarnation_at(seq)
             mail = Mail(
                 sender=state.shard,
-                incarnation=state.incarnation,
+                incarnation=incarnation,
                 number=number,
                 body=body,
+                previous=0 if before == incarnation else before,
                 confirmed=first - 1,
             )
             self._post(peer, mail)
-            last = number
+            last, before = number, incarnation
         if last != sent:
             # New mail must not put off the repeat of older mail, or a steady stream would do so
             # for ever.

@@ -105,6 +105,7 @@ class Node:
         # recovery
         self._epoch = 0
         self._reserved = 0
+        self._incarnation = 0
         self._state = self._fresh_state()
         self._recovery = Recovery(self._state)
         # serving
@@ -314,16 +315,7 @@ class Node:
     def _take_mail(self, mail: Mail, answer: Callable[[MailAck], None]) -> None:
         if self.phase is not Phase.SERVING:
             return  # it will be sent again
-        taken = self.engine.take_mail(
-            mail.sender,
-            mail.incarnation,
-            mail.number,
-            mail.body,
-            self._now_ms,
-            self._mono_ms,
-            confirmed=mail.confirmed,
-        )
-        if taken:
+        if self.engine.take_mail(mail, self._now_ms, self._mono_ms):
             self._mailing.confirm(mail, answer)
 
     def _ack_to_front(self, peer: bytes, ack: MailAck) -> None:
@@ -351,7 +343,7 @@ class Node:
                 config_hash=self._identity.config_hash,
                 epoch=self._epoch if self.is_serving else 0,
                 safe_seq=self._journal.safe,
-                incarnation=self._state.incarnation,
+                incarnation=self._incarnation,
                 reserved=self._reserved,
             )
         )
@@ -386,7 +378,7 @@ class Node:
         self.phase = Phase.RECOVERING
         self._epoch = message.epoch
         self._reserved = message.reserved
-        self._state.incarnation = message.incarnation
+        self._incarnation = message.incarnation
         self._tell(self._recovery.fetch())
 
     def _on_refused(self, message: Refused) -> None:
@@ -435,7 +427,9 @@ class Node:
                 self._mailing.next_deadline_ms,
                 self._checkpoints.next_deadline_ms,
             )
-            self.engine.start(self._now_ms, self._mono_ms)
+            # Greater than those in the log also if storage has forgotten the last of them.
+            self._incarnation = max(self._incarnation, self._state.incarnation + 1)
+            self.engine.start(self._now_ms, self._mono_ms, self._incarnation)
             self._tell(ShardReady(shard=self._identity.shard, epoch=self._epoch))
 
     def _on_resumed(self, message: Resumed) -> None:

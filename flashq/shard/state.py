@@ -72,8 +72,11 @@ class ShardState:
         #: the log sequence of the last entry that took effect, and its time (wall ms)
         self.seq = 0
         self.now_ms = 0
-        #: names this state to its peers; set once
+        #: names the life of the shard that goes on now; a new one with each process
         self.incarnation = 0
+        #: (sequence, incarnation) with which each life began in which mail was written that is not
+        #: confirmed yet, and those after it
+        self.lives: list[tuple[int, int]] = []
         #: the sequence of the next job
         self.next_sequence = 1
         self.index = JobIndex(shard, shard_count)
@@ -499,6 +502,22 @@ class ShardState:
         if session is None:
             session = self.sessions[session_id] = Session()
         return session
+
+    def begin_life(self, incarnation: int) -> None:
+        """Let what comes from now on be written under this incarnation."""
+        pending = [box.pending[0][1] for box in self.mailboxes.values() if box.pending]
+        oldest = min(pending, default=self.seq)
+        while len(self.lives) > 1 and self.lives[1][0] <= oldest:
+            del self.lives[0]
+        self.incarnation = incarnation
+        self.lives.append((self.seq, incarnation))
+
+    def incarnation_at(self, seq: int) -> int:
+        """Return in which life the entry of that sequence was written."""
+        for began, incarnation in reversed(self.lives):
+            if began <= seq:
+                return incarnation
+        return self.incarnation
 
     def mailbox(self, peer: int) -> Mailbox:
         """Return the mailbox for a peer, made if there was none."""

@@ -82,7 +82,8 @@ class ShardHistory:
     def __init__(self, shard: int, setting: Setting) -> None:
         self.shard: Final = shard
         self._setting: Final = setting
-        self.incarnation = 0
+        #: it has had a process that served
+        self.has_begun = False
         #: sequence (None for what the log does not get), entry, and its records that are logged
         self.entries: list[tuple[int | None, list[AnyRecord]]] = []
         self.facts = self._nothing()
@@ -95,14 +96,14 @@ class ShardHistory:
         self.held = 0
         #: the shard has died too, before storage had it again
         self.is_doomed = False
-        #: its state may be given a new name, though nothing of it is lost
-        self.may_renew = False
         #: storage has lost even that there ever was such a shard
         self.is_forgotten = False
         #: its process serves
         self.is_live = False
         #: its last process has ended by itself, with everything said
         self.is_drained = False
+        #: by peer: incarnation and number of mail that it took before storage lost that
+        self.lost_mail: dict[int, set[tuple[int, int]]] = {}
         #: how often its state has lost its end, or all
         self.losses = 0
         self.wipes = 0
@@ -114,11 +115,9 @@ class ShardHistory:
 
     def lost(self, stored: int) -> None:
         """Storage has lost something, and has the log up to here now; or nothing at all."""
-        if self.incarnation:
-            self.may_renew = True
-            if stored < self.stored or not stored:
-                self.is_exposed = True
-                self.is_doomed = self.is_doomed or not self.is_live
+        if self.has_begun and (stored < self.stored or not stored):
+            self.is_exposed = True
+            self.is_doomed = self.is_doomed or not self.is_live
         self.held = max(self.held, self.stored)
         self.stored = stored
 
@@ -129,8 +128,6 @@ class ShardHistory:
             full: with everything before it.
         """
         self.stored = max(self.stored, stored)
-        if full:
-            self.may_renew = False
         if full or self.stored >= self.held:
             self.is_exposed, self.held = False, 0
 
@@ -273,22 +270,16 @@ class Witness:
         is_lost = history.is_doomed and state.seq < history.held
         if history.is_drained and state.seq < history.seq and not is_lost:
             raise Violation(f"shard {shard} drained, and yet lost {state.seq} to {history.seq}")
-        if state.incarnation != history.incarnation and history.incarnation:
-            if not history.is_doomed and not history.may_renew:
-                raise Violation(f"shard {shard} lost its state though storage had it")
-            if not self._setting.lasts:
-                world.fault("a shard's whole state is lost")
-                history.wipes += 1
         if is_lost:
             # Who was told of what storage had not had yet was told too early all the same.
             self._undo(history, history.held)
-            if self._setting.lasts:
-                world.fault("a part of a shard's state is lost")
-                history.wipes += 1
+            what = "part of a shard's" if state.seq else "shard's whole"
+            world.fault(f"a {what} state is lost")
+            history.wipes += 1
         self._undo(history, state.seq, is_lost=is_lost)
         if self.board is not None:
             self.board.shard_recovered(shard, state.seq)
-        history.incarnation = state.incarnation
+        history.has_begun = True
         history.held = 0
         history.is_exposed = history.is_doomed = history.is_drained = False
 
@@ -314,32 +305,50 @@ class Witness:
                 raise Violation(f"a crash made a reply untrue: {claim!r} (recovered {seq})")
             del history.claims[key]
             self._accepted.pop(claim.job_id, None)
-        if not is_lost:
+        if is_lost:
+            for peer, messages in before.received.items():
+                lost = messages - after.received.get(peer, set())
+                history.lost_mail.setdefault(peer, set()).update(lost)
+        else:
             self._check_mail(history, before, after)
 
     def _check_mail(self, history: ShardHistory, before: ShardFacts, after: ShardFacts) -> None:
         """Neither mail nor its confirmation may have left before its record was safe."""
-        if history.wipes and self._setting.lasts:
-            return  # its numbers may count what is lost
         for peer, sent in before.sent.items():
-            if peer == COORDINATOR or peer == history.shard:
+            if peer in (COORDINATOR, history.shard):
                 continue
-            known = self.shards[peer].facts.received
-            taken = known.get((history.shard, history.incarnation), 0)
-            if taken > len(after.sent.get(peer, ())):
-                raise Violation(
-                    f"shard {history.shard} forgot mail for {peer} that had left: "
-                    f"{sent[taken - 1]!r}"
-                )
-        for (peer, incarnation), number in before.received.items():
-            if peer == COORDINATOR or self.shards[peer].incarnation != incarnation:
+            left = len(after.sent.get(peer, ()))
+            for number, (incarnation, body) in enumerate(sent[left:], left + 1):
+                if self.shards[peer].facts.has_received(history.shard, (incarnation, number)):
+                    raise Violation(
+                        f"shard {history.shard} forgot mail {number} for {peer}: {body}"
+                    )
+        for peer, messages in before.received.items():
+            if peer in (COORDINATOR, history.shard):
                 continue
-            if history.wipes:
-                continue  # what was confirmed before that is lost with the rest
-            confirmed = self.shards[peer].facts.confirmed[history.shard]
-            if confirmed > after.received.get((peer, incarnation), 0):
+            facts = self.shards[peer].facts
+            sent = facts.sent.get(history.shard, [])[: facts.confirmed[history.shard]]
+            for incarnation, number in messages - after.received.get(peer, set()):
+                if number <= len(sent) and sent[number - 1][0] == incarnation:
+                    raise Violation(
+                        f"shard {history.shard} forgot confirmed mail {number} of {peer}"
+                    )
+
+    def _check_taken(self, history: ShardHistory, record: r.MailTaken) -> None:
+        """What a peer has confirmed is this very message, not one that once had its number."""
+        peer = record.peer
+        if peer in (COORDINATOR, history.shard):
+            return
+        sent, confirmed = history.facts.sent.get(peer, []), history.facts.confirmed[peer]
+        receiver = self.shards[peer]
+        lost = receiver.lost_mail.get(history.shard, ())
+        for number, (incarnation, body) in enumerate(
+            sent[confirmed : record.number], confirmed + 1
+        ):
+            message = (incarnation, number)
+            if not receiver.facts.has_received(history.shard, message) and message not in lost:
                 raise Violation(
-                    f"shard {history.shard} forgot mail {number} of {peer} that it had confirmed"
+                    f"shard {peer} took mail {number} of {history.shard} for an older one: {body}"
                 )
 
     def decided(
@@ -366,6 +375,8 @@ class Witness:
             history.seq = seq
         for record in entry.records:
             world.seen[type(record).__name__] += 1
+            if isinstance(record, r.MailTaken):
+                self._check_taken(history, record)
             jobs = history.facts.apply(record)
             match record:
                 case r.Pushed() | r.Parked():
@@ -528,7 +539,7 @@ class Witness:
         return [
             fire
             for (shard, incarnation, number), fire in self.fires.items()
-            if self.shards[shard].facts.received.get((COORDINATOR, incarnation), 0) < number
+            if not self.shards[shard].facts.has_received(COORDINATOR, (incarnation, number))
         ]
 
     def unfinished(self) -> list[JobFacts]:
@@ -557,4 +568,4 @@ class Witness:
                 raise Violation(f"shard {shard} has lost {known!r}")
         for peer in facts.sent:
             if peer == COORDINATOR:
-                assert all(isinstance(body, Obliterated | Happened) for body in facts.sent[peer])
+                assert all(isinstance(body, Obliterated | Happened) for _, body in facts.sent[peer])

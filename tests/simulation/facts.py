@@ -113,12 +113,14 @@ class ShardFacts:
         self.settings: dict[str, QueueSettings] = {}
         #: how many jobs of each queue are active
         self.active: Counter[str] = Counter()
-        #: by peer: what was sent, in order of its numbers from 1
-        self.sent: dict[int, list[AnyPeerMessage]] = {}
+        #: of the process that writes now
+        self.incarnation = 0
+        #: by peer: what was sent and in which incarnation, in order of its numbers from 1
+        self.sent: dict[int, list[tuple[int, AnyPeerMessage]]] = {}
         #: by peer: how many of them it has confirmed
         self.confirmed: Counter[int] = Counter()
-        #: by (peer, its incarnation): the number of the last message taken
-        self.received: dict[tuple[int, int], int] = {}
+        #: by peer: incarnation and number of each message taken
+        self.received: dict[int, set[tuple[int, int]]] = {}
 
     def id_of(self, sequence: int) -> int:
         """Return the id that a sequence makes."""
@@ -263,7 +265,7 @@ class ShardFacts:
         return []
 
     def _sent(self, record: r.Sent) -> list[JobFacts]:
-        self.sent.setdefault(record.peer, []).append(record.body)
+        self.sent.setdefault(record.peer, []).append((self.incarnation, record.body))
         return []
 
     def _mailtaken(self, record: r.MailTaken) -> list[JobFacts]:
@@ -274,8 +276,18 @@ class ShardFacts:
         return []
 
     def _received(self, record: r.Received) -> list[JobFacts]:
-        key = (record.peer, record.incarnation)
-        if record.number <= self.received.get(key, 0):
+        message = (record.incarnation, record.number)
+        if self.has_received(record.peer, message):
             raise Violation(f"shard {self.shard} carries out mail {record} again")
-        self.received[key] = record.number
+        self.received.setdefault(record.peer, set()).add(message)
+        return []
+
+    def has_received(self, peer: int, message: tuple[int, int]) -> bool:
+        """Tell whether a peer's message, of an incarnation and number, was taken."""
+        return message in self.received.get(peer, ())
+
+    def _begun(self, record: r.Begun) -> list[JobFacts]:
+        if record.incarnation <= self.incarnation:
+            raise Violation(f"shard {self.shard}: {record} after {self.incarnation}")
+        self.incarnation = record.incarnation
         return []

@@ -149,7 +149,8 @@ class Saboteur:
             self._also_lose_states()
 
     def _also_lose_states(self) -> None:
-        """Storage has lost something: maybe let a shard die before it can give it again."""
+        """Storage has lost something: maybe let a shard die before it can give it again, and the
+        coordinator before it can notice."""
         exposed = [
             process
             for process in self._shards
@@ -159,6 +160,9 @@ class Saboteur:
             process = self._world.chance.choice(exposed)
             self._world.fault("kill shard", process.name)
             process.kill()
+            if self._coordinator.alive and self._world.happens(0.5):
+                self._world.fault("kill coordinator")
+                self._coordinator.kill()
 
     def _kill_client(self) -> None:
         process = self._world.chance.choice(self._clients)

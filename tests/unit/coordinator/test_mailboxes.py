@@ -81,7 +81,8 @@ def test_the_coordinator_wakes_for_mail_only_while_the_shard_is_there(bench: Ben
 def test_an_acknowledgement_for_another_incarnation_counts_nothing(bench: Bench) -> None:
     """It is about the mail of a coordinator that is no more."""
     [first] = pass_time(bench, 60_000)
-    bench.say(IDENTITY, MailAck(receiver=SHARD, incarnation=first.incarnation - 1, number=9))
+    for incarnation, number in ((first.incarnation - 1, 1), (first.incarnation, 9)):
+        bench.say(IDENTITY, MailAck(receiver=SHARD, incarnation=incarnation, number=number))
     assert pass_time(bench, RESEND_MS) == [first]
 
 
@@ -96,13 +97,49 @@ def test_a_shard_that_recovers_gets_its_mail_when_it_is_ready(bench: Bench) -> N
 
 
 def test_numbers_go_on_after_a_restart_that_lost_nothing(bench: Bench) -> None:
-    """The same incarnation, also when everything posted was acknowledged and removed."""
+    """Also when everything posted was acknowledged and removed."""
     [first] = pass_time(bench, 60_000)
     bench.say(IDENTITY, MailAck(receiver=SHARD, incarnation=first.incarnation, number=1))
     bench.restart(lose=False)
     bench.start_shard(SHARD, IDENTITY)
     [second] = pass_time(bench, 60_000)
-    assert (second.incarnation, second.number) == (first.incarnation, 2)
+    assert second.incarnation > first.incarnation
+    assert (second.number, second.confirmed) == (2, 1)
+
+
+def test_mail_keeps_the_incarnation_in_which_it_was_posted(bench: Bench) -> None:
+    """And tells that of the message before, so that a shard which has not taken exactly that one
+    waits for what it lacks."""
+    [first] = pass_time(bench, 60_000)
+    bench.restart(lose=False)
+    bench.start_shard(SHARD, IDENTITY)
+    again, second = pass_time(bench, 60_000)
+    assert again == first
+    assert (second.number, second.previous) == (2, first.incarnation)
+    assert second.incarnation > first.incarnation
+    ack = MailAck(receiver=SHARD, incarnation=second.incarnation, number=2)
+    bench.say(IDENTITY, ack)
+    assert pass_time(bench, RESEND_MS) == []
+
+
+def test_new_mail_of_a_shard_that_lost_its_log_is_not_taken_for_old(bench: Bench) -> None:
+    """
+    1. Two messages are taken. Storage loses the second with the shard, which dies.
+    2. The shard comes back and writes another second one. It is carried out.
+    """
+    for number in (1, 2):
+        bench.say(IDENTITY, Mail(sender=SHARD, incarnation=5, number=number, body=Obliterated("x")))
+    mail = Mail(
+        sender=SHARD,
+        incarnation=6,
+        number=2,
+        body=Obliterated("reports"),
+        previous=5,
+        confirmed=1,
+    )
+    [ack] = bench.say(IDENTITY, mail)
+    assert (ack.incarnation, ack.number) == (6, 2)
+    assert bench.ask(CronsReply, cmd="CRONLIST").crons == []
 
 
 def test_a_coordinator_that_lost_its_state_is_another_one(bench: Bench) -> None:
@@ -138,12 +175,10 @@ def test_an_obliterated_queue_takes_its_crons_along(bench: Bench) -> None:
 
 
 def test_mail_with_a_hole_before_it_waits(bench: Bench) -> None:
-    """The sender is told what was taken, and sends the missing one again."""
+    """It is not acknowledged, and the sender repeats it with the missing one."""
     bench.say(IDENTITY, Mail(sender=SHARD, incarnation=5, number=1, body=Obliterated("x")))
-    [ack] = bench.say(
-        IDENTITY, Mail(sender=SHARD, incarnation=5, number=3, body=Obliterated("reports"))
-    )
-    assert ack.number == 1
+    mail = Mail(sender=SHARD, incarnation=5, number=3, body=Obliterated("reports"))
+    assert bench.say(IDENTITY, mail) == []
     assert len(bench.ask(CronsReply, cmd="CRONLIST").crons) == 1
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from flashq.protocol.codec import decode_request, encode
 from flashq.protocol.framing import ALL_QUEUES, FULL, JSON, pack_wish
-from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.internal import AnyPeerMessage, Mail
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.objects import Event
 from flashq.protocol.records import Entry, decode_entries, encode_entries
@@ -138,11 +138,18 @@ class Shard:
         body: AnyPeerMessage,
         incarnation: int = 7,
         confirmed: int = 0,
+        previous: int = 0,
     ) -> bool:
         """Deliver a peer's message."""
-        taken = self.engine.take_mail(
-            peer, incarnation, number, body, self.now_ms, self.mono_ms, confirmed=confirmed
+        mail = Mail(
+            sender=peer,
+            incarnation=incarnation,
+            number=number,
+            body=body,
+            previous=previous,
+            confirmed=confirmed,
         )
+        taken = self.engine.take_mail(mail, self.now_ms, self.mono_ms)
         self._collect()
         return taken
 

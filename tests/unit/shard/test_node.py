@@ -85,6 +85,8 @@ def serving(
     tell(node, Recovered(epoch=1, cursor=0, log=log or []))
     tell(node, ReservedUpTo(epoch=1, upto=1_000_000))
     assert node.is_serving
+    node.flush()
+    tell(node, Safe(epoch=1, seq=node.engine.state.seq))  # that it has begun
     return node
 
 
@@ -133,16 +135,16 @@ def test_log_that_got_lost_is_sent_again_under_a_steady_load() -> None:
     shard heard enough never to ask, and nothing durable was answered any more (simulation, 76)."""
     node = serving("durable")
     ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
-    lost = [message for message in said(node) if isinstance(message, Append)]
+    lost = [message for message in said(node) if isinstance(message, Append)][1:]
     heard: list[Any] = []
     for turn in range(1, 4):
         node.observe(WALL_MS, MONO_MS + turn * REPEAT_MS // 2)
         ask(node, 1 + turn, cmd="PUSH", queue=QUEUE, data=1)
         node.tick()
         heard += said(node)
-        tell(node, Safe(epoch=1, seq=0))
+        tell(node, Safe(epoch=1, seq=1))
     assert any(isinstance(message, ShardHello) for message in heard)
-    tell(node, Resumed(last_seq=0))
+    tell(node, Resumed(last_seq=1))
     assert said(node)[0] == lost[0]
 
 
@@ -157,7 +159,7 @@ def test_statistics_are_complete_also_when_their_request_lets_a_delayed_job_go()
     ask(node, 1, cmd="PUSH", queue=QUEUE, data=1, delay=100)
     ask(node, 2, cmd="PULLB", queue=QUEUE, count=5, timeout=60_000)
     assert answers(node)[1]["ok"]
-    tell(node, Safe(epoch=1, seq=1))
+    tell(node, Safe(epoch=1, seq=2))
     node.observe(WALL_MS + 100, MONO_MS + 100)
     ask(node, 3, cmd="STATS")
     told = answers(node)
@@ -180,11 +182,11 @@ def test_changes_wait_for_storage_and_then_are_refused() -> None:
     ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
     refused = answers(node)[2]
     assert (refused["code"], refused["retryable"]) == ("storage_unavailable", True)
-    tell(node, Safe(epoch=1, seq=1))
+    tell(node, Safe(epoch=1, seq=2))
     assert answers(node)[1]["ok"]
     ask(node, 3, cmd="PUSH", queue=QUEUE, data=3)
     node.flush()
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     assert answers(node)[3]["ok"]
 
 
@@ -205,13 +207,13 @@ def test_a_job_that_waits_for_storage_on_its_way_out_is_not_handed_out_again() -
         ask(node, 10 + beat, cmd="SESSIONHEARTBEAT", session=session, leases=[])
         node.tick()
         assert answers(node) == {10 + beat: {"ok": True}}
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     told = answers(node)
     assert told.keys() == {1, 3}
     job = told[1]["job"]
     ask(node, 20, cmd="ACK", id=job["id"], token=job["token"])
     node.flush()
-    tell(node, Safe(epoch=1, seq=3))
+    tell(node, Safe(epoch=1, seq=4))
     assert answers(node)[20]["ok"]
 
 
@@ -244,7 +246,7 @@ def test_the_time_of_a_lease_begins_when_its_job_can_leave() -> None:
     node.observe(WALL_MS, late_ms)
     node.tick()
     assert answers(node) == {}
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     job = answers(node)[1]["job"]
     node.observe(WALL_MS, late_ms + EngineLimits().stall_timeout_ms - 1)
     node.tick()
@@ -254,7 +256,7 @@ def test_the_time_of_a_lease_begins_when_its_job_can_leave() -> None:
     node.tick()
     ask(node, 4, cmd="GETSTATE", id=job["id"])
     node.flush()
-    tell(node, Safe(epoch=1, seq=3))
+    tell(node, Safe(epoch=1, seq=4))
     assert answers(node)[4]["state"] == "waiting"
 
 
@@ -271,7 +273,7 @@ def test_a_full_log_is_replaced_by_a_checkpoint_and_then_changes_go_on() -> None
     ask(node, 1, cmd="PUSH", queue=QUEUE, data="x" * (limits.log_bytes_max // 4))
     node.tidy()
     assert [type(message) for message in said(node)] == [Append]
-    tell(node, Safe(epoch=1, seq=1, log_full=True))
+    tell(node, Safe(epoch=1, seq=2, log_full=True))
     assert answers(node)[1]["ok"]
     ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
     ask(node, 3, cmd="COUNT", queue=QUEUE)
@@ -286,11 +288,11 @@ def test_a_full_log_is_replaced_by_a_checkpoint_and_then_changes_go_on() -> None
     tell(node, CheckpointSafe(epoch=1, generation=piece.generation, last=True))
     node.tidy()
     assert said(node) == []  # there is nothing more to replace
-    tell(node, Safe(epoch=1, seq=1))
+    tell(node, Safe(epoch=1, seq=2))
     node.flush()
     ask(node, 4, cmd="PUSH", queue=QUEUE, data=4)
     node.flush()
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     assert answers(node)[4]["ok"]
 
 
@@ -298,8 +300,8 @@ def test_log_that_was_recovered_counts_for_the_next_checkpoint() -> None:
     """A shard that is killed before each checkpoint would make its log longer for ever."""
     before = serving()
     ask(before, 1, cmd="PUSHB", queue=QUEUE, jobs=[{"data": "x" * (1 << 19)}] * 2)
-    (append,) = (message for message in said(before) if isinstance(message, Append))
-    node = serving(log=[(append.first_seq, append.last_seq, append.records)])
+    log = [message for message in said(before) if isinstance(message, Append)]
+    node = serving(log=[(append.first_seq, append.last_seq, append.records) for append in log])
     node.tidy()
     assert any(isinstance(message, CheckpointSlice) for message in said(node))
 
@@ -325,7 +327,7 @@ def test_what_webhooks_want_leaves_once_it_is_safe_and_from_the_answer_on() -> N
     (append,) = said(node)
     assert isinstance(append, Append)
     assert append.awaited is True
-    tell(node, Safe(epoch=1, seq=1))
+    tell(node, Safe(epoch=1, seq=2))
     (mail,) = said(node)
     assert isinstance(mail, Mail)
     assert isinstance(mail.body, Happened)
@@ -333,7 +335,7 @@ def test_what_webhooks_want_leaves_once_it_is_safe_and_from_the_answer_on() -> N
     tell(node, Wanted(version=6, pairs=[]))
     assert said(node) == [Heeded(shard=0, version=6)]
     ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     assert not [message for message in said(node) if isinstance(message, Mail)]
 
 
@@ -343,7 +345,7 @@ def test_what_webhooks_want_may_be_known_before_there_is_a_state() -> None:
     said(node)
     ask(node, 1, cmd="PUSH", queue=QUEUE, data=1)
     said(node)
-    tell(node, Safe(epoch=1, seq=1))
+    tell(node, Safe(epoch=1, seq=2))
     (mail,) = said(node)
     assert isinstance(mail, Mail)
     assert isinstance(mail.body, Happened)
@@ -363,7 +365,7 @@ def test_async_answers_wait_while_storage_lags_also_in_a_shard_that_knew_nothing
     ask(node, 2, cmd="PUSH", queue=QUEUE, data=2)
     ask(node, 3, cmd="STATS")
     assert list(answers(node)) == [3]
-    tell(node, Safe(epoch=1, seq=2))
+    tell(node, Safe(epoch=1, seq=3))
     assert list(answers(node)) == [2]
 
 
