@@ -253,11 +253,11 @@ def test_damage_is_refused_at_the_start(file_site: Site) -> None:
     assert server.terminate() == 0
     server.close()
     for damage, place in (
-        ("UPDATE log SET records = x'00' WHERE first_seq = 2", ", 2 to 2"),
-        ("DELETE FROM log WHERE first_seq = 2", ": after 1 comes 3"),
+        ("UPDATE log SET records = x'00' WHERE first_seq = 3", ", 3 to 3"),
+        ("DELETE FROM log WHERE first_seq = 3", ": after 2 comes 4"),
     ):
         connection = sqlite3.connect(site.path)
-        [shard] = connection.execute("SELECT shard FROM log LIMIT 1").fetchone()
+        [shard] = connection.execute("SELECT shard FROM log WHERE first_seq = 3").fetchone()
         connection.execute(damage)
         connection.commit()
         connection.close()
