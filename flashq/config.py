@@ -224,6 +224,16 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=600_000, description="Time that a program has to finish when it is stopped."),
     ] = 5000
+    watchdog_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=3_600_000,
+            description="How long a program may hang, so that its loop does not turn, before "
+            "`flashq serve` ends it and starts it again: at least 1000, or 0 for ever, as while a "
+            "debugger holds one.",
+        ),
+    ] = 30_000
     checkpoint_log_bytes: Annotated[
         int,
         Meta(
@@ -445,12 +455,9 @@ def _similar(name: str, known: Iterable[str]) -> str:
     )
 
 
-_TRUTH: Final = {"1": True, "true": True, "yes": True, "on": True} | {
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
+_TRUTH: Final = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
 _WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -496,6 +503,8 @@ def _check_relations(settings: Settings) -> None:
         if low * factor > high:
             times = f"{factor} times " if factor > 1 else ""
             raise ConfigError(f"{larger} is {high}, but must be at least {times}{smaller} ({low})")
+    if 0 < settings.watchdog_ms < 1000:  # a busy machine lets a program wait for its turn
+        raise ConfigError(f"watchdog_ms is {settings.watchdog_ms}, but must be 0 or at least 1000")
     storage = settings.storage
     is_known = storage == MEMORY or storage.startswith((SQLITE, *POSTGRES))
     if not is_known or storage == SQLITE:

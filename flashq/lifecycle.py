@@ -4,18 +4,23 @@ Owns the signal handlers of a program and the three ways to report: a pipe to th
 notify socket of systemd, or the terminal. A handler only sets a flag; the wake-up pipe makes a
 poller notice it, since a Python signal handler by itself does not end a ZeroMQ poll. It may not
 know what the program does.
+
+A program's loop also shows here that it turns, to whoever watches: its supervisor or systemd. It
+does so itself and not from a thread, which would go on while the loop hangs.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import select
 import signal
 import socket
+import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final, Protocol
 
@@ -31,6 +36,10 @@ FAILED_WORD: Final = "failed"
 
 REPORT_BYTES_MAX: Final = 4096
 """Longest such line: `PIPE_BUF`, so that it arrives in one piece."""
+
+
+IDLE_MS_MAX: Final = 3_600_000
+"""How long a loop may wait that nobody watches."""
 
 
 class Report(Protocol):
@@ -94,6 +103,7 @@ class TerminalReport:
     def __init__(self, program: str, notify_address: str | None = None) -> None:
         self._program = program
         self._notify_address = notify_address
+        self._is_deaf = False
 
     def ready(self, endpoints: tuple[str, ...]) -> None:
         """Print each endpoint, then `ready`."""
@@ -108,10 +118,15 @@ class TerminalReport:
         """Tell systemd, which then waits its own time for the end."""
         self._notify("STOPPING=1")
 
+    def beat(self) -> None:
+        """Tell systemd that the loop turns."""
+        self._notify("WATCHDOG=1")
+
     def _notify(self, state: str) -> None:
         """Send one state as `sd_notify(3)` does: a datagram to a Unix or abstract address.
 
-        Nobody there is no reason to end: the variable may be somebody else's, inherited.
+        Nobody there is no reason to end: the variable may be somebody else's, inherited. That is
+        said once, since a loop says again and again that it turns.
         """
         if not self._notify_address:
             return
@@ -123,13 +138,121 @@ class TerminalReport:
                 notify.connect(address)
                 notify.send(state.encode())
         except OSError as error:
-            self.failed(f"NOTIFY_SOCKET {self._notify_address} is not heard ({error.strerror})")
+            if not self._is_deaf:
+                self.failed(f"NOTIFY_SOCKET {self._notify_address} is not heard ({error.strerror})")
+            self._is_deaf = True
 
 
 def _say(fd: int, *lines: str) -> None:
     """Write lines for whoever started the program; nobody who reads them is no reason to end."""
     with suppress(OSError):
         write_all(fd, "\n".join(lines) + "\n")
+
+
+class Beat(Protocol):
+    """Where a program's loop shows that it turns."""
+
+    @property
+    def interval_ms(self) -> int:
+        """How long the loop may wait at most before it turns again."""
+        ...
+
+    def beat(self) -> None:
+        """Show that the loop turns."""
+        ...
+
+    def suspend(self) -> None:
+        """Say that the next turn may come at any time."""
+        ...
+
+
+class NoBeat:
+    """Nobody watches."""
+
+    interval_ms: Final = IDLE_MS_MAX
+
+    def beat(self) -> None:
+        """Show nobody."""
+
+    def suspend(self) -> None:
+        """Tell nobody."""
+
+
+class CountedBeat:
+    """Counts turns where the supervisor reads them.
+
+    Args:
+        slot: memory that both share; the count is at index 0, and 0 means that nobody may wait.
+        interval_ms: how long the loop may wait at most.
+    """
+
+    def __init__(self, slot: memoryview[int], interval_ms: int) -> None:
+        self._slot = slot
+        self.interval_ms: Final = interval_ms
+        self._count = slot[0]
+
+    def beat(self) -> None:
+        """Count one more."""
+        self._count += 1
+        self._slot[0] = self._count
+
+    def suspend(self) -> None:
+        """Take the count away until the next turn."""
+        self._slot[0] = 0
+
+
+class NotifyBeat:
+    """Tells systemd, at least twice in the time after which that would act.
+
+    It watches from `READY=1` on, and so never while a start reads what storage has.
+
+    Args:
+        notify: sends one beat.
+        limit_ms: systemd's time.
+        mono_ms: the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        notify: Callable[[], None],
+        limit_ms: int,
+        mono_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+    ) -> None:
+        self._notify = notify
+        # A loop turns within this time and tells when it has passed, so within twice of it.
+        self.interval_ms: Final = max(1, limit_ms // 4)
+        self._mono_ms = mono_ms
+        self._next_ms = 0
+
+    def beat(self) -> None:
+        """Tell, if the last time was long enough ago."""
+        now_ms = self._mono_ms()
+        if now_ms >= self._next_ms:
+            self._next_ms = now_ms + self.interval_ms
+            self._notify()
+
+    def suspend(self) -> None:
+        """Do nothing: systemd does not watch a start."""
+
+
+def systemd_beat(report: TerminalReport, environ: Mapping[str, str]) -> Beat:
+    """Return where a program that systemd may have started shows that its loop turns.
+
+    Args:
+        report: knows systemd's socket.
+        environ: has `WATCHDOG_USEC`, and in `WATCHDOG_PID` whom that is meant for, as
+            `sd_watchdog_enabled(3)` says.
+    """
+    usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID")
+    is_meant = pid is None or pid == str(os.getpid())
+    if not is_meant or not usec.isdecimal() or not int(usec) or not environ.get("NOTIFY_SOCKET"):
+        return NoBeat()
+    return NotifyBeat(report.beat, int(usec) // 1000)
+
+
+def dump_stacks_on_abort() -> None:
+    """Let SIGABRT, with which a watchdog ends a program, first write where each thread is."""
+    faulthandler.enable(file=STDERR_FILENO)
 
 
 class Stopped(Exception):
@@ -142,10 +265,14 @@ class Lifecycle:
     Args:
         report: where the start is reported.
         supervised: whether somebody else handles the terminal's signals for this process.
+        beat: where the loop shows that it turns; None if nobody watches.
     """
 
-    def __init__(self, report: Report, *, supervised: bool = False) -> None:
+    def __init__(
+        self, report: Report, *, supervised: bool = False, beat: Beat | None = None
+    ) -> None:
         self._report = report
+        self._beat: Final = beat or NoBeat()
         self._supervised = supervised
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         #: true from the first signal to stop on; never false again
@@ -212,6 +339,28 @@ class Lifecycle:
         except BlockingIOError:
             pass
 
+    def beat(self, wait_ms: int | None) -> int:
+        """Show that the loop turns. It is called before each wait.
+
+        Args:
+            wait_ms: how long the loop wants to wait; None for until something comes.
+
+        Returns:
+            How long it may wait, so that also an idle loop shows that it turns.
+        """
+        self._beat.beat()
+        longest_ms = self._beat.interval_ms
+        return longest_ms if wait_ms is None or wait_ms > longest_ms else wait_ms
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Do something that may take any time and does not turn the loop."""
+        self._beat.suspend()
+        try:
+            yield
+        finally:
+            self._beat.beat()
+
     def pause(self, seconds: float) -> None:
         """Let some time pass during the start, as for a lock that another process holds.
 
@@ -223,7 +372,7 @@ class Lifecycle:
         """
         poll = select.poll()
         poll.register(self._wake_read, select.POLLIN)
-        if poll.poll(seconds * 1000):
+        if poll.poll(self.beat(round(seconds * 1000))):
             self.clear_wake()
         if self._stopping:
             raise Stopped
@@ -284,7 +433,7 @@ def run_alone(
         program: its name, as in `flashq-router`.
         arguments: what its `flashq.config.flag_parser` has read.
         run: the program.
-        environ: the environment, for settings and systemd's `NOTIFY_SOCKET`.
+        environ: the environment, for settings, systemd's `NOTIFY_SOCKET` and its watchdog.
     """
     report = TerminalReport(program, environ.get("NOTIFY_SOCKET"))
     setproctitle(program)  # instead of the flags, which everybody on the machine could read
@@ -294,4 +443,6 @@ def run_alone(
         report.failed(str(error))
         return 1
     configure_log(settings.log_level, settings.log_format)
-    return carry_out(lambda lifecycle: run(settings, lifecycle), Lifecycle(report))
+    dump_stacks_on_abort()
+    lifecycle = Lifecycle(report, beat=systemd_beat(report, environ))
+    return carry_out(lambda life: run(settings, life), lifecycle)

@@ -67,7 +67,8 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     storage = open_storage(settings.storage, clock.wall_ms())
     writer: Writer | None = None
     try:
-        opened = storage.open(settings.shards)
+        with lifecycle.unwatched():  # takes as long as storage takes
+            opened = storage.open(settings.shards)
         if RESTORING in opened.parts:
             raise ConfigError("a restore into this storage was cut off; empty it and start over")
         if data_dir is not None:
@@ -131,7 +132,8 @@ class Turns:
         drain_ends_ms: int | None = None
         while True:
             is_draining = drain_ends_ms is not None
-            ready = dict(poller.poll(self._wait_ms(writer, is_draining=is_draining)))
+            wait_ms = lifecycle.beat(self._wait_ms(writer, is_draining=is_draining))
+            ready = dict(poller.poll(wait_ms))
             now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
             if lifecycle.wake_fd in ready:
                 lifecycle.clear_wake()

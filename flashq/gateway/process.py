@@ -62,6 +62,7 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
 async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    _beat(loop, lifecycle)
 
     def stop() -> None:
         lifecycle.stop()
@@ -104,6 +105,11 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
         await asyncio.gather(*(one.drain(settings.drain_timeout_ms / 1000) for one in doors))
     finally:
         await bridge.close()
+
+
+def _beat(loop: asyncio.AbstractEventLoop, lifecycle: Lifecycle) -> None:
+    """Show that the loop turns, now and again and again."""
+    loop.call_later(lifecycle.beat(None) / 1000, _beat, loop, lifecycle)
 
 
 def _stop_server(lifecycle: Lifecycle) -> Callable[[], None] | None:

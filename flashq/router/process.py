@@ -108,7 +108,7 @@ def _serve(
         wait_ms = max(0, due_ms - now_ms)
         if drain_ends_ms is not None:
             wait_ms = min(wait_ms, DRAIN_LOOK_MS)
-        ready = sockets.wait(wait_ms, lifecycle.wake_fd)
+        ready = sockets.wait(lifecycle.beat(wait_ms), lifecycle.wake_fd)
         now_ms = clock.mono_ms()
         if lifecycle.wake_fd in ready:
             lifecycle.clear_wake()

@@ -98,11 +98,11 @@ def _serve(node: Node, sockets: Sockets, lifecycle: Lifecycle, clock: Clock) -> 
         if before_ms - now_ms > GAP_MS:
             node.stretch(before_ms - now_ms + GRACE_MS)
         due_ms = node.next_deadline_ms()
-        wait_ms = None if due_ms is None else max(0, due_ms - before_ms)
+        wait_ms = lifecycle.beat(None if due_ms is None else max(0, due_ms - before_ms))
         ready = sockets.wait(wait_ms, lifecycle.wake_fd)
         now_ms = clock.mono_ms()
-        late_ms = now_ms - before_ms - (wait_ms or 0)
-        if wait_ms is not None and late_ms > GAP_MS:
+        late_ms = now_ms - before_ms - wait_ms
+        if late_ms > GAP_MS:
             node.stretch(late_ms + GRACE_MS)
         node.observe(clock.wall_ms(), now_ms)
         if lifecycle.wake_fd in ready:
@@ -147,7 +147,7 @@ class Sockets:
         for socket in (self._front, self._events, self._coordinator):
             self._poller.register(socket, zmq.POLLIN)
 
-    def wait(self, wait_ms: int | None, wake_fd: int) -> dict[object, int]:
+    def wait(self, wait_ms: int, wake_fd: int) -> dict[object, int]:
         """Wait until a socket or `wake_fd` is readable, and return what is."""
         self._poller.register(wake_fd, zmq.POLLIN)
         return dict(self._poller.poll(wait_ms))

@@ -6,10 +6,12 @@ It knows programs by name and nothing of process ids, pipes or signals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, NamedTuple
+
+from flashq.supervisor.watchdog import Watchdog
 
 RESTART_DELAY_MS: Final = 100
 RESTART_DELAY_MS_MAX: Final = 5000
@@ -20,6 +22,8 @@ START_DEATHS_MAX: Final = 5
 of a machine short of memory, says nothing of the next try, but a crash at each try does."""
 DRAIN_GRACE_MS: Final = 1000
 """What a program gets beyond its own drain time-out before it is killed."""
+ABORT_GRACE_MS: Final = 2000
+"""What a program that hangs gets to write where it is, before it is killed."""
 REPEAT_MS: Final = 500
 """What comes so soon after the first request to stop is part of it: whoever signals a process and
 then its whole group (`timeout`, `make`) means it once."""
@@ -41,6 +45,12 @@ class Fork(NamedTuple):
 
 class Terminate(NamedTuple):
     """Tell the program to finish."""
+
+    name: str
+
+
+class Abort(NamedTuple):
+    """End the program, which first writes where it is."""
 
     name: str
 
@@ -76,7 +86,7 @@ class Exit(NamedTuple):
     status: int
 
 
-Action = Fork | Terminate | Kill | Announce | Refuse | Log | Exit
+Action = Fork | Terminate | Abort | Kill | Announce | Refuse | Log | Exit
 
 
 class Phase(Enum):
@@ -108,6 +118,10 @@ class _Life:
     ready_at_ms: int = 0
     #: when to fork it again; set only in AWAY and while the server is not told to stop
     restart_at_ms: int | None = None
+    #: when to kill it, since it hangs; set from its abort to its end
+    kill_at_ms: int | None = None
+    #: how often it had to be ended since the server was started, because it hung
+    hangs: int = 0
 
 
 @dataclass(slots=True)
@@ -117,13 +131,16 @@ class Engine:
     Args:
         programs: in the order in which they are forked; names are unique.
         drain_timeout_ms: what a program has to finish in after it was told to.
+        watchdog_ms: how long a program's loop may not turn before it is restarted; 0 for ever.
     """
 
     programs: Sequence[Program]
     drain_timeout_ms: int
+    watchdog_ms: int = 0
     actions: list[Action] = field(default_factory=list)
     phase: Phase = Phase.STARTING
     _lives: dict[str, _Life] = field(init=False)
+    _watchdog: Watchdog = field(init=False)
     #: the stage that is being stopped; meaningful in DRAINING only
     _stage: int = -1
     #: when what is left of the stage is killed; None once that has been done
@@ -135,7 +152,13 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._lives = {program.name: _Life(program) for program in self.programs}
+        self._watchdog = Watchdog(self.watchdog_ms)
         assert len(self._lives) == len(self.programs), "names of programs are unique"
+
+    @property
+    def beat_interval_ms(self) -> int | None:
+        """How long a program's loop may wait at most; None if nobody watches."""
+        return self._watchdog.interval_ms if self.watchdog_ms else None
 
     def start(self) -> None:
         """Fork everything, in order; each program waits by itself for those it needs."""
@@ -178,7 +201,8 @@ class Engine:
         """
         life = self._lives[name]
         was_stable = life.state is State.READY and mono_ms - life.ready_at_ms >= STABLE_MS
-        life.state = State.AWAY
+        life.state, life.kill_at_ms = State.AWAY, None
+        self._watchdog.forget(name)
         if self.phase in (Phase.STARTING, Phase.UP):
             life.deaths = 1 if was_stable else life.deaths + 1
             if self.phase is Phase.STARTING and life.deaths > START_DEATHS_MAX:
@@ -188,6 +212,30 @@ class Engine:
                 self._plan_restart(life, how, mono_ms)
         elif self.phase is Phase.DRAINING:
             self._next_stage(mono_ms)
+
+    def look(self, counts: Mapping[str, int], mono_ms: int) -> None:
+        """End programs whose loops do not turn, if it is time to look; their restart follows.
+
+        While the server stops, its stages have their own end of patience.
+
+        Args:
+            counts: by name, how often the loop of each program that runs has turned.
+            mono_ms: now.
+        """
+        if self.phase not in (Phase.STARTING, Phase.UP):
+            return
+        starting = {name for name, life in self._lives.items() if life.state is State.STARTING}
+        for name, silent_ms in self._watchdog.look(counts, starting, mono_ms):
+            life = self._lives[name]
+            if life.kill_at_ms is not None:
+                continue
+            life.hangs += 1
+            life.kill_at_ms = mono_ms + ABORT_GRACE_MS
+            text = (
+                f"{name} hangs: its loop has not turned for {silent_ms} ms; it is ended with "
+                f"SIGABRT, on which it writes where it is (hang {life.hangs} since the start)"
+            )
+            self.actions += [Log(text, is_problem=True), Abort(name)]
 
     def stop(self, mono_ms: int) -> None:
         """Somebody wants the server to end; who asks twice does not want to wait."""
@@ -201,8 +249,12 @@ class Engine:
         self.actions.extend(Kill(life.program.name) for life in self._running())
 
     def tick(self, mono_ms: int) -> None:
-        """Do what is due: restarts, and the end of patience with a stage that drains."""
+        """Do what is due: restarts, and the end of patience with a program that hangs or a stage
+        that drains."""
         for life in self._lives.values():
+            if life.kill_at_ms is not None and life.kill_at_ms <= mono_ms:
+                life.kill_at_ms = None
+                self.actions.append(Kill(life.program.name))
             if life.restart_at_ms is not None and life.restart_at_ms <= mono_ms:
                 self._fork(life)
         if self._kill_at_ms is not None and self._kill_at_ms <= mono_ms:
@@ -214,7 +266,11 @@ class Engine:
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` has something to do, or None if only an event can bring that."""
-        due = [life.restart_at_ms for life in self._lives.values()] + [self._kill_at_ms]
+        due = [self._kill_at_ms]
+        for life in self._lives.values():
+            due += [life.restart_at_ms, life.kill_at_ms]
+        if self.phase in (Phase.STARTING, Phase.UP):
+            due.append(self._watchdog.next_look_ms)
         return min((at for at in due if at is not None), default=None)
 
     def _fork(self, life: _Life) -> None:

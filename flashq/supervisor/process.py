@@ -27,14 +27,21 @@ from flashq.errors import FlashQError
 from flashq.lifecycle import (
     READY_WORD,
     REPORT_BYTES_MAX,
+    Beat,
+    CountedBeat,
     Lifecycle,
+    NoBeat,
     PipeReport,
     Report,
     TerminalReport,
     carry_out,
+    dump_stacks_on_abort,
+    systemd_beat,
 )
 from flashq.observability.logging import configure_log, log_of
+from flashq.supervisor.beats import BeatPage
 from flashq.supervisor.engine import (
+    Abort,
     Announce,
     Engine,
     Exit,
@@ -72,13 +79,25 @@ class Supervisor:
         specs: the programs, in the order in which they are forked.
         drain_timeout_ms: what a program has to finish in.
         report: where the server's own start is reported.
+        watchdog_ms: how long a program's loop may not turn before it is restarted; 0 for ever.
+        beat: where this process shows that its own loop turns; None if nobody watches it.
     """
 
-    def __init__(self, specs: Sequence[ProgramSpec], drain_timeout_ms: int, report: Report) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ProgramSpec],
+        drain_timeout_ms: int,
+        report: Report,
+        *,
+        watchdog_ms: int = 0,
+        beat: Beat | None = None,
+    ) -> None:
         programs = [Program(spec.name, spec.drain_stage) for spec in specs]
         self._specs = {spec.name: spec for spec in specs}
-        self._engine = Engine(programs, drain_timeout_ms)
+        self._engine = Engine(programs, drain_timeout_ms, watchdog_ms)
+        self._beats = BeatPage([spec.name for spec in specs])
         self._report = report
+        self._beat = beat or NoBeat()
         #: SIGHUP does not stop the server, but is passed on
         self._rereads = any(spec.rereads for spec in specs)
         self._clock = SystemClock()
@@ -97,6 +116,7 @@ class Supervisor:
             signal.signal(number, _wake)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        dump_stacks_on_abort()  # the children inherit that
         gc.collect()
         gc.freeze()
         self._engine.start()
@@ -113,6 +133,8 @@ class Supervisor:
                 self._engine.stop(self._clock.mono_ms())
             if signal.SIGCHLD in numbers:
                 self._reap()
+            counts = {name: self._beats.count(name) for name in self._pids}
+            self._engine.look(counts, self._clock.mono_ms())
             self._engine.tick(self._clock.mono_ms())
         return status
 
@@ -134,6 +156,8 @@ class Supervisor:
                         self._start(name)
                     case Terminate(name):
                         self._signal(name, signal.SIGTERM)
+                    case Abort(name):
+                        self._signal(name, signal.SIGABRT)
                     case Kill(name):
                         self._signal(name, signal.SIGKILL)
                     case Announce(endpoints):
@@ -164,10 +188,12 @@ class Supervisor:
         poll = select.poll()
         for fd in (self._wake_read, *self._pipes):
             poll.register(fd, select.POLLIN)
+        self._beat.beat()
+        wait_ms = self._beat.interval_ms
         deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None:
-            deadline_ms = max(0, deadline_ms - self._clock.mono_ms())
-        return {fd for fd, _ in poll.poll(deadline_ms)}
+            wait_ms = min(wait_ms, max(0, deadline_ms - self._clock.mono_ms()))
+        return {fd for fd, _ in poll.poll(wait_ms)}
 
     def _signals(self) -> bytes:
         """Return the numbers of the signals since the last call, as the interpreter wrote them."""
@@ -201,13 +227,14 @@ class Supervisor:
             OSError: the machine has no process or descriptor to spare.
         """
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        beat = self._beat_of(spec.name)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
             sys.stdout.flush()
             sys.stderr.flush()
             pid = os.fork()
             if pid == 0:
-                self._become(spec, write_fd, before)
+                self._become(spec, write_fd, before, beat)
         except OSError:
             os.close(read_fd)
             raise
@@ -216,7 +243,13 @@ class Supervisor:
             os.close(write_fd)
         self._pids[spec.name], self._pipes[read_fd] = pid, spec.name
 
-    def _become(self, spec: ProgramSpec, fd: int, mask: set[signal.Signals | int]) -> NoReturn:
+    def _beat_of(self, name: str) -> Beat | None:
+        slot, interval_ms = self._beats.begin(name), self._engine.beat_interval_ms
+        return None if interval_ms is None else CountedBeat(slot, interval_ms)
+
+    def _become(
+        self, spec: ProgramSpec, fd: int, mask: set[signal.Signals | int], beat: Beat | None
+    ) -> NoReturn:
         """Turn this forked copy of the supervisor into a program, and end with its status.
 
         SIGTERM, not SIGKILL, follows a supervisor's death: a program that drains loses nothing.
@@ -234,7 +267,8 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if os.getppid() == self._pid:  # else the supervisor died before the request above
                 setproctitle(spec.name)
-                status = carry_out(spec.run, Lifecycle(PipeReport(fd), supervised=True))
+                lifecycle = Lifecycle(PipeReport(fd), supervised=True, beat=beat)
+                status = carry_out(spec.run, lifecycle)
         finally:
             try:
                 sys.stdout.flush()
@@ -304,4 +338,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     for name in names_without_effect(environ):
         log_of("flashq serve").info(f"{name} has no effect in this version")
     setproctitle("flashq serve")
-    return Supervisor(server_programs(settings), settings.drain_timeout_ms, report).run()
+    return Supervisor(
+        server_programs(settings),
+        settings.drain_timeout_ms,
+        report,
+        watchdog_ms=settings.watchdog_ms,
+        beat=systemd_beat(report, environ),
+    ).run()

@@ -1,7 +1,7 @@
 """A supervisor of tiny programs, run by `test_supervisor.py` as `python -m`.
 
 Each program tells its life on standard output: `+name pid` when it runs, `-name` when it has
-drained. Arguments name a program that misbehaves, and how.
+drained. Arguments name a program that misbehaves, how, and the limit of the watchdog.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ def program(name: str, behaviour: str, life: Lifecycle) -> None:
     if behaviour == "fds":
         tell("fds " + " ".join(sorted(os.listdir("/proc/self/fd"), key=int)))
     life.ready(f"endpoint of {name}")
+    if behaviour == "spin":
+        while not life.stopping:
+            pass
     poll = select.poll()
     poll.register(life.wake_fd, select.POLLIN)
     while not life.stopping or behaviour == "hang":
-        poll.poll()
+        poll.poll(life.beat(None))
         life.clear_wake()
     tell(f"-{name}")
 
@@ -69,8 +72,8 @@ def interrupt_each_child() -> None:
 
 
 def main() -> int:
-    """Supervise three programs; the arguments are a name and a behaviour."""
-    odd, behaviour = sys.argv[1:] or ("", "")
+    """Supervise three programs; the arguments are a name, a behaviour, and `watchdog_ms`."""
+    odd, behaviour = sys.argv[1:3] or ("", "")
     if behaviour == "no-fork":
         fork_in_vain_once()
     elif behaviour == "interrupted":
@@ -81,7 +84,9 @@ def main() -> int:
         for name, stage in stages.items()
     ]
     configure_log("info", "json")
-    return Supervisor(specs, DRAIN_MS, TerminalReport("server")).run()
+    watchdog_ms = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    report = TerminalReport("server")
+    return Supervisor(specs, DRAIN_MS, report, watchdog_ms=watchdog_ms).run()
 
 
 if __name__ == "__main__":

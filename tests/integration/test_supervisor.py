@@ -207,6 +207,55 @@ def test_what_a_signal_to_the_whole_group_has_ended_is_not_started_again(start: 
     assert server.errors() == ""
 
 
+@pytest.mark.parametrize("behaviour", ["spin", "stop"])
+def test_a_program_that_hangs_is_started_again(start: Start, behaviour: str) -> None:
+    """One that turns in a circle writes where it does, and one that is stopped cannot do even that:
+    it is killed after its grace."""
+    server = start("shard" if behaviour == "spin" else "", behaviour, "1000")
+    server.until("ready")
+    first = server.pids["shard"]
+    if behaviour == "stop":
+        os.kill(first, signal.SIGSTOP)
+    server.until("+shard")
+    assert server.pids["shard"] != first
+    server.process.send_signal(signal.SIGTERM)
+    server.rest()
+    assert server.process.wait() == 0
+    told = server.errors()
+    assert "shard hangs: its loop has not turned for" in told
+    assert "coordinator hangs" not in told
+    assert "router hangs" not in told
+    if behaviour == "spin":
+        assert "shard was killed by SIGABRT; it is started again" in told
+        assert "in program" in told  # the stack, by faulthandler
+    else:
+        assert "shard was killed by SIGKILL; it is started again" in told
+
+
+def test_a_server_that_was_stopped_as_a_whole_kills_nobody(start: Start) -> None:
+    """A laptop's lid, a paused machine, Ctrl-Z: who was not run either cannot tell who hangs.
+
+    1. A shard is stopped, and then the supervisor, for longer than the limit.
+    2. The supervisor goes on first, and sees a shard that has been silent for so long.
+    3. The shard goes on.
+    """
+    limit_ms = 1000
+    server = start("", "", str(limit_ms))
+    server.until("ready")
+    shard = server.pids["shard"]
+    os.kill(shard, signal.SIGSTOP)
+    server.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+    select.select([], [], [], 2 * limit_ms / 1000)  # the time that passes is what is tested
+    server.process.send_signal(signal.SIGCONT)
+    os.kill(shard, signal.SIGCONT)
+    select.select([], [], [], limit_ms / 1000)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0
+    assert "hangs" not in server.errors()
+
+
 def test_a_machine_without_a_process_to_spare_is_asked_again(start: Start) -> None:
     """A fork that fails is a death like any other; the supervisor outlives it."""
     server = start("", "no-fork")

@@ -263,3 +263,11 @@ def test_reference_has_a_row_for_every_setting() -> None:
     """The table in the documents is the whole of what can be set."""
     text = render_markdown()
     assert all(f"| `{spec.env}` | `{spec.flag}` |" in text for spec in setting_specs())
+
+
+def test_a_watchdog_is_off_or_patient() -> None:
+    """A program on a busy machine waits for its turn for some time without hanging."""
+    assert load_settings({"watchdog_ms": "0"}, environ={}).watchdog_ms == 0
+    assert load_settings({"watchdog_ms": "1000"}, environ={}).watchdog_ms == 1000
+    with pytest.raises(ConfigError, match="watchdog_ms is 999, but must be 0 or at least 1000"):
+        load_settings({"watchdog_ms": "999"}, environ={})

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,16 @@ import pytest
 from flashq.config import Settings, flag_parser
 from flashq.errors import ConfigError
 from flashq.lifecycle import (
+    IDLE_MS_MAX,
     REPORT_BYTES_MAX,
+    CountedBeat,
     Lifecycle,
+    NotifyBeat,
     PipeReport,
     TerminalReport,
     carry_out,
     run_alone,
+    systemd_beat,
 )
 
 
@@ -251,3 +256,72 @@ def test_a_hangup_may_ask_to_read_again(is_supervised: bool) -> None:
     assert not life.take_reread()
     assert not life.stopping
     assert signal.SIGHUP not in life.stop_signals
+
+
+# --- a loop that shows that it turns
+
+
+def test_each_turn_is_counted_and_no_wait_is_too_long() -> None:
+    """An idle loop has to turn often enough for whoever counts."""
+    slot = memoryview(bytearray(8)).cast("Q")
+    slot[0] = 1
+    life = Lifecycle(TerminalReport("x"), beat=CountedBeat(slot, 500))
+    assert (life.beat(None), life.beat(499), life.beat(501)) == (500, 499, 500)
+    assert slot[0] == 4
+    life.pause(0)
+    assert slot[0] == 5
+    with life.unwatched():
+        assert slot[0] == 0
+    assert slot[0] == 6
+
+
+def test_nobody_has_to_watch() -> None:
+    """A program that was started by hand waits for as long as it likes."""
+    life = Lifecycle(TerminalReport("x"))
+    with life.unwatched():
+        assert life.beat(None) == IDLE_MS_MAX
+
+
+def test_systemd_hears_of_turns_twice_in_its_time(tmp_path: Path) -> None:
+    """`WatchdogSec=` of 4 s: each 2 s at the latest, however the loop turns; but not each turn."""
+    address, now_ms = str(tmp_path / "notify"), 0
+    report = TerminalReport("flashq-router", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.setblocking(False)
+        life = Lifecycle(report, beat=NotifyBeat(report.beat, 4000, lambda: now_ms))
+        told_ms = []
+        for now_ms in range(0, 10_001, 900):
+            assert life.beat(None) == 1000
+            with suppress(BlockingIOError):
+                assert systemd.recv(100) == b"WATCHDOG=1"
+                told_ms.append(now_ms)
+        assert told_ms == list(range(0, 10_001, 1800))
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval_ms"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 7500),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 7500),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, IDLE_MS_MAX),
+        ({"WATCHDOG_USEC": "0"}, IDLE_MS_MAX),
+        ({"WATCHDOG_USEC": "soon"}, IDLE_MS_MAX),
+        ({}, IDLE_MS_MAX),
+    ],
+)
+def test_systemds_watchdog_may_be_meant_for_another(
+    environ: dict[str, str], interval_ms: int
+) -> None:
+    """The variables are inherited; the one with the id says whose they are."""
+    report = TerminalReport("flashq-router", "/nowhere")
+    found = systemd_beat(report, {**environ, "NOTIFY_SOCKET": "/nowhere"})
+    assert found.interval_ms == interval_ms
+
+
+def test_a_systemd_that_does_not_hear_is_told_of_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """A loop that turns for days would fill the log."""
+    report = TerminalReport("flashq-router", "/nowhere")
+    report.beat()
+    report.beat()
+    assert capfd.readouterr().err.count("is not heard") == 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from flashq.supervisor.engine import (
+    ABORT_GRACE_MS,
     DRAIN_GRACE_MS,
     REPEAT_MS,
     RESTART_DELAY_MS,
     RESTART_DELAY_MS_MAX,
     STABLE_MS,
     START_DEATHS_MAX,
+    Abort,
     Action,
     Announce,
     Engine,
@@ -22,6 +24,7 @@ from flashq.supervisor.engine import (
     Refuse,
     Terminate,
 )
+from flashq.supervisor.watchdog import START_MS_MIN, UNWATCHED
 
 DRAIN_MS = 5000
 NAMES = ["coordinator", "shard 0", "shard 1", "router"]
@@ -263,3 +266,113 @@ def test_names_are_unique() -> None:
     """Two programs of one name would share one process id."""
     with pytest.raises(AssertionError, match="unique"):
         Engine([Program("router", 0), Program("router", 0)], DRAIN_MS)
+
+
+# --- programs that hang
+
+WATCHDOG_MS = 4000
+
+
+def a_watched_engine() -> Engine:
+    """Return a supervisor with a watchdog, whose server is up and first looked at at time 0."""
+    engine = Engine([Program("shard", 1), Program("router", 0)], DRAIN_MS, WATCHDOG_MS)
+    engine.start()
+    for name in ("shard", "router"):
+        engine.ready(name, (), 0)
+    engine.look({"shard": 1, "router": 1}, 0)
+    taken(engine)
+    return engine
+
+
+def look_until(engine: Engine, counts: dict[str, int], from_ms: int, to_ms: int) -> None:
+    """Look whenever that is due, while the router's loop turns and all others' stand still."""
+    while (due_ms := engine.next_deadline_ms()) is not None and due_ms <= to_ms:
+        counts["router"] += 1
+        engine.look(counts, max(due_ms, from_ms))
+        engine.tick(max(due_ms, from_ms))
+
+
+def test_who_hangs_is_aborted_then_killed_and_started_again() -> None:
+    """SIGABRT, so that it writes where it is; a stopped one does not hear that, so SIGKILL."""
+    engine = a_watched_engine()
+    counts = {"shard": 1, "router": 1}
+    look_until(engine, counts, 0, WATCHDOG_MS - 1)
+    assert taken(engine) == []
+    look_until(engine, counts, 0, WATCHDOG_MS)
+    log, abort = taken(engine)
+    assert isinstance(log, Log)
+    assert log.text.startswith("shard hangs: its loop has not turned for 4000 ms; it is ended")
+    assert log.text.endswith("(hang 1 since the start)")
+    assert abort == Abort("shard")
+    look_until(engine, counts, 0, WATCHDOG_MS + ABORT_GRACE_MS)
+    assert taken(engine) == [Kill("shard")]
+    ended_ms = WATCHDOG_MS + ABORT_GRACE_MS
+    engine.exited("shard", "was killed by SIGKILL", ended_ms)
+    assert without_logs(engine) == [Fork("shard")]
+    engine.ready("shard", (), ended_ms)
+    look_until(engine, counts, ended_ms, ended_ms + WATCHDOG_MS - 1)
+    assert without_logs(engine) == []
+
+
+def test_who_dies_of_the_abort_is_not_killed_in_its_next_life() -> None:
+    """The grace was that of the program that hung."""
+    engine = a_watched_engine()
+    counts = {"shard": 1, "router": 1}
+    look_until(engine, counts, 0, WATCHDOG_MS)
+    engine.exited("shard", "was killed by SIGABRT", WATCHDOG_MS)
+    assert without_logs(engine) == [Abort("shard"), Fork("shard")]
+    look_until(engine, counts, WATCHDOG_MS, WATCHDOG_MS + ABORT_GRACE_MS)
+    assert taken(engine) == []
+
+
+def test_a_supervisor_that_did_not_run_begins_all_waits_anew() -> None:
+    """After a laptop's lid everybody looks silent; from then on each gets the whole time again."""
+    engine = a_watched_engine()
+    counts = {"shard": 1, "router": 1}
+    look_until(engine, counts, 0, WATCHDOG_MS - 1)
+    opened_ms = 3_600_000
+    engine.look(counts, opened_ms)
+    look_until(engine, counts, opened_ms, opened_ms + WATCHDOG_MS - 1)
+    assert taken(engine) == []
+    look_until(engine, counts, opened_ms, opened_ms + WATCHDOG_MS)
+    assert without_logs(engine) == [Abort("shard")]
+
+
+def test_a_step_of_a_start_may_take_longer_but_not_for_ever() -> None:
+    """36 programs that import at once on two cores take their time; one that is stuck has none."""
+    engine = Engine([Program("shard", 1), Program("router", 0)], DRAIN_MS, WATCHDOG_MS)
+    engine.start()
+    engine.ready("router", (), 0)
+    counts = {"shard": 1, "router": 1}
+    engine.look(counts, 0)
+    taken(engine)
+    look_until(engine, counts, 0, START_MS_MIN - 1)
+    assert taken(engine) == []
+    look_until(engine, counts, 0, START_MS_MIN)
+    assert without_logs(engine) == [Abort("shard")]
+
+
+def test_who_says_that_it_may_take_long_is_not_watched() -> None:
+    """A coordinator opens its storage, which takes as long as storage takes."""
+    engine = a_watched_engine()
+    counts = {"shard": UNWATCHED, "router": 1}
+    look_until(engine, counts, 0, 100 * WATCHDOG_MS)
+    assert taken(engine) == []
+
+
+def test_nobody_is_aborted_while_the_server_stops() -> None:
+    """A drain has an end of its own."""
+    engine = a_watched_engine()
+    engine.stop(0)
+    taken(engine)
+    assert engine.next_deadline_ms() == DRAIN_MS + DRAIN_GRACE_MS
+    engine.look({"shard": 1, "router": 1}, 10 * WATCHDOG_MS)
+    assert taken(engine) == []
+
+
+def test_without_a_watchdog_nothing_is_due() -> None:
+    """0 is for ever, and costs no wake-up."""
+    engine = a_running_engine()
+    engine.look(dict.fromkeys(NAMES, 1), 10**9)
+    assert taken(engine) == []
+    assert engine.next_deadline_ms() is None
