@@ -85,7 +85,7 @@ def _check_postgres(url: str) -> None:
         import psycopg_pool
     except ImportError as error:
         raise ConfigError(
-            f"the storage is PostgreSQL, and {error.name} is not installed; "
+            f"the storage is PostgreSQL, and {error.name or 'psycopg'} is not installed; "
             "install it with: pip install 'flashq[postgres]'"
         ) from error
     assert psycopg.__version__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
-from flashq.storage import migrate_storage, open_snapshot
+from flashq.storage import migrate_storage, open_snapshot, open_storage
 from flashq.storage import postgres as postgres_storage
 from flashq.storage.port import Put, Storage
 from flashq.storage.postgres import COPY_BYTES_MIN, PostgresStorage
@@ -162,6 +163,14 @@ def test_a_url_that_cannot_be_taken_apart_is_not_shown(url: str) -> None:
         storage.open(SHARDS)
     assert "sec" not in str(refused.value)
     assert "ret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("module", ["psycopg", "psycopg_pool"])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """The extra has both."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"{module} is not installed.*flashq\[postgres\]"):
+        open_storage("postgresql://127.0.0.1:1/none", 0)
 
 
 def test_a_hole_in_the_log_is_damage(storage: Storage, postgres_dsn: str) -> None:
