@@ -233,7 +233,7 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
             "`flashq serve` ends it and starts it again: at least 1000, or 0 for ever, as while a "
             "debugger holds one.",
         ),
-    ] = 30_000
+    ] = 60_000
     checkpoint_log_bytes: Annotated[
         int,
         Meta(
