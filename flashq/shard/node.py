@@ -79,7 +79,7 @@ from flashq.shard.state import ShardState
 REPEAT_MS: Final = 1000
 """After so long without an answer a hello, a request for job ids, or log is sent again."""
 KEEPALIVE_MS: Final = 2000
-"""So often an idle shard greets the coordinator, which may have been started anew."""
+"""So often an idle shard greets the coordinator, which may have begun anew with its storage."""
 ASYNC_LAG_MS: Final = 50
 """Level async: with an older unwritten record replies wait as they do for durable."""
 
@@ -303,14 +303,15 @@ class Node:
             message = decode_internal(body)
         except FlashQError:
             return
-        if isinstance(message, MailAck) and self.is_serving:
-            self._mail_confirmed(message)
+        if isinstance(message, MailAck):
+            self._on_mail_ack(message)
         elif isinstance(message, Mail) and answer is not None:
             self._take_mail(message, answer)
 
-    def _mail_confirmed(self, ack: MailAck) -> None:
-        self.engine.mail_taken(ack.receiver, ack.incarnation, ack.number)
-        self._mailing.confirmed(ack.receiver, self._mono_ms)
+    def _on_mail_ack(self, ack: MailAck) -> None:
+        if self.is_serving:
+            self.engine.mail_taken(ack.receiver, ack.incarnation, ack.number)
+            self._mailing.confirmed(ack.receiver, self._mono_ms)
 
     def _take_mail(self, mail: Mail, answer: Callable[[MailAck], None]) -> None:
         if self.phase is not Phase.SERVING:
@@ -347,6 +348,11 @@ class Node:
                 reserved=self._reserved,
             )
         )
+
+    def connected(self) -> None:
+        """The socket has connected to a coordinator, which may be a new one."""
+        if self.is_serving:  # else it greets until it is answered
+            self._greet()
 
     def receive_coordinator(self, frames: list[bytes]) -> None:
         """Take one message from the coordinator.
@@ -501,10 +507,6 @@ class Node:
 
     def _on_mail(self, mail: Mail) -> None:
         self._take_mail(mail, self._tell)
-
-    def _on_mail_ack(self, ack: MailAck) -> None:
-        if self.is_serving:
-            self._mail_confirmed(ack)
 
     # --- out
 

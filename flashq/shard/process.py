@@ -141,10 +141,11 @@ class Sockets:
         self._coordinator.set_hwm(0)
         self._coordinator.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._coordinator.setsockopt(zmq.IDENTITY, b"shard-%d-%s" % (index, os.urandom(6)))
+        self._connections = self._coordinator.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._coordinator.connect(run_dir.coordinator)
         self._shards: dict[int, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
-        for socket in (self._front, self._events, self._coordinator):
+        for socket in (self._front, self._events, self._coordinator, self._connections):
             self._poller.register(socket, zmq.POLLIN)
 
     def wait(self, wait_ms: int, wake_fd: int) -> dict[object, int]:
@@ -154,6 +155,8 @@ class Sockets:
 
     def receive(self, node: Node, ready: dict[object, int]) -> None:
         """Give the node what has come, a bounded batch of each socket."""
+        if self._connections in ready:
+            receive_all(self._connections, lambda _: node.connected(), TURN_MESSAGES_MAX)
         if self._coordinator in ready:
             receive_all(self._coordinator, node.receive_coordinator, TURN_MESSAGES_MAX)
         for socket in self._shards.values():

@@ -120,6 +120,7 @@ class Link:
         identity: the routing id that the owner shows; None lets the other side choose.
         kind: what is written into the record of faults.
         is_subscriber: it has topics, and asks for them at each connect.
+        monitor: the name of the owner's socket that tells it of each connect; none without it.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Link:
         identity: bytes | None = None,
         kind: str,
         is_subscriber: bool = False,
+        monitor: str = "",
     ) -> None:
         self._network: Final = network
         self.owner: Final = owner
@@ -143,6 +145,7 @@ class Link:
         self.kind: Final = kind
         #: what a subscriber asks for; it asks for everything before that
         self._topics: dict[bytes, None] = {b"": None} if is_subscriber else {}
+        self._monitor: Final = monitor
         #: the process at the other side; None while not connected
         self.bound: Process | None = None
         #: as the other side knows it
@@ -221,6 +224,9 @@ class Link:
         network.route(self)
         for topic in self._topics:
             self._out.put([b"\x01" + topic])
+        if self._monitor:
+            self.owner.receive(self._monitor, Arrival(self._known_as, [], self._back))
+            self._back.unread += 1
         while self._pending:
             self._out.put(self._pending.popleft())
 

@@ -274,6 +274,7 @@ class ShardProcess(Process):
                 COORDINATOR,
                 identity=identity,
                 kind="shard-coordinator",
+                monitor="connections",
             )
         )
         self._peers: dict[int, Link] = {}
@@ -316,6 +317,8 @@ class ShardProcess(Process):
 
     def _receive(self) -> None:
         node = self.node
+        for _ in self.take("connections"):
+            node.connected()
         for arrival in self.take("coordinator"):
             node.receive_coordinator(arrival.frames)
         for shard in self._peers:

@@ -31,7 +31,7 @@ from tests.simulation.kinds import CAME_BACK
 from tests.simulation.setting import Setting
 from tests.simulation.simulation import play
 
-SEEDS_MAX: Final = 60
+SEEDS_MAX: Final = 80
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -161,7 +161,7 @@ def test_a_commit_that_is_confirmed_before_it_is_made(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(WriterEngine, "submit", confirm_early)
     failure = first_failure()
-    assert "untrue" in failure or "that it had confirmed" in failure
+    assert "untrue" in failure or "that it had confirmed" in failure or "forgot mail" in failure
 
 
 def test_a_recovery_that_does_not_wait_for_its_grant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,6 +313,21 @@ def said(node: Node) -> list[Any]:
     return [decode_internal(body) for frames in sent for _, body in pairs(frames)]
 
 
+def test_a_coordinator_that_was_started_anew_hears_of_an_idle_shard_at_once() -> None:
+    """Else a cron's job would wait until the shard has been idle for long enough to greet; one that
+    does not serve yet greets until it is answered anyway."""
+    node = serving()
+    said(node)
+    node.connected()
+    [hello] = said(node)
+    assert isinstance(hello, ShardHello)
+    assert (hello.shard, hello.epoch) == (0, 1)
+    beginning = serving(piece_by_piece=True)
+    said(beginning)
+    beginning.connected()
+    assert said(beginning) == []
+
+
 def test_what_webhooks_want_leaves_once_it_is_safe_and_from_the_answer_on() -> None:
     """
     1. A webhook is made: the shard says that it follows, so that its maker can be answered.
