@@ -85,6 +85,15 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
     return frames
 
 
+def descriptor(socket: zmq.Socket[bytes]) -> int:
+    """Return the file descriptor that becomes readable when the socket's state changes.
+
+    Before every sleep on it one has to ask whether the socket is `readable`: sending may have
+    consumed a change.
+    """
+    return int(socket.getsockopt(zmq.FD))
+
+
 def readable(socket: zmq.Socket[bytes]) -> bool:
     """Tell whether a message has arrived."""
     return bool(int(_get(socket, _EVENTS)) & _POLLIN)

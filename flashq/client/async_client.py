@@ -35,14 +35,14 @@ from flashq.client.happenings import (
 )
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
 from flashq.client.results import Delivered, Event, Gap
-from flashq.client.sockets import descriptor, open_socket, send
+from flashq.client.sockets import open_socket, send
 from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
 from flashq.client.sync_client import TIMEOUT_MS
 from flashq.errors import ConnectionClosed
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode
 from flashq.protocol.sessions import HelloReply, Unsubscribe
-from flashq.wire import readable, receive
+from flashq.wire import descriptor, readable, receive
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ import zmq
 
 from flashq.client.connection import Connection
 from flashq.client.happenings import AnyHappening, Disconnected
-from flashq.client.sockets import descriptor, open_socket, send
-from flashq.wire import readable, receive
+from flashq.client.sockets import open_socket, send
+from flashq.wire import descriptor, readable, receive
 
 FAREWELL_MS: Final = 1000
 """How long the thread waits at its end for the server's answer to the goodbye."""

@@ -39,12 +39,3 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
     for frame in frames[:-1]:
         _send(socket, frame, _MORE)
     _send(socket, frames[-1], _DONTWAIT)
-
-
-def descriptor(socket: zmq.Socket[bytes]) -> int:
-    """Return the file descriptor that becomes readable when the socket's state changes.
-
-    Before every sleep on it one has to ask whether the socket is `readable`: sending may have
-    consumed a change.
-    """
-    return int(socket.getsockopt(zmq.FD))

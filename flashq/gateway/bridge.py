@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import zmq
 
-from flashq.client.sockets import descriptor, open_socket, send
+from flashq.client.sockets import open_socket, send
 from flashq.clock import SystemClock
 from flashq.errors import BadMessage
 from flashq.gateway import family
@@ -32,7 +32,7 @@ from flashq.gateway.pending import Done, Pending
 from flashq.gateway.subscribing import Ready
 from flashq.gateway.upstream import Upstream
 from flashq.observability.logging import log_of
-from flashq.wire import readable, receive
+from flashq.wire import descriptor, readable, receive
 
 MESSAGES_PER_TURN_MAX: Final = 256
 LINGER_S: Final = 0.5

@@ -24,7 +24,7 @@ from flashq.rundir import RunDir
 from flashq.shard.identity import Identity, Phase
 from flashq.shard.node import Node
 from flashq.version import __version__
-from flashq.wire import receive_all, send
+from flashq.wire import descriptor, readable, receive_all, send
 
 PROGRAM: Final = "flashq-shard"
 
@@ -141,12 +141,17 @@ class Sockets:
         self._coordinator.set_hwm(0)
         self._coordinator.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._coordinator.setsockopt(zmq.IDENTITY, b"shard-%d-%s" % (index, os.urandom(6)))
+        #: tells of connections to the coordinator. Nothing is ever sent over it, so once it was seen
+        #: empty its descriptor says when there is more, and the poller has no socket more to ask
         self._connections = self._coordinator.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._connections_fd = descriptor(self._connections)
+        readable(self._connections)
         self._coordinator.connect(run_dir.coordinator)
         self._shards: dict[int, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
-        for socket in (self._front, self._events, self._coordinator, self._connections):
+        for socket in (self._front, self._events, self._coordinator):
             self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._connections_fd, zmq.POLLIN)
 
     def wait(self, wait_ms: int, wake_fd: int) -> dict[object, int]:
         """Wait until a socket or `wake_fd` is readable, and return what is."""
@@ -155,7 +160,7 @@ class Sockets:
 
     def receive(self, node: Node, ready: dict[object, int]) -> None:
         """Give the node what has come, a bounded batch of each socket."""
-        if self._connections in ready:
+        if self._connections_fd in ready:
             receive_all(self._connections, lambda _: node.connected(), TURN_MESSAGES_MAX)
         if self._coordinator in ready:
             receive_all(self._coordinator, node.receive_coordinator, TURN_MESSAGES_MAX)
