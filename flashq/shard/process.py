@@ -141,8 +141,8 @@ class Sockets:
         self._coordinator.set_hwm(0)
         self._coordinator.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._coordinator.setsockopt(zmq.IDENTITY, b"shard-%d-%s" % (index, os.urandom(6)))
-        #: tells of connections to the coordinator. Nothing is ever sent over it, so once it was seen
-        #: empty its descriptor says when there is more, and the poller has no socket more to ask
+        #: tells of connections to the coordinator. Nothing is ever sent over it, so once it was
+        #: seen empty its descriptor says when there is more: the poller has no socket more to ask
         self._connections = self._coordinator.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._connections_fd = descriptor(self._connections)
         readable(self._connections)
