@@ -23,6 +23,7 @@ from flashq.shard.indexes import retire
 from flashq.shard.lifecycle import (
     ACTIVE,
     COMPLETED,
+    DELAYED,
     FAILED,
     HISTORY_MAX,
     WAITING,
@@ -44,6 +45,9 @@ from flashq.shard.state import (
 
 _TOKEN_OF: Final = attrgetter("lease.token")
 _OUTCOMES: Final = {COMPLETED: OUTCOME_COMPLETED, FAILED: OUTCOME_FAILED}
+_FILED: Final = frozenset({WAITING, DELAYED, COMPLETED})
+"""States in which a plain job is in no more than its page, its lane, and heaps that find out by
+themselves that it is gone."""
 
 
 def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
@@ -294,10 +298,11 @@ def _data_set(state: ShardState, record: r.DataSet) -> None:
 
 def _removed(state: ShardState, record: r.Removed) -> None:
     jobs = state.take_many(record.ids)
-    if special_of(jobs) or [job for job in jobs if job.state != COMPLETED]:
+    first = jobs[0].state if jobs else COMPLETED
+    if first not in _FILED or special_of(jobs) or [job for job in jobs if job.state != first]:
         _remove_any(state, jobs)
     else:
-        state.forget_plain(jobs, record.ids)
+        state.forget_plain(jobs, record.ids, first, _OUTCOMES.get(first, OUTCOME_REMOVED))
     totals, count = state.totals, len(record.ids)
     if record.reason == "expired":
         totals.expired += count
@@ -308,16 +313,17 @@ def _removed(state: ShardState, record: r.Removed) -> None:
 
 
 def _remove_any(state: ShardState, jobs: list[Job]) -> None:
-    """Remove jobs of any kind, those that are completed and plain together."""
-    plain: list[Job] = []
+    """Remove jobs of any kind, those that are plain and in one state together."""
+    plain: dict[int, list[Job]] = {}
     for job in jobs:
-        if job.state == COMPLETED and not is_special(job):
-            plain.append(job)
+        if job.state in _FILED and not is_special(job):
+            plain.setdefault(job.state, []).append(job)
             continue
         settle_awaited(state, job)
         state.forget(job, state.queues[job.queue], _OUTCOMES.get(job.state, OUTCOME_REMOVED))
-    if plain:
-        state.forget_plain(plain, [job.id for job in plain])
+    for was, alike in plain.items():
+        ids = [job.id for job in alike]
+        state.forget_plain(alike, ids, was, _OUTCOMES.get(was, OUTCOME_REMOVED))
 
 
 def _results_dropped(state: ShardState, record: r.ResultsDropped) -> None:

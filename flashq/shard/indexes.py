@@ -213,10 +213,10 @@ class Lane:
                 heappush(self._side, (job.run_at, job.id, self._stamp, job))
         self._staged.clear()
 
-    def discard(self) -> None:
-        """Count one entry as dead: its job, wherever it stands, is WAITING no longer."""
-        self.live -= 1
-        self.dead += 1
+    def discard(self, count: int = 1) -> None:
+        """Count entries as dead: their jobs, wherever they stand, are WAITING no longer."""
+        self.live -= count
+        self.dead += count
         if self.dead > _COMPACT_AT and self.dead > self.live:
             self._compact()
 
@@ -304,10 +304,10 @@ class ReadyJobs:
             insort(self._order, -priority)
         return lane
 
-    def discard(self, priority: int) -> None:
-        """Take a job out of the middle: its object has just ceased to be WAITING."""
+    def discard(self, priority: int, count: int = 1) -> None:
+        """Take jobs out of the middle: their objects have just ceased to be WAITING."""
         lane = self._lanes[priority]
-        lane.discard()
+        lane.discard(count)
         if not lane.live:
             self._drop(priority)
 

@@ -387,42 +387,52 @@ class ShardState:
         self._note_ends({number: 1})
         self.forget_if_idle(queue)
 
-    def forget_plain(self, jobs: list[Job], ids: list[int]) -> None:
-        """Take completed jobs without options and extra out of everything: `forget` for many,
-        which have been touched. `ids` are theirs."""
+    def forget_plain(self, jobs: list[Job], ids: list[int], was: int, outcome: int) -> None:
+        """Take many jobs without options and extra out of everything: `forget` for many.
+
+        Args:
+            jobs: which have been touched.
+            ids: theirs.
+            was: the state of all of them: WAITING, DELAYED or COMPLETED.
+            outcome: what is kept of each.
+        """
         sequences = self.index.run_of(ids)
         if sequences is None:
-            self._forget_scattered(ids)
+            self._forget_scattered(ids, outcome)
         else:
-            self._forget_run(sequences)
+            self._forget_run(sequences, outcome)
         size = sum([len(job.data) for job in jobs])
         for job in jobs:
             job.state = GONE
             job.data = b""
         by_queue = Counter([job.queue for job in jobs])
         for name, count in by_queue.items():
-            self.queues[name].counts[COMPLETED] -= count
+            self.queues[name].counts[was] -= count
+        if was == WAITING:
+            lanes = Counter([(job.queue, job.priority) for job in jobs])
+            for (name, priority), count in lanes.items():
+                self.queues[name].ready.discard(priority, count)
         self.index.count -= len(jobs)
-        self.counts[COMPLETED] -= len(jobs)
+        self.counts[was] -= len(jobs)
         self.bytes -= size + JOB_BYTES * len(jobs)
         for name in by_queue:
             self.forget_if_idle(self.queues[name])
 
-    def _forget_run(self, sequences: range) -> None:
-        """Empty the places of completed jobs that follow each other."""
+    def _forget_run(self, sequences: range, outcome: int) -> None:
+        """Empty the places of jobs that follow each other."""
         ends: dict[int, int] = {}
         for number, offset, count in slices(sequences):
             page = self.index.pages[number]
             if page.outcomes is None:
                 page.outcomes = bytearray(PAGE_SEQUENCES)
             page.jobs[offset : offset + count] = [None] * count
-            page.outcomes[offset : offset + count] = bytes([OUTCOME_COMPLETED]) * count
+            page.outcomes[offset : offset + count] = bytes([outcome]) * count
             page.live -= count
             ends[number] = count
         self._note_ends(ends)
 
-    def _forget_scattered(self, job_ids: list[int]) -> None:
-        """Empty the places of completed jobs, wherever they are."""
+    def _forget_scattered(self, job_ids: list[int], outcome: int) -> None:
+        """Empty the places of jobs, wherever they are."""
         step, last = self.shard_count, -1
         span = step * PAGE_SEQUENCES
         for job_id in job_ids:
@@ -434,7 +444,7 @@ class ShardState:
                 slots, outcomes = page.jobs, page.outcomes
             offset = job_id // step % PAGE_SEQUENCES
             slots[offset] = None
-            outcomes[offset] = OUTCOME_COMPLETED
+            outcomes[offset] = outcome
             page.live -= 1
         self._note_ends(Counter([job_id // span for job_id in job_ids]))
 

@@ -83,6 +83,20 @@ class TestRemoval:
         assert states == ["active", "failed", "completed", "waiting"]
         shard.check_recovery()
 
+    def test_what_a_clean_of_many_leaves_is_delivered_in_order(self, shard: Shard) -> None:
+        """Plain jobs go together; of those that stay each lane still knows how many and which."""
+        jobs = [{"data": number, "priority": number % 2} for number in range(40)]
+        ids = shard.ask("PUSHB", queue="q", jobs=jobs)["ids"]
+        special = shard.push(tags=["t"])
+        assert shard.ask("CLEAN", queue="q", grace=0, state="waiting", limit=30)["count"] == 30
+        shard.check_recovery()
+        left = ids[30:]
+        assert [shard.state_of(job_id) for job_id in ids[:30]] == ["unknown"] * 30
+        assert shard.ask("COUNT", queue="q")["count"] == 11
+        pulled = shard.ask("PULLB", queue="q", count=20, timeout=0)["jobs"]
+        assert [job["id"] for job in pulled] == [*left[1::2], *left[::2], special]
+        shard.check_recovery()
+
     def test_obliterate_takes_everything(self, shard: Shard) -> None:
         shard.make_active()
         shard.make_failed(unique_key="k")
