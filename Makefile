@@ -36,7 +36,7 @@ serve: $(INSTALLED)
 	@exec $(BIN)/flashq serve $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --timeout 60 $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --timeout 60 $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check $(SOURCES)
