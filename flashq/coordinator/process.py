@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import zmq
@@ -35,7 +36,7 @@ from flashq.observability.logging import log_of
 from flashq.storage import open_storage
 from flashq.storage.backup import RESTORING
 from flashq.storage.port import Opened, Put
-from flashq.wire import receive, send
+from flashq.wire import receive_all, send
 
 PROGRAM: Final = "flashq-coordinator"
 
@@ -138,11 +139,7 @@ class Turns:
             if lifecycle.wake_fd in ready:
                 lifecycle.clear_wake()
             if socket in ready:
-                for _ in range(TURN_MESSAGES_MAX):
-                    frames = receive(socket)
-                    if frames is None:
-                        break
-                    self._coordinator.handle(frames[0], frames[1:], now_ms, mono_ms)
+                receive_all(socket, partial(self._handle, now_ms, mono_ms), TURN_MESSAGES_MAX)
             if lifecycle.stopping and drain_ends_ms is None:
                 drain_ends_ms = mono_ms + self._drain_timeout_ms
                 self._coordinator.drain(mono_ms)
@@ -156,6 +153,9 @@ class Turns:
                 or (self._coordinator.is_drained and (writer.is_idle or self._trouble))
             ):
                 return
+
+    def _handle(self, now_ms: int, mono_ms: int, frames: list[bytes]) -> None:
+        self._coordinator.handle(frames[0], frames[1:], now_ms, mono_ms)
 
     def _wait_ms(self, writer: Writer, *, is_draining: bool) -> int:
         wait_ms = self._coordinator.next_wait_ms(self._clock.wall_ms(), self._clock.mono_ms())
