@@ -156,12 +156,7 @@ class Sockets:
     def wait(self, wait_ms: int, wake_fd: int) -> dict[object, int]:
         """Wait until a socket or `wake_fd` is readable, and return what is."""
         self._poller.register(wake_fd, zmq.POLLIN)
-        ready = dict(self._poller.poll(wait_ms))
-        # Whoever waits for the processor goes first, and may bring more for this turn: while many
-        # shards are busy a turn for one message costs little less than one for three. Nothing is
-        # lost while nobody waits.
-        os.sched_yield()
-        return ready
+        return dict(self._poller.poll(wait_ms))
 
     def receive(self, node: Node, ready: dict[object, int]) -> None:
         """Give the node what has come, a bounded batch of each socket."""
