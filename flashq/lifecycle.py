@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import socket
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from typing import Final, Protocol
 
 from setproctitle import setproctitle
 
+from flashq.clock import SystemClock
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
 from flashq.observability.logging import STDERR_FILENO, STDOUT_FILENO, configure_log, write_all
@@ -216,7 +216,7 @@ class NotifyBeat:
         self,
         notify: Callable[[], None],
         limit_ms: int,
-        mono_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+        mono_ms: Callable[[], int],
     ) -> None:
         self._notify = notify
         # A loop turns within this time and tells when it has passed, so within twice of it.
@@ -247,7 +247,7 @@ def systemd_beat(report: TerminalReport, environ: Mapping[str, str]) -> Beat:
     is_meant = pid is None or pid == str(os.getpid())
     if not is_meant or not usec.isdecimal() or not int(usec) or not environ.get("NOTIFY_SOCKET"):
         return NoBeat()
-    return NotifyBeat(report.beat, int(usec) // 1000)
+    return NotifyBeat(report.beat, int(usec) // 1000, SystemClock().mono_ms)
 
 
 def dump_stacks_on_abort() -> None:

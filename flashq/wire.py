@@ -108,7 +108,7 @@ def receive_all(
     """Have what has arrived handled, so many messages at the most.
 
     Most often it is one, and then it is asked whether there are more: to try in vain costs an
-    exception, which takes three times as long, and many times as long when the caches are cold.
+    exception, which takes more than twice as long.
 
     Args:
         handle: told each message.

@@ -31,6 +31,14 @@ SHARDS = 4
 HASH = "agreed"
 NOW_MS = 1_800_000_000_000
 ROUTER = b"router-1"
+OLD = b"S-old"
+NEW = b"S-new"
+"""Two processes of a shard, one after the other."""
+
+
+def hello(epoch: int = 0, safe_seq: int = 0, **more: int) -> ShardHello:
+    """The hello of shard 1."""
+    return ShardHello(shard=1, config_hash=HASH, epoch=epoch, safe_seq=safe_seq, **more)
 
 
 class Outcome(Struct):

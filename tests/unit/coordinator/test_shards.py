@@ -23,15 +23,7 @@ from flashq.protocol.internal import (
     ShardReady,
 )
 from flashq.protocol.limits import EngineLimits
-from tests.unit.coordinator.bench import HASH, SHARDS, Bench, blob
-
-OLD = b"S-old"
-NEW = b"S-new"
-
-
-def hello(epoch: int = 0, safe_seq: int = 0, **more: int) -> ShardHello:
-    """The hello of shard 1."""
-    return ShardHello(shard=1, config_hash=HASH, epoch=epoch, safe_seq=safe_seq, **more)
+from tests.unit.coordinator.bench import HASH, NEW, OLD, SHARDS, Bench, blob, hello
 
 
 def whole(epoch: int, seq: int, *, full: bool = True) -> CheckpointSlice:

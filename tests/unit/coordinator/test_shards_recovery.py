@@ -9,18 +9,9 @@ from flashq.protocol.internal import (
     Recovered,
     Reserve,
     ReservedUpTo,
-    ShardHello,
     ShardReady,
 )
-from tests.unit.coordinator.bench import HASH, Bench, blob
-
-OLD = b"S-old"
-NEW = b"S-new"
-
-
-def hello(epoch: int = 0, safe_seq: int = 0, **more: int) -> ShardHello:
-    """The hello of shard 1."""
-    return ShardHello(shard=1, config_hash=HASH, epoch=epoch, safe_seq=safe_seq, **more)
+from tests.unit.coordinator.bench import NEW, OLD, Bench, blob, hello
 
 
 def test_a_shard_is_not_fenced_by_its_own_second_grant() -> None:
