@@ -31,15 +31,18 @@ class Dealer:
         url: where to.
         flags: of every request: JSON, FULL.
         identity: the ZeroMQ routing id; the server gives one when it is empty.
+        reconnects: whether it comes again by itself when its connection has ended.
     """
 
-    def __init__(self, url: str, *, flags: int = 0, identity: bytes = b"") -> None:
+    def __init__(
+        self, url: str, *, flags: int = 0, identity: bytes = b"", reconnects: bool = True
+    ) -> None:
         self.flags = flags
         self.url = url
         self._context = zmq.Context[zmq.Socket[bytes]]()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 20 if reconnects else -1)
         if identity:
             self.socket.setsockopt(zmq.IDENTITY, identity)
         self.socket.connect(url)

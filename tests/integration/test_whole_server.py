@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,25 +237,32 @@ def test_a_silent_shard_is_named_and_the_rest_is_given(start_server: StartServer
         ids.append(dealer.ask("PUSH", queue=name, data=1, job_id=f"c{len(ids)}")["id"])
     silent = ids[-1] % 4
     rest = [job_id for job_id in ids if job_id % 4 != silent]
+
+    def ask(cmd: str, **fields: Any) -> dict[str, Any]:
+        """Ask until no other shard was too slow for so short a deadline."""
+
+        def answered() -> dict[str, Any]:
+            reply = dealer.ask(cmd, **fields)
+            return reply if reply["missing_shards"] == [silent] else {}
+
+        return eventually(answered, f"an answer to {cmd} that only shard {silent} is missing from")
+
     server.signal(f"flashq-shard {silent}", signal.SIGSTOP)
     try:
-        queues = dealer.ask("LISTQUEUES")
-        assert queues["missing_shards"] == [silent]
-        assert len(queues["queues"]) == len(rest)
-        stats = dealer.ask("STATS")
-        assert (stats["queued"], stats["missing_shards"]) == (len(rest), [silent])
-        assert dealer.ask("METRICS")["missing_shards"] == [silent]
-        jobs = dealer.ask("GETJOBS")
+        assert len(ask("LISTQUEUES")["queues"]) == len(rest)
+        assert ask("STATS")["queued"] == len(rest)
+        assert ask("METRICS")["ok"]
+        jobs = ask("GETJOBS")
         assert {job["id"] for job in jobs["jobs"]} == set(rest)
-        assert (jobs["total"], jobs["missing_shards"]) == (len(rest), [silent])
-        batch = dealer.ask("GETJOBSBATCH", ids=ids)
-        assert [job["id"] for job in batch["jobs"]] == rest
-        assert batch["missing_shards"] == [silent]
-        found = dealer.ask("GETJOBBYCUSTOMID", job_id="c0")
-        assert found["missing_shards"] == [silent]
-        assert dealer.ask("ACKB", ids=ids)["missing_shards"] == [silent]
+        assert jobs["total"] == len(rest)
+        assert [job["id"] for job in ask("GETJOBSBATCH", ids=ids)["jobs"]] == rest
+        assert ask("GETJOBBYCUSTOMID", job_id="c0")["ok"]
+        assert ask("ACKB", ids=ids)["ok"]
         with Client(server.url) as client:
-            assert client.list_queues().missing_shards == [silent]
+            eventually(
+                lambda: client.list_queues().missing_shards == [silent],
+                "the same from the client",
+            )
     finally:
         server.signal(f"flashq-shard {silent}", signal.SIGCONT)
     eventually(lambda: "missing_shards" not in dealer.ask("STATS"), "every shard again")
