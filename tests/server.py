@@ -72,7 +72,6 @@ class Server:
             )
         #: what was printed up to `ready`
         self.lines: list[str] = []
-        self._dealers: list[Dealer] = []
 
     # --- its life
 
@@ -93,8 +92,6 @@ class Server:
 
     def close(self) -> None:
         """End whatever still runs, by id, and remove what it left."""
-        for dealer in self._dealers:
-            dealer.close()
         held = [os.pidfd_open(pid) for pid in self.pids().values() if _is_alive(pid)]
         if self.process.poll() is None:
             self.process.kill()
@@ -129,10 +126,8 @@ class Server:
         return f"ipc://{self.run_dir}/shard-{shard}.sock"
 
     def dealer(self, **options: Any) -> Dealer:
-        """Return a connection to it, which is closed with the server if nobody did it before."""
-        self._dealers = [each for each in self._dealers if not each.socket.closed]
-        self._dealers.append(Dealer(self.url, **options))
-        return self._dealers[-1]
+        """Return a connection to it; the caller closes it."""
+        return Dealer(self.url, **options)
 
     # --- its programs
 
