@@ -6,6 +6,7 @@ A part of `evolve`; see there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, Final
 
 from flashq.protocol import records as r
@@ -44,19 +45,14 @@ def _pushed(state: ShardState, record: r.Pushed) -> None:
         state.add(job, queue)
         state.enqueue(job, queue, known=False)
         return
-    if len(priorities) == 1:
-        priority = priorities[0]
-        jobs = [
-            Job(i, name, payload, priority, now, run_at, to, 0, options, 0, 0, None, None)
-            for i, payload in zip(range(start, start + count * step, step), data, strict=True)
-        ]
-    else:
-        jobs = [
-            Job(i, name, payload, priority, now, run_at, to, 0, options, 0, 0, None, None)
-            for i, payload, priority in zip(
-                range(start, start + count * step, step), data, priorities, strict=True
-            )
-        ]
+    ids = range(start, start + count * step, step)
+    if len(priorities) not in (1, count):
+        raise Damage(f"{count} jobs pushed with {len(priorities)} priorities")
+    each = repeat(priorities[0]) if len(priorities) == 1 else priorities
+    # Without a line of Python for each job this takes a fifth less.
+    zero, none = repeat(0), repeat(None)
+    fields = (repeat(name), data, each, repeat(now), repeat(run_at), repeat(to), zero)
+    jobs = list(map(Job, ids, *fields, repeat(options), zero, zero, none, none))
     if to == WAITING and _is_plain(options):
         _file_plain(state, record, jobs)
         return

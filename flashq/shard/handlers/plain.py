@@ -83,7 +83,7 @@ def _push_many(
 ) -> Decision:
     check_queue_name(command.queue)
     check_batch(context, raws)
-    datas = [bytes(raw) for raw in raws]
+    datas = list(map(bytes, raws))
     sizes = list(map(len, datas))
     if not datas or max(sizes) > context.limits.payload_bytes_max:
         return push_batch(context, _with_options(command, raws, priorities), origin)

@@ -72,6 +72,7 @@ class TestDamage:
             (r.Acked([5000], []), "page 4, which is not there"),
             (r.Acked([1], []), "job 1 acknowledged, which nobody holds"),
             (r.Removed([1, 9], "drained"), "job 9, which is not there"),
+            (r.Pushed("q", 4, [b""] * 3, [1, 2], 0, None), "3 jobs pushed with 2 priorities"),
             (r.Failed(9, "failed", None, 0, False, True), "job 9, which is not there"),
             (r.Requeued([9], "lost", 0), "job 9, which is not there"),
             (r.Delivered("q", [2], TOKEN, b""), "were not the first of q"),
