@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.server import Server
+from tests.server import PATIENT, Server
 
 StartServer = Callable[..., Server]
 
@@ -25,7 +25,7 @@ def shared_server() -> Iterator[Server]:
 
     When all are done it has to end with 0 on SIGTERM, and nothing may have crashed on the way.
     """
-    server = Server("--shards", "4")
+    server = Server("--shards", "4", *PATIENT)
     try:
         server.wait_ready()
         yield server

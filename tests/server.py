@@ -27,6 +27,9 @@ T = TypeVar("T")
 START_S: Final = 30.0
 PATIENCE_S: Final = 20.0
 LOOK_S: Final = 0.01
+PATIENT: Final = ("--gather-timeout-ms", "20000")
+"""Flags of a server on which no test is about silence: an answer of all shards is one of all, also
+where one of them has to wait for the machine."""
 
 _SERVE: Final = "import sys; from flashq.supervisor.process import main; sys.exit(main())"
 

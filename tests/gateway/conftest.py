@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import Server
+from tests.server import PATIENT, Server
 
 _numbers = itertools.count()
 
@@ -20,7 +20,7 @@ def doors() -> Iterator[Server]:
     """Return the server that these tests share: use queue names of your own."""
     with tempfile.TemporaryDirectory(prefix="fqg", dir="/tmp") as directory:
         path = Path(directory) / "door.sock"
-        server = Server("--shards", "4", "--unix-socket", str(path))
+        server = Server("--shards", "4", "--unix-socket", str(path), *PATIENT)
         try:
             server.wait_ready()
             yield server

@@ -16,7 +16,7 @@ import pytest
 from flashq.client.sync_client import Client
 from tests.contract.dealer import Dealer
 from tests.integration.programs import Site
-from tests.server import Server, eventually, resident_bytes
+from tests.server import PATIENT, Server, eventually, resident_bytes
 
 StartServer = Callable[..., Server]
 MIB = 1024 * 1024
@@ -186,7 +186,7 @@ def test_a_drained_server_leaves_its_directory_to_the_next(start_server: StartSe
 
 def test_32_shards_share_the_work_and_their_memory(start_server: StartServer) -> None:
     """The default: every shard gets queues, and each answers for its own."""
-    server = start_server("--shards", "32")
+    server = start_server("--shards", "32", *PATIENT)
     dealer = server.dealer()
     asked = [dealer.send("PUSH", queue=f"q{n}", data=n) for n in range(1000)]
     ids = [dealer.answer(corr)["id"] for corr in asked]
@@ -204,7 +204,7 @@ def test_32_shards_share_the_work_and_their_memory(start_server: StartServer) ->
 
 def test_ten_thousand_queues(start_server: StartServer) -> None:
     """One job in each: all are listed, counted and served, and none costs much."""
-    server = start_server()
+    server = start_server(*PATIENT)
     before = sum(resident_bytes(pid) for pid in server.pids().values())
     dealer = server.dealer()
     names = [f"tenant-{n}.mail" for n in range(10_000)]
