@@ -404,7 +404,7 @@ class Engine:
         """Keep what is volatile in step with what was just decided."""
         first, last = records[0], records[-1]
         if isinstance(first, r.Adopted):
-            self._leases.watch_ids(first.ids)
+            self._leases.watch_adopted(first.ids)
         if kind is queues.SetRateLimit or kind is queues.ClearRateLimit:
             self._pulling.fill_bucket(command.queue)
         elif kind is leases.HeartbeatJob:

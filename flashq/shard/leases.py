@@ -8,7 +8,7 @@ are on the engine's clock, which does not count time in which this process did n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain, repeat
 from typing import Final
 
@@ -23,8 +23,8 @@ from flashq.shard.handlers.leasing import is_lost_delivery
 from flashq.shard.lifecycle import (
     Delivery,
     Job,
-    is_plain,
     options_of,
+    special_of,
 )
 
 PULLED_QUEUES_MAX: Final = 100
@@ -94,7 +94,7 @@ class Leases:
                 if job is None or job.lease is None or id(job.lease) in seen:
                     continue
                 seen.add(id(job.lease))
-                self.watch(job.lease.jobs)
+                self._watch(job.lease)
 
     # --- sessions
 
@@ -243,7 +243,7 @@ class Leases:
         if records:
             self._core.commit(records, durable=False)
         for ids in adopted.values():
-            self.watch_ids(ids)
+            self.watch_adopted(ids)
         return HeartbeatReply(ok=True, lost=lost)
 
     def _unnamed(self, session_id: bytes, named: set[int]) -> list[int]:
@@ -277,9 +277,11 @@ class Leases:
 
     # --- deadlines of deliveries
 
-    def watch_ids(self, job_ids: list[int]) -> None:
+    def watch_adopted(self, job_ids: list[int]) -> None:
         """Set the deadline of jobs that have been adopted together."""
-        self.watch(job for job in self._core.state.index.get_many(job_ids) if job is not None)
+        job = self._core.state.index.get(job_ids[0])
+        if job is not None and job.lease is not None:
+            self._watch(job.lease)
 
     def hand_out(self, jobs: list[Job], session_id: bytes) -> None:
         """Note that jobs have just been handed to a session (empty for none)."""
@@ -287,25 +289,20 @@ class Leases:
         if live is not None:
             live.taken += len(jobs)
         self._core.context.measures.delivered(jobs, self._core.state.now_ms)
-        if jobs and jobs[0].lease is not None:
-            jobs[0].lease.gate = self._core.state.seq
-        self.watch(jobs)
+        delivery = jobs[0].lease
+        assert delivery is not None, "they were handed out"
+        delivery.gate = self._core.state.seq
+        self._watch(delivery)
 
-    def watch(self, jobs: Iterable[Job]) -> None:
-        """Set the deadline of jobs that have just been handed out together."""
-        core = self._core
-        watch: _Watch | None = None
-        first: int | None = None
-        for job in jobs:
-            lease = job.lease
-            if lease is None or (lease.session and is_plain(job)):
-                continue  # nothing but the session's silence ends this hold
-            watch = watch or _Watch(lease, core.clock_ms)
-            at = self._deadline(job, watch)
-            if at is not None and (first is None or at < first):
-                first = at
-        if watch is not None and first is not None:
-            core.timers.at(first, self._due, watch)
+    def _watch(self, delivery: Delivery) -> None:
+        """Set the deadline of the jobs that are held under one delivery, counted from now."""
+        held: list[Job] = [job for job in delivery.jobs if job.lease is delivery]
+        if delivery.session:
+            held = special_of(held)  # only the session's silence ends its hold on others
+        watch = _Watch(delivery, self._core.clock_ms)
+        deadlines = [at for job in held if (at := self._deadline(job, watch)) is not None]
+        if deadlines:
+            self._core.timers.at(min(deadlines), self._due, watch)
 
     def _deadline(self, job: Job, watch: _Watch) -> int | None:
         options, delivery = job.options, watch.delivery

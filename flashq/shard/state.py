@@ -405,7 +405,9 @@ class ShardState:
         for job in jobs:
             job.state = GONE
             job.data = b""
-        by_queue = Counter([job.queue for job in jobs])
+        names = [job.queue for job in jobs]
+        is_one = names and names.count(names[0]) == len(names)  # sooner told than all are counted
+        by_queue = {names[0]: len(names)} if is_one else Counter(names)
         for name, count in by_queue.items():
             self.queues[name].counts[was] -= count
         if was == WAITING:
@@ -479,8 +481,7 @@ class ShardState:
     def file_completed(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED job, newer than all that are filed, for retention."""
         for filed in (self.completed, queue.completed):
-            while filed and filed[0].state != COMPLETED:
-                filed.popleft()
+            _drop_gone(filed)
             filed.append(job)
         if job.extra is not None and job.extra.result is not None:
             self.keep_result(job, job.extra.result)
@@ -491,8 +492,7 @@ class ShardState:
     def file_plain(self, jobs: list[Job], queue: Queue) -> None:
         """File many jobs of one queue that have just become COMPLETED and have no options."""
         for filed in (self.completed, queue.completed):
-            while filed and filed[0].state != COMPLETED:
-                filed.popleft()
+            _drop_gone(filed)
             filed.extend(jobs)
         queue.counts[ACTIVE] -= len(jobs)
         queue.counts[COMPLETED] += len(jobs)
@@ -535,3 +535,15 @@ class ShardState:
         if mailbox is None:
             mailbox = self.mailboxes[peer] = Mailbox()
         return mailbox
+
+
+def _drop_gone(filed: deque[Job]) -> None:
+    """Drop the oldest of filed jobs that are no longer COMPLETED."""
+    count = 0
+    for job in filed:
+        if job.state == COMPLETED:
+            break
+        count += 1
+    popleft = filed.popleft
+    for _ in range(count):
+        popleft()

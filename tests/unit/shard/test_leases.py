@@ -367,6 +367,20 @@ class TestRestart:
         shard.advance(30_000)
         assert shard.state_of(memory) == shard.state_of(durable) == "waiting"
 
+    def test_a_delivery_of_which_another_job_was_handed_out_since_is_watched(
+        self, shard: Shard
+    ) -> None:
+        """The other job's delivery is a later one; this one's still has its own deadline."""
+        first, second = shard.push(), shard.push()
+        assert shard.pull_ids(count=2) == [first, second]
+        shard.ask("RELEASE", ids=[first])
+        assert shard.pull_ids(count=2) == [first]
+        shard = shard.crash()
+        shard.advance(29_999)
+        assert shard.state_of(first) == shard.state_of(second) == "active"
+        shard.advance(1)
+        assert shard.state_of(first) == shard.state_of(second) == "waiting"
+
     def test_a_lost_delivery_is_adopted_by_the_session_that_names_it(self, shard: Shard) -> None:
         """1. a job is handed out; 2. the shard is killed before that record is safe; 3. the
         worker's heartbeat names it: the job is the worker's again, not handed out a second
