@@ -19,9 +19,11 @@ from tests.server import Server, eventually
 
 GATEWAY = "flashq-gateway"
 FAST = (
-    *("--shards", "4", "--webhook-private-targets", "true", "--webhook-lease-ms", "1000"),
-    *("--webhook-backoff-ms", "10", "--webhook-attempts-max", "3"),
+    *("--shards", "4", "--webhook-private-targets", "true", "--webhook-lease-ms", "5000"),
+    *("--webhook-timeout-ms", "30000", "--webhook-backoff-ms", "10", "--webhook-attempts-max", "3"),
 )
+"""Quick where nobody has to be: a gateway that stalls keeps its lease, and who is slow to answer
+while a program is started again is not told twice for it."""
 SECRET = "tell nobody"
 
 
