@@ -175,12 +175,14 @@ def export(
     """Print the jobs in the storage, as they are at this moment; a server may be running."""
     from flashq.cli import exporting
     from flashq.storage import open_snapshot
+    from flashq.storage.form import check_form
 
     if not jobs:
         raise click.UsageError("say what to export: --jobs")
     settings = _settings(storage, data_dir, config_file)
     snapshot = open_snapshot(settings.storage)
     try:
+        check_form("the storage", snapshot.opened.shards, snapshot.opened.parts)
         found = exporting.jobs_of(snapshot, queue=queue, state=state)
         if to is not None:
             count = exporting.copy_to_postgres(found, to, table)

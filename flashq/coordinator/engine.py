@@ -63,6 +63,7 @@ from flashq.protocol.internal import (
 )
 from flashq.protocol.limits import EngineLimits, WebhookLimits
 from flashq.protocol.server import GetMetricsHistory, MetricsHistoryReply
+from flashq.storage.form import FORM_PART, check_form, form_part
 from flashq.storage.port import Opened, Put
 
 ROUTER_SILENCE_MS: Final = 30_000
@@ -107,7 +108,8 @@ class Coordinator:
         measures: what is told of storage; who measures it keeps them.
 
     Raises:
-        ConfigError: a part of the coordinator's own is of another version of flashq.
+        ConfigError: a part of the coordinator's own, or what shards have stored, is of another
+            version of flashq.
         StorageDamaged: one cannot be read, or contradicts the others.
     """
 
@@ -132,6 +134,7 @@ class Coordinator:
             settings.shard_count, self._new_incarnation(opened, now_ms), self._outbox
         )
         check_known(opened.parts, _FORMS)
+        self._name_form(opened)
         self._mailboxes.load(opened.parts)
         self._crons = CronTable(settings.limits, self._outbox)
         self._crons.load(opened.parts, now_ms)
@@ -152,6 +155,13 @@ class Coordinator:
         self._probe_at_ms: int | None = None
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
+
+    def _name_form(self, opened: Opened) -> None:
+        """See that what shards have stored can be read; with an empty storage, say how it will be
+        stored, before any of that is."""
+        check_form("the storage", opened.shards, opened.parts)
+        if FORM_PART not in opened.parts:
+            self._outbox.write(form_part(), is_told=False)
 
     def _new_incarnation(self, opened: Opened, now_ms: int) -> int:
         """Begin a life as a peer; it is stored before any mail of it."""

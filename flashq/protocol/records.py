@@ -2,8 +2,8 @@
 
 A command's facts form one `Entry`, which has one log sequence number and takes effect whole.
 Records say what was decided, with every choice in them (ids, times, tokens), so that replaying them
-needs no clock, no limits and no settings. They are encoded as arrays; a new field goes last, with a
-default.
+needs no clock, no limits and no settings. They are encoded as arrays. Whoever changes what is
+stored raises `STORED_FORM`: a log of another form is refused as a whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from msgspec import Struct, msgpack
 
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
+
+STORED_FORM: Final = 2
+"""The form of the log and of checkpoints: of the records here, the messages of peers in them, and
+what `shard/pages.py` and `shard/checkpoint.py` write. Any change of what is encoded, or of what it
+means, raises it; `tests/unit/shard/test_stored_form.py` fails until then."""
 
 
 class Options(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):

@@ -19,6 +19,7 @@ from msgspec import Struct, msgpack
 
 from flashq.errors import ConfigError, StorageDamaged
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered
+from flashq.storage.form import check_form
 from flashq.storage.port import Grant, Put, Snapshot, Storage, StoredShard, Write
 
 MAGIC: Final = b"flashq backup, form 1\n"
@@ -167,7 +168,7 @@ def restore(storage: Storage, path: Path, progress: Progress) -> Head:
         path: of the backup.
 
     Raises:
-        ConfigError: the storage is not empty, or the file is no backup.
+        ConfigError: the storage is not empty, or the file is no backup that this flashq can read.
         StorageDamaged: the file is broken; the storage then says that its restore was cut off.
         StorageUnavailable: storage was, in the midst of it.
     """
@@ -176,6 +177,7 @@ def restore(storage: Storage, path: Path, progress: Progress) -> Head:
     chunks = read_chunks(path)
     head = next(chunks)
     assert isinstance(head, Head), "the head comes first"
+    check_form(f"{path}, written by flashq {head.version},", head.shards, head.parts)
     opened = storage.open(len(head.shards))
     if opened.parts or any(shard.incarnation or shard.last_seq for shard in opened.shards):
         raise ConfigError("the storage is not empty; a restore overwrites nothing")

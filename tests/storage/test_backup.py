@@ -17,6 +17,7 @@ from flashq.storage.backup import (
     make_backup,
     restore,
 )
+from flashq.storage.form import FORM_PART, form_part
 from flashq.storage.port import Grant, Put, Storage
 from flashq.storage.postgres import PostgresStorage
 from flashq.storage.sqlite import SqliteStorage
@@ -32,7 +33,7 @@ def nothing(_done: int) -> None:
 def fill(storage: Storage) -> None:
     """Put some of everything into a storage."""
     storage.open(SHARDS)
-    storage.write([Grant(1, EPOCH, 99, 5000), Put("cron.a", b"cron")])
+    storage.write([form_part(), Grant(1, EPOCH, 99, 5000), Put("cron.a", b"cron")])
     storage.write([blob(1, 1, 3), blob(2, 1, 1)])
     pages = [(number, b"p" * 50_000) for number in range(100)]
     storage.write([checkpoint(1, 3, pages=pages, parts=[("state", b"s")], last=False)])
@@ -77,7 +78,7 @@ def test_everything_that_counts_is_restored(
     head = restore(target, backup, nothing)
     assert (head.wall_ms, len(head.shards)) == (NOW_MS, SHARDS)
     opened = target.open(SHARDS)
-    assert opened.parts == {"cron.a": b"cron"}
+    assert opened.parts == {FORM_PART: form_part().content, "cron.a": b"cron"}
     assert opened.shards[1].epoch == EPOCH + EPOCHS_SKIPPED
     assert opened.shards[1].incarnation == 99
     assert opened.shards[1].reserved == 5000 + SEQUENCES_SKIPPED
@@ -151,6 +152,23 @@ def test_a_broken_backup_restores_nothing(backup: Path, tmp_path: Path) -> None:
         with pytest.raises(error):
             restore(target, backup, nothing)
     assert all(shard.last_seq == 0 for shard in target.open(SHARDS).shards)
+    target.close()
+
+
+@pytest.mark.parametrize("said", [b"1", b""])
+def test_a_backup_of_another_form_restores_nothing(said: bytes, tmp_path: Path) -> None:
+    """Its logs and checkpoints are not what this flashq takes them for. Who wrote it is named."""
+    source = SqliteStorage(tmp_path / "source.db")
+    fill(source)
+    source.write([Put(FORM_PART, said)])
+    snapshot = open_snapshot(f"sqlite:///{tmp_path / 'source.db'}")
+    make_backup(snapshot, tmp_path / "backup", NOW_MS, "0.9", nothing)
+    snapshot.close()
+    source.close()
+    target = SqliteStorage(tmp_path / "target.db")
+    with pytest.raises(ConfigError, match=r"written by flashq 0\.9, .* form.* reads form"):
+        restore(target, tmp_path / "backup", nothing)
+    assert not target.open(SHARDS).parts
     target.close()
 
 

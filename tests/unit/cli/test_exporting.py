@@ -18,7 +18,8 @@ from flashq.protocol.records import AnyRecord, Entry, encode_entries
 from flashq.shard.checkpoint import Checkpoint
 from flashq.shard.evolve import evolve
 from flashq.shard.state import ShardState
-from flashq.storage.port import Grant
+from flashq.storage.form import form_part
+from flashq.storage.port import Grant, Put
 from flashq.storage.sqlite import SqliteStorage
 from tests.unit.cli.conftest import Run
 
@@ -33,7 +34,7 @@ class Filled:
     def __init__(self, path: Path) -> None:
         self.storage = SqliteStorage(path)
         self.storage.open(SHARDS)
-        self.storage.write([Grant(1, 1, 7, 10**6)])
+        self.storage.write([form_part(), Grant(1, 1, 7, 10**6)])
         self._seq = 0
         state = ShardState(1, SHARDS)
         for first in range(1, 3001, 300):
@@ -100,6 +101,16 @@ def test_jobs_by_shard_and_id(
     [line] = run(*where, "--queue", QUEUE, "--state", "completed").out.splitlines()
     assert json.loads(line)["id"] == 5
     assert run(*where, "--queue", "other than that").out == ""
+
+
+def test_what_is_stored_in_another_form_is_refused(
+    filled: Filled, run: Run, tmp_path: Path
+) -> None:
+    """To read it all the same would print what it was not."""
+    filled.storage.write([Put("form", b"1")])
+    outcome = run("export", "--jobs", "--data-dir", str(tmp_path))
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "in form 1, and this flashq reads form" in outcome.err
 
 
 def test_what_does_not_fit_together_is_said(run: Run, tmp_path: Path, filled: Filled) -> None:

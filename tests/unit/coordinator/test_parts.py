@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from flashq.coordinator.parts import Form, check_known
 from flashq.errors import ConfigError, FlashQError, StorageDamaged
+from flashq.storage.form import FORM_PART, form_part
 from flashq.storage.memory import MemoryStorage
 from flashq.storage.port import Put
 from tests.unit.coordinator.bench import NOW_MS, SHARDS, Bench
@@ -65,3 +66,24 @@ def test_a_coordinator_does_not_start_with_what_it_cannot_read(part: Put) -> Non
     storage.write([part])
     with pytest.raises(FlashQError, match=part.name):
         Bench(storage)
+
+
+@pytest.mark.parametrize("said", [b"1", b"", b"\xff"])
+def test_a_coordinator_does_not_start_with_logs_of_another_form(said: bytes) -> None:
+    """Nothing is read, and nothing written: the flashq that wrote it can still be started."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    Bench(storage).start_shard(1)
+    storage.write([Put(FORM_PART, said)])
+    before = storage.open(SHARDS)
+    with pytest.raises(ConfigError, match=r"has logs .* form.* reads form"):
+        Bench(storage)
+    assert storage.open(SHARDS) == before
+
+
+def test_an_empty_storage_is_told_its_form_before_anything_is_in_it() -> None:
+    """So no log is ever without; and one storage keeps what it was told."""
+    storage = MemoryStorage(NOW_MS, bytes(16))
+    bench = Bench(storage)
+    bench.start_shard(1)
+    assert storage.open(SHARDS).parts[FORM_PART] == form_part().content
+    Bench(storage).start_shard(1)
