@@ -34,7 +34,7 @@ class Mailing:
         self._state = state
         self._post = post
         #: (number of the last message sent, since when nothing was confirmed or sent again), by
-        #: peer, until everything is confirmed
+        #: peer, until everything that was sent is confirmed
         self._sent: dict[int, tuple[int, int]] = {}
         self._acks: Gate[tuple[Answer, MailAck]] = Gate()
 
@@ -72,12 +72,15 @@ class Mailing:
             # New mail must not put off the repeat of older mail, or a steady stream would do so
             # for ever.
             self._sent[peer] = (last, sent_ms if sent else mono_ms)
+        elif not sent:
+            self._sent.pop(peer, None)  # storage has lost what was safe: nothing may be repeated
 
     def confirmed(self, peer: int, mono_ms: int) -> None:
         """A peer has confirmed mail; the state's mailbox knows how much."""
-        known = self._sent.pop(peer, None)
-        if known is not None and self._state.mailbox(peer).pending:
-            self._sent[peer] = (known[0], mono_ms)
+        last, _ = self._sent.pop(peer, (0, 0))
+        pending = self._state.mailbox(peer).pending
+        if pending and pending[0][0] <= last:
+            self._sent[peer] = (last, mono_ms)
 
     def next_deadline_ms(self) -> int | None:
         """Return when mail has to be sent again, on the monotonic clock."""

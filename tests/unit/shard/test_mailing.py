@@ -21,9 +21,9 @@ class Office:
         self.sent: list[Mail] = []
         self.mailing = Mailing(self.state, lambda _peer, mail: self.sent.append(mail))
 
-    def post(self) -> None:
+    def post(self, seq: int = 1) -> None:
         mailbox = self.state.mailbox(PEER)
-        mailbox.pending.append((mailbox.next_number, 1, Watch(5, 7)))
+        mailbox.pending.append((mailbox.next_number, seq, Watch(5, 7)))
         mailbox.next_number += 1
 
     def confirm(self, number: int, mono_ms: int) -> None:
@@ -32,10 +32,10 @@ class Office:
             pending.popleft()
         self.mailing.confirmed(PEER, mono_ms)
 
-    def send(self, mono_ms: int) -> list[tuple[int, int]]:
+    def send(self, mono_ms: int, safe_seq: int = 1) -> list[tuple[int, int]]:
         """Send what is due; return number and what is confirmed."""
         self.sent.clear()
-        self.mailing.send(mono_ms, 1)
+        self.mailing.send(mono_ms, safe_seq)
         return [(mail.number, mail.confirmed) for mail in self.sent]
 
 
@@ -73,6 +73,31 @@ def test_what_is_confirmed_is_told_to_a_receiver_that_may_have_lost_it() -> None
     assert office.send(10 + REPEAT_MS) == [(3, 2)]
     office.confirm(3, 2000)
     assert office.mailing.next_deadline_ms() is None
+
+
+def test_mail_that_is_not_safe_yet_asks_for_no_repeat() -> None:
+    """Everything that was sent is confirmed, and what is left waits for storage that is away: the
+    shard woke up for its repeat at once, again and again."""
+    office = Office()
+    office.post()
+    office.send(0)
+    office.post(seq=2)
+    office.confirm(1, 10)
+    assert office.mailing.next_deadline_ms() is None
+    assert office.send(10 + REPEAT_MS) == []
+    assert office.mailing.next_deadline_ms() is None
+    assert office.send(5000, safe_seq=2) == [(2, 1)]
+    assert office.mailing.next_deadline_ms() == 5000 + REPEAT_MS
+
+
+def test_mail_that_is_safe_no_longer_waits_for_storage_again() -> None:
+    """Storage came back with less than it had confirmed."""
+    office = Office()
+    office.post(seq=2)
+    assert office.send(0, safe_seq=2) == [(1, 0)]
+    assert office.send(REPEAT_MS, safe_seq=1) == []
+    assert office.mailing.next_deadline_ms() is None
+    assert office.send(5000, safe_seq=2) == [(1, 0)]
 
 
 def test_mail_tells_in_which_life_it_was_written_and_the_one_before_it() -> None:
