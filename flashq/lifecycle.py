@@ -29,6 +29,8 @@ from flashq.clock import SystemClock
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
 from flashq.observability.logging import STDERR_FILENO, STDOUT_FILENO, configure_log, write_all
+from flashq.protocol.server import SupervisorStats
+from flashq.supervision import SupervisionPage
 
 READY_WORD: Final = "ready"
 FAILED_WORD: Final = "failed"
@@ -266,13 +268,20 @@ class Lifecycle:
         report: where the start is reported.
         supervised: whether somebody else handles the terminal's signals for this process.
         beat: where the loop shows that it turns; None if nobody watches.
+        page: where the supervisor of the whole server notes what it does; None without one.
     """
 
     def __init__(
-        self, report: Report, *, supervised: bool = False, beat: Beat | None = None
+        self,
+        report: Report,
+        *,
+        supervised: bool = False,
+        beat: Beat | None = None,
+        page: SupervisionPage | None = None,
     ) -> None:
         self._report = report
         self._beat: Final = beat or NoBeat()
+        self._page: Final = page
         self._supervised = supervised
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         #: true from the first signal to stop on; never false again
@@ -316,6 +325,10 @@ class Lifecycle:
     def is_supervised(self) -> bool:
         """Whether the process above this one is the supervisor of the whole server."""
         return self._supervised
+
+    def supervision(self) -> SupervisorStats | None:
+        """Return what the supervisor of the whole server has noted; None without one."""
+        return None if self._page is None else self._page.stats(SystemClock().mono_ms())
 
     def reread_on_hangup(self) -> None:
         """From now on SIGHUP does not stop the program: `take_reread` tells that it has come."""

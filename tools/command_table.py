@@ -43,6 +43,8 @@ _MS: Final = frozenset(
         "session_timeout",
         "avg_latency_ms",
         "lease_ms",
+        "silent_ms",
+        "watchdog_ms",
     )
 )
 _UNIX_MS: Final = frozenset(
@@ -224,6 +226,9 @@ def _plain(hint: Any, objects: dict[str, type[Struct]]) -> str:
     if origin in (list, tuple):
         item = _plain(arguments[0], objects)
         return f"array of ({item})" if item.endswith("?") else f"array of {item}"
+    if origin is dict:
+        key, value = (_plain(argument, objects) for argument in arguments)
+        return f"map from {key} to {value}"
     if origin is Literal:
         return " or ".join(f'"{value}"' for value in arguments)
     if isinstance(hint, type) and issubclass(hint, Struct):

@@ -1,6 +1,5 @@
 """What `flashq doctor` checks: one function for each question, each answer a finding.
 
-Every finding is a sentence with what was found and, where something is wrong, what to do about it.
 A check never raises for what it looks at. It changes nothing, and of a value that may hold a
 secret it tells only what a refused setting tells too.
 """
@@ -13,15 +12,18 @@ import platform
 import resource
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import zmq
 from msgspec import Struct
 
 from flashq.cli.asking import ask, obstacle
+from flashq.cli.findings import Finding, ok
+from flashq.cli.supervision import check_supervisor
 from flashq.cli.wording import plural, size
 from flashq.config import MEMORY, Settings, load_settings, names_without_effect
 from flashq.errors import AuthenticationRequired, FlashQError
@@ -33,8 +35,6 @@ from flashq.protocol.server import Stats, StatsReply
 from flashq.protocol.sessions import Goodbye, Hello, HelloReply, Unsubscribe
 from flashq.rundir import RunDir
 from flashq.version import __version__
-
-Verdict = Literal["ok", "warning", "wrong"]
 
 ANSWER_TIMEOUT_MS: Final = 2000
 LIBZMQ_MINIMUM: Final = (4, 3)
@@ -48,27 +48,6 @@ LOG_TIGHT: Final = 0.7
 """The share of its bound from which on the log is worth a warning."""
 _PACKAGES: Final = ("pyzmq", "msgspec", "msgpack", "click", "rich")
 _SERVER_PACKAGES: Final = ("croniter", "setproctitle", "structlog")
-
-
-class Finding(Struct, frozen=True, omit_defaults=True):
-    """The answer to one question.
-
-    Args:
-        check: the question in a word or two.
-        verdict: ok, warning (it works, but) or wrong.
-        text: what was found.
-        advice: what to do.
-    """
-
-    check: str
-    verdict: Verdict
-    text: str
-    advice: str = ""
-
-
-def ok(check: str, text: str) -> Finding:
-    """Return a finding that is as it should be."""
-    return Finding(check, "ok", text)
 
 
 # --- this installation
@@ -269,13 +248,26 @@ def _holder(path: Path) -> int | None:
 
 
 def check_router(
-    url: str, token: str | None, timeout_ms: int = ANSWER_TIMEOUT_MS
+    url: str,
+    token: str | None,
+    timeout_ms: int = ANSWER_TIMEOUT_MS,
+    others: Sequence[Process] = (),
 ) -> tuple[HelloReply | None, list[Finding]]:
-    """Does the router answer, and is it of this version?"""
+    """Does the router answer, and is it of this version?
+
+    Args:
+        url: its endpoint.
+        token: what it is shown.
+        timeout_ms: how long it may take.
+        others: programs of its server that run.
+    """
     reason = obstacle(url)
     if reason is not None:
         text = f"nothing can be reached at {url} ({reason})"
         advice = "start it with `flashq serve`, or name another with --url or FLASHQ_URL"
+        if others:
+            text += f", but {plural(len(others), 'program')} of its server run"
+            advice = "the supervisor starts it again by itself; the server's log says why it ended"
         return None, [Finding("router", "wrong", text, advice)]
     session = os.urandom(16)
     try:
@@ -316,13 +308,14 @@ def _same_version(hello: HelloReply) -> Finding:
 def check_shards(
     url: str, token: str | None, hello: HelloReply, timeout_ms: int = ANSWER_TIMEOUT_MS
 ) -> Iterator[Finding]:
-    """Is every shard ready, and does it answer through the router?"""
+    """Is every shard ready, does it answer through the router, and what had to be restarted?"""
     down = [index for index, epoch in enumerate(hello.epochs) if not epoch]
     try:
         stats = ask(url, Stats(), StatsReply, timeout_ms=2 * timeout_ms, token=token)
     except FlashQError as error:
         yield Finding("shards", "wrong", error.text, "look at the server's log")
         return
+    yield from check_supervisor(stats.supervisor, time.time_ns() // 1_000_000)
     yield _check_storage(stats)
     silent = sorted({*stats.missing_shards, *down})
     for index in silent:

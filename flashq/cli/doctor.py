@@ -12,7 +12,8 @@ from typing import Final
 import click
 
 from flashq.cli import checks
-from flashq.cli.checks import Finding, Process
+from flashq.cli.checks import Process
+from flashq.cli.findings import Finding
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
 from flashq.cli.wording import plural
 from flashq.config import Settings
@@ -61,7 +62,9 @@ class Examination:
         except ConfigError as error:
             yield Finding("router", "wrong", error.text, "correct --url or FLASHQ_URL")
         else:
-            self.hello, findings = checks.check_router(url, self._invocation.token)
+            others = checks.running(run_dir, shards) if url == run_dir.router else []
+            token = self._invocation.token
+            self.hello, findings = checks.check_router(url, token, others=others)
             yield from findings
             yield from self._server_findings(url, run_dir)
         if self.hello is not None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 from msgspec import structs
 
+from flashq.cli.supervision import restarts_table, summary
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
-from flashq.cli.wording import local_time, payload_text, size, table_of
+from flashq.cli.wording import duration, local_time, payload_text, size, table_of
 from flashq.protocol.objects import EVENTS
+from flashq.protocol.server import SupervisorStats
 
 
 @click.command(cls=Verb)
 @pass_invocation
 def stats(invocation: Invocation) -> None:
-    """Count all jobs by state, and show the condition of each shard."""
+    """Count all jobs by state, and show the condition of each shard, and what was restarted."""
     with invocation.client() as client:
         found = client.stats()
     if invocation.as_json:
@@ -44,9 +47,22 @@ def stats(invocation: Invocation) -> None:
                 f"log: {size(told.log_bytes)} of at most {size(told.log_bytes_max)}; "
                 f"the oldest change that is not stored yet has waited {told.lag_ms} ms"
             )
+        if found.supervisor is not None:
+            _show_programs(invocation, found.supervisor)
     if found.storage:
         invocation.complain(f"changes wait: {found.storage}")
+    if (supervisor := found.supervisor) is not None and supervisor.hangs:
+        silent = duration(supervisor.silent_ms)
+        invocation.complain(f"the supervisor hangs: its loop has not turned for {silent}")
     invocation.warn_missing(found.missing_shards)
+
+
+def _show_programs(invocation: Invocation, supervisor: SupervisorStats) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    invocation.say(summary(supervisor, now_ms))
+    if any(program.restarts for program in supervisor.programs):
+        invocation.say("")
+        invocation.table(restarts_table(supervisor, now_ms))
 
 
 @click.command(cls=Verb)

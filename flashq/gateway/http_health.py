@@ -1,7 +1,8 @@
 """Whether the server works, said truthfully.
 
 Owns the three answers: alive (this gateway's loop turns), ready (requests can be carried out), and
-healthy (router, every shard, coordinator and storage have just answered; who did not is named).
+healthy (router, every shard, coordinator and storage have just answered; who did not is named, and
+so is a supervisor that hangs).
 """
 
 from __future__ import annotations
@@ -77,8 +78,13 @@ class Health:
         stats, problem = await _answer("the router", self._overview.stats())
         if problem is not None:
             return [problem]
-        silent = [f"shard {shard} does not answer" for shard in stats.missing_shards]
-        return [stats.storage, *silent] if stats.storage else silent
+        problems = [f"shard {shard} does not answer" for shard in stats.missing_shards]
+        if stats.storage:
+            problems.insert(0, stats.storage)
+        if stats.supervisor is not None and stats.supervisor.hangs:
+            silent_s = stats.supervisor.silent_ms // 1000
+            problems.append(f"the supervisor's loop has not turned for {silent_s} s")
+        return problems
 
     async def _coordinator(self) -> list[str]:
         _, problem = await _answer("the coordinator", self._overview.crons())

@@ -8,7 +8,7 @@ counted. Whoever asks brings the figures; nothing is asked from here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import (
@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from flashq.gateway.http_overview import View
 from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics
-from flashq.protocol.server import ShardStats, StatsReply
+from flashq.protocol.server import RestartReason, ShardStats, StatsReply, SupervisorStats
 from flashq.protocol.webhooks import WebhookView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -126,6 +126,8 @@ class _Figures(Collector):
         missing = _gauge("flashq_shards_missing", "Shards that did not answer in time.")
         missing.add_metric((), len(view.stats.missing_shards))
         yield missing
+        if view.stats.supervisor is not None:
+            yield from _programs(view.stats.supervisor)
         if self._webhooks is not None:
             yield from _webhook_figures(self._webhooks)
         yield from self._own()
@@ -281,6 +283,35 @@ def _storage(stats: StatsReply) -> Iterator[Metric]:
     yield _histogram(
         "flashq_storage_commit_seconds", "How long storage took for a commit.", told.commit_seconds
     )
+
+
+def _programs(supervisor: SupervisorStats) -> Iterator[Metric]:
+    """Yield what a supervisor knows. Counters begin at 0, so that the first restart is a rise."""
+    restarts = CounterMetricFamily(
+        "flashq_restarts",
+        "Times that a program was started again since the server started.",
+        labels=("program", "reason"),
+    )
+    started = _gauge(
+        "flashq_program_start_time_seconds", "When a program was started, in Unix time.", "program"
+    )
+    for program in supervisor.programs:
+        for reason in get_args(RestartReason):
+            restarts.add_metric((program.program, reason), program.restarts.get(reason, 0))
+        started.add_metric((program.program,), program.started_at / 1000)
+    yield restarts
+    yield started
+    silent = _gauge(
+        "flashq_supervisor_silent_seconds", "For how long the supervisor's loop has not turned."
+    )
+    silent.add_metric((), supervisor.silent_ms / 1000)
+    yield silent
+    works = _gauge(
+        "flashq_supervisor_up",
+        "Whether the supervisor's loop turns; nobody starts programs again while it does not.",
+    )
+    works.add_metric((), int(not supervisor.hangs))
+    yield works
 
 
 _WEBHOOK_GAUGES: Final = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -52,9 +52,67 @@ class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
     commit_seconds: Distribution
 
 
+RestartReason = Literal["exit", "signal", "hang", "fork"]
+"""Why a program was started again: it ended by itself, a signal ended it, its loop did not turn any
+more, or the machine had no process for it."""
+
+
+class Restart(Struct, kw_only=True, omit_defaults=True):
+    """How a program was started again.
+
+    Args:
+        at: Unix milliseconds.
+        reason: `exit`, `signal`, `hang`, or `fork` when the machine had no process for it.
+        detail: as in `status 1`, `SIGKILL` or `EAGAIN`; absent for a hang.
+    """
+
+    at: int
+    reason: RestartReason
+    detail: str | None = None
+
+
+class ProgramStats(Struct, kw_only=True, omit_defaults=True):
+    """How a program fares, as its supervisor knows.
+
+    Args:
+        program: its process title, as in `flashq-shard 3`.
+        started_at: when its process was started, in Unix milliseconds.
+        restarts: how often it was started again since the server started, by reason.
+        last_restart: absent when it never was.
+    """
+
+    program: str
+    started_at: int
+    restarts: dict[RestartReason, int] = {}
+    last_restart: Restart | None = None
+
+
+class SupervisorStats(Struct, kw_only=True, omit_defaults=True):
+    """What the supervisor of a server knows of its programs, and they of it.
+
+    Args:
+        pid: the supervisor's process id.
+        started_at: when the server was started, in Unix milliseconds.
+        silent_ms: how long its loop has not turned, which it does each quarter of `watchdog_ms`.
+        watchdog_ms: from which silence on a loop hangs; 0 if nobody watches.
+    """
+
+    pid: int
+    started_at: int
+    silent_ms: int
+    watchdog_ms: int
+    programs: list[ProgramStats]
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the supervisor itself hangs, so that nobody starts programs again."""
+        return 0 < self.watchdog_ms < self.silent_ms
+
+
 class StatsReply(Reply, kw_only=True, omit_defaults=True):
     """`storage` says what is wrong with storage, so that changes wait; absent when nothing is.
-    `coordinator` is at most 2 s old, and absent before the router has heard of it.
+    `coordinator` is at most 2 s old, and absent before the router has heard of it. `supervisor` is
+    absent where each program was started by itself, as by systemd.
 
     `wait_seconds` are from when a job was due to each of its deliveries, `processing_seconds` from
     a delivery to its worker's ACK or FAIL; both since the shards' processes began."""
@@ -72,6 +130,7 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     wait_seconds: Distribution | None = None
     processing_seconds: Distribution | None = None
     coordinator: CoordinatorStats | None = None
+    supervisor: SupervisorStats | None = None
 
 
 class ListWorkers(Request, kw_only=True, tag="LISTWORKERS"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
@@ -60,9 +60,9 @@ from flashq.protocol.sessions import (
     ShardNotice,
     Subscribe,
 )
-from flashq.router.gathers import Division, Gather, ask_all, divide_by_id, join
+from flashq.router.gathers import ALONE, Division, Gather, Supervised, ask_all, divide_by_id, join
 from flashq.router.hearing import Hearing
-from flashq.router.outbox import ACCOUNT_BYTES, PAIR_OVERHEAD_BYTES, Lane, split
+from flashq.router.outbox import ACCOUNT_BYTES, ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel, split
 from flashq.router.routing import (
     COORDINATOR_ROUTING_ID,
     bounded_body,
@@ -75,7 +75,6 @@ from flashq.router.settings import RouterSettings
 from flashq.tokens import Grant, Guard, Keyring
 
 COORDINATOR_HELLO_MS: Final = 2000
-ERA_MS: Final = 60_000
 GATHERS_MAX: Final = 10_000
 
 TO_CLIENT: Final = 0
@@ -92,13 +91,6 @@ _HOME_AT: Final = _ACCOUNT_AT + ACCOUNT_BYTES
 """Where in a reply's header the kind of its tail, its account and its way home stand."""
 
 
-class Parcel(NamedTuple):
-    """One message to send: to a client by its identity, or to a peer by its routing id."""
-
-    to: bytes
-    frames: list[bytes]
-
-
 class Router:
     """See the module. Times are of the monotonic clock, in ms.
 
@@ -106,9 +98,16 @@ class Router:
         settings: what it has to know.
         now_ms: the time.
         guard: who may come in; everybody without it.
+        supervisor: gives what the server's supervisor has noted, for STATS; None without one.
     """
 
-    def __init__(self, settings: RouterSettings, now_ms: int, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        settings: RouterSettings,
+        now_ms: int,
+        guard: Guard | None = None,
+        supervisor: Supervised = ALONE,
+    ) -> None:
         self._settings = settings
         self._guard = guard or Guard()
         self._is_guarded = not self._guard.is_open
@@ -135,6 +134,7 @@ class Router:
         #: clients that leave so much unread that their requests are refused; whoever sends to them
         #: maintains it
         self.overfull: set[bytes] = set()
+        self._supervisor = supervisor
         #: what the coordinator has said last
         self._told = Epochs(epochs=[])
         #: what was dropped, by reason
@@ -373,6 +373,7 @@ class Router:
             self._settings.shard_count,
             json=asker.json,
             coordinator=self._told,
+            supervisor=self._supervisor,
             names=self._sessions.names,
         )
 

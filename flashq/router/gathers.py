@@ -29,7 +29,13 @@ from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
 from flashq.protocol.queues import QueuesReply
-from flashq.protocol.server import MetricsReply, StatsReply, WorkerInfo, WorkersReply
+from flashq.protocol.server import (
+    MetricsReply,
+    StatsReply,
+    SupervisorStats,
+    WorkerInfo,
+    WorkersReply,
+)
 from flashq.router.sessions import Asker
 
 T = TypeVar("T")
@@ -40,6 +46,10 @@ LIMIT_DEFAULT: Final = 100
 
 Bodies = dict[int, bytes]
 """By shard: what it is asked, or what it has answered."""
+Supervised = Callable[[], SupervisorStats | None]
+"""Gives what the server's supervisor has noted; None without one."""
+ALONE: Final[Supervised] = type(None)
+"""There is none."""
 
 
 class Division(NamedTuple):
@@ -75,12 +85,14 @@ def ask_all(
     *,
     json: bool,
     coordinator: Epochs,
+    supervisor: Supervised,
     names: Callable[[], dict[str, str]],
 ) -> Division:
     """Divide a request that concerns all shards.
 
     Args:
         coordinator: what the coordinator has said last, for STATS.
+        supervisor: gives what the supervisor has noted, for STATS; None without one.
         names: gives what clients call themselves, by their ids in lists, for LISTWORKERS.
 
     Raises:
@@ -98,7 +110,7 @@ def ask_all(
         body = encode(GetJobs(state=request.state, limit=offset + limit), json=json)
         merge = partial(_merge_jobs, offset, limit, json)
     elif word == "STATS":
-        merge = partial(_merge_stats, coordinator, json)
+        merge = partial(_merge_stats, coordinator, supervisor(), json)
     elif word == "LISTWORKERS":
         merge = partial(_merge_workers, names(), json)
     else:
@@ -298,7 +310,13 @@ def _merge_queues(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return QueuesReply(ok=True, queues=queues, missing_shards=missing)
 
 
-def _merge_stats(coordinator: Epochs, json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_stats(
+    coordinator: Epochs,
+    supervisor: SupervisorStats | None,
+    json: bool,
+    replies: Bodies,
+    missing: list[int],
+) -> Any:
     parts = _read(replies, StatsReply, json)
     sums = {
         name: sum(getattr(part, name) for part in parts)
@@ -318,6 +336,7 @@ def _merge_stats(coordinator: Epochs, json: bool, replies: Bodies, missing: list
         missing_shards=missing,
         storage=coordinator.storage,
         coordinator=coordinator.coordinator,
+        supervisor=supervisor,
         wait_seconds=_added([part.wait_seconds for part in parts]),
         processing_seconds=_added([part.processing_seconds for part in parts]),
         **sums,

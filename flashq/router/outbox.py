@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 MESSAGE_FRAMES_MAX: Final = 2000
 """1,000 pairs: more would make the receiver's turn long and its memory jumpy."""
@@ -17,9 +17,18 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 PAIR_OVERHEAD_BYTES: Final = 128
 """What a pair costs beside its body: header, tail, and ZeroMQ's own bookkeeping."""
 
+ERA_MS: Final = 60_000
+"""How long an era of a lane lasts."""
 ACCOUNT_BYTES: Final = 5
 _ACCOUNT: Final = struct.Struct(">BI")
 _read_account = _ACCOUNT.unpack_from
+
+
+class Parcel(NamedTuple):
+    """One message to send: to a client by its identity, or to a peer by its routing id."""
+
+    to: bytes
+    frames: list[bytes]
 
 
 class Lane:

@@ -62,7 +62,9 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     try:
         clock = SystemClock()
         tokens = TokenSource(settings, PROGRAM, with_own=True)
-        router = Router(_router_settings(settings), clock.mono_ms(), tokens.guard)
+        router = Router(
+            _router_settings(settings), clock.mono_ms(), tokens.guard, lifecycle.supervision
+        )
         sockets = Sockets(context, settings, run_dir, router)
         if tokens.can_change:
             lifecycle.reread_on_hangup()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from flashq.protocol.server import RestartReason
 from flashq.supervisor.watchdog import Watchdog
 
 RESTART_DELAY_MS: Final = 100
@@ -37,10 +38,22 @@ class Program(NamedTuple):
     """Programs of a lower stage are stopped, and gone, before those of a higher one."""
 
 
+class Ending(NamedTuple):
+    """How a program ended."""
+
+    reason: RestartReason
+    number: int
+    """The exit status, the signal, or the system's error number."""
+    how: str
+    """The end of a sentence, as in `was killed by SIGKILL`."""
+
+
 class Fork(NamedTuple):
     """Start the program."""
 
     name: str
+    ending: Ending | None = None
+    """How the one before ended, when it is started again."""
 
 
 class Terminate(NamedTuple):
@@ -120,6 +133,10 @@ class _Life:
     restart_at_ms: int | None = None
     #: when to kill it, since it hangs; set from its abort to its end
     kill_at_ms: int | None = None
+    #: it hangs and is being ended
+    hangs_now: bool = False
+    #: how it last ended; None before
+    ending: Ending | None = None
     #: how often it had to be ended since the server was started, because it hung
     hangs: int = 0
 
@@ -191,25 +208,26 @@ class Engine:
         elif self.phase is Phase.UP:
             self.actions.append(Log(text, is_problem=True))
 
-    def exited(self, name: str, how: str, mono_ms: int) -> None:
+    def exited(self, name: str, ending: Ending, mono_ms: int) -> None:
         """A program's process has ended.
 
         Args:
             name: which.
-            how: the end of a sentence, as in `was killed by SIGKILL`.
+            ending: how. Of one that hung, the reason is the hang and not the signal for that.
             mono_ms: now.
         """
         life = self._lives[name]
         was_stable = life.state is State.READY and mono_ms - life.ready_at_ms >= STABLE_MS
-        life.state, life.kill_at_ms = State.AWAY, None
+        life.ending = ending._replace(reason="hang") if life.hangs_now else ending
+        life.state, life.kill_at_ms, life.hangs_now = State.AWAY, None, False
         self._watchdog.forget(name)
         if self.phase in (Phase.STARTING, Phase.UP):
             life.deaths = 1 if was_stable else life.deaths + 1
             if self.phase is Phase.STARTING and life.deaths > START_DEATHS_MAX:
-                text = f"{name} {how} before the server was ready, {life.deaths} times"
+                text = f"{name} {ending.how} before the server was ready, {life.deaths} times"
                 self._refuse(text, mono_ms)
             else:
-                self._plan_restart(life, how, mono_ms)
+                self._plan_restart(life, ending.how, mono_ms)
         elif self.phase is Phase.DRAINING:
             self._next_stage(mono_ms)
 
@@ -227,8 +245,9 @@ class Engine:
         starting = {name for name, life in self._lives.items() if life.state is State.STARTING}
         for name, silent_ms in self._watchdog.look(counts, starting, mono_ms):
             life = self._lives[name]
-            if life.kill_at_ms is not None:
+            if life.hangs_now:
                 continue
+            life.hangs_now = True
             life.hangs += 1
             life.kill_at_ms = mono_ms + ABORT_GRACE_MS
             text = (
@@ -275,7 +294,7 @@ class Engine:
 
     def _fork(self, life: _Life) -> None:
         life.state, life.restart_at_ms = State.STARTING, None
-        self.actions.append(Fork(life.program.name))
+        self.actions.append(Fork(life.program.name, life.ending))
 
     def _all_ready(self) -> bool:
         return all(life.state is State.READY for life in self._lives.values())

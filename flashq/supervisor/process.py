@@ -39,10 +39,12 @@ from flashq.lifecycle import (
     systemd_beat,
 )
 from flashq.observability.logging import configure_log, log_of
+from flashq.supervision import SupervisionPage, signal_name
 from flashq.supervisor.beats import BeatPage
 from flashq.supervisor.engine import (
     Abort,
     Announce,
+    Ending,
     Engine,
     Exit,
     Fork,
@@ -104,6 +106,12 @@ class Supervisor:
         self._log = log_of("flashq serve")
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._pid = os.getpid()
+        self._page = SupervisionPage(
+            [spec.name for spec in specs],
+            pid=self._pid,
+            started_at=self._clock.wall_ms(),
+            watchdog_ms=watchdog_ms,
+        )
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         #: by name: the children that have not been waited for yet
         self._pids: dict[str, int] = {}
@@ -152,8 +160,8 @@ class Supervisor:
             actions, self._engine.actions = self._engine.actions, []
             for action in actions:
                 match action:
-                    case Fork(name):
-                        self._start(name)
+                    case Fork(name, ending):
+                        self._start(name, ending)
                     case Terminate(name):
                         self._signal(name, signal.SIGTERM)
                     case Abort(name):
@@ -170,13 +178,24 @@ class Supervisor:
                         return status
         return None
 
-    def _start(self, name: str) -> None:
-        """Fork a program; one that cannot be forked is as good as one that died at once."""
+    def _start(self, name: str, before: Ending | None) -> None:
+        """Fork a program; one that cannot be forked is as good as one that died at once.
+
+        Args:
+            name: which.
+            before: how the one before ended; None at the server's start.
+        """
+        wall_ms = self._clock.wall_ms()
+        if before is None:
+            self._page.started(name, wall_ms)
+        else:
+            self._page.restarted(name, before.reason, before.number, wall_ms)
         try:
             self._fork(self._specs[name])
         except OSError as error:
             how = f"could not be forked ({error.strerror})"
-            self._engine.exited(name, how, self._clock.mono_ms())
+            ending = Ending("fork", error.errno or 0, how)
+            self._engine.exited(name, ending, self._clock.mono_ms())
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal, unless the child was waited for after the engine had decided on it."""
@@ -189,6 +208,7 @@ class Supervisor:
         for fd in (self._wake_read, *self._pipes):
             poll.register(fd, select.POLLIN)
         self._beat.beat()
+        self._page.turned(self._clock.mono_ms())
         wait_ms = self._beat.interval_ms
         deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None:
@@ -218,7 +238,7 @@ class Supervisor:
             del self._pids[name]
             for fd in [fd for fd, owner in self._pipes.items() if owner == name]:
                 self._take_report(fd)
-            self._engine.exited(name, _how_it_ended(status), self._clock.mono_ms())
+            self._engine.exited(name, _ending_of(status), self._clock.mono_ms())
 
     def _fork(self, spec: ProgramSpec) -> None:
         """Fork a program. Signals wait until the child has forgotten its parent's handlers.
@@ -267,7 +287,8 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if os.getppid() == self._pid:  # else the supervisor died before the request above
                 setproctitle(spec.name)
-                lifecycle = Lifecycle(PipeReport(fd), supervised=True, beat=beat)
+                report = PipeReport(fd)
+                lifecycle = Lifecycle(report, supervised=True, beat=beat, page=self._page)
                 status = carry_out(spec.run, lifecycle)
         finally:
             try:
@@ -281,11 +302,11 @@ def _wake(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: the interpreter has written the signal's number to the wake-up pipe."""
 
 
-def _how_it_ended(status: int) -> str:
+def _ending_of(status: int) -> Ending:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
+        return Ending("signal", -code, f"was killed by {signal_name(-code)}")
+    return Ending("exit", code, f"ended with status {code}")
 
 
 def server_programs(settings: Settings) -> list[ProgramSpec]:

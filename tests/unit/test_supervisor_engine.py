@@ -15,6 +15,7 @@ from flashq.supervisor.engine import (
     Abort,
     Action,
     Announce,
+    Ending,
     Engine,
     Exit,
     Fork,
@@ -28,6 +29,12 @@ from flashq.supervisor.watchdog import START_MS_MIN, UNWATCHED
 
 DRAIN_MS = 5000
 NAMES = ["coordinator", "shard 0", "shard 1", "router"]
+KILLED = Ending("signal", 9, "was killed by SIGKILL")
+ABORTED = Ending("signal", 6, "was killed by SIGABRT")
+CRASHED = Ending("signal", 11, "was killed by SIGSEGV")
+TERMINATED = Ending("signal", 15, "was killed by SIGTERM")
+FAILED = Ending("exit", 1, "ended with status 1")
+DRAINED = Ending("exit", 0, "ended with status 0")
 
 
 def an_engine() -> Engine:
@@ -74,10 +81,10 @@ def test_everything_is_forked_in_order_and_announced_once_all_are_ready() -> Non
 def test_the_first_death_is_followed_by_a_restart_at_once() -> None:
     """A shard killed with SIGKILL is away for as short as possible."""
     engine = a_running_engine()
-    engine.exited("shard 1", "was killed by SIGKILL", 100)
+    engine.exited("shard 1", KILLED, 100)
     log, fork = taken(engine)
     assert log == Log("shard 1 was killed by SIGKILL; it is started again", is_problem=True)
-    assert fork == Fork("shard 1")
+    assert fork == Fork("shard 1", KILLED)
     engine.ready("shard 1", (), 150)
     assert taken(engine) == [Log("shard 1 is ready again", is_problem=False)]
 
@@ -87,14 +94,14 @@ def test_a_crash_loop_backs_off_up_to_a_bound_and_is_reported() -> None:
     engine = a_running_engine()
     now, delays = 0, []
     for _ in range(9):
-        engine.exited("shard 0", "ended with status 1", now)
+        engine.exited("shard 0", FAILED, now)
         due = engine.next_deadline_ms()
         delays.append(0 if due is None else due - now)
         now = now if due is None else due
         engine.tick(now)
     assert delays == [0, *(RESTART_DELAY_MS * 2**n for n in range(6)), *[RESTART_DELAY_MS_MAX] * 2]
     actions = taken(engine)
-    assert actions.count(Fork("shard 0")) == 9
+    assert actions.count(Fork("shard 0", FAILED)) == 9
     text = (
         "shard 0 ended with status 1; it is started again in 200 ms, since that is death 3 in a row"
     )
@@ -105,8 +112,8 @@ def test_a_program_that_was_stable_is_not_in_a_crash_loop() -> None:
     """Deaths days apart each get an immediate restart."""
     engine = a_running_engine()
     for now in (STABLE_MS, 3 * STABLE_MS, 5 * STABLE_MS):
-        engine.exited("router", "was killed by SIGKILL", now)
-        assert without_logs(engine) == [Fork("router")]
+        engine.exited("router", KILLED, now)
+        assert without_logs(engine) == [Fork("router", KILLED)]
         engine.ready("router", (), now)
         taken(engine)
 
@@ -114,13 +121,13 @@ def test_a_program_that_was_stable_is_not_in_a_crash_loop() -> None:
 def test_a_restart_is_not_made_before_its_time() -> None:
     """A wake-up for another reason must not shorten a delay."""
     engine = a_running_engine()
-    engine.exited("shard 0", "ended with status 1", 0)
-    engine.exited("shard 0", "ended with status 1", 0)
+    engine.exited("shard 0", FAILED, 0)
+    engine.exited("shard 0", FAILED, 0)
     taken(engine)
     engine.tick(RESTART_DELAY_MS - 1)
     assert taken(engine) == []
     engine.tick(RESTART_DELAY_MS)
-    assert taken(engine) == [Fork("shard 0")]
+    assert taken(engine) == [Fork("shard 0", FAILED)]
 
 
 def test_stop_drains_router_then_shards_then_coordinator() -> None:
@@ -129,13 +136,13 @@ def test_stop_drains_router_then_shards_then_coordinator() -> None:
     engine = a_running_engine()
     engine.stop(0)
     assert taken(engine) == [Terminate("router")]
-    engine.exited("router", "ended with status 0", 10)
+    engine.exited("router", DRAINED, 10)
     assert taken(engine) == [Terminate("shard 0"), Terminate("shard 1")]
-    engine.exited("shard 1", "ended with status 0", 20)
+    engine.exited("shard 1", DRAINED, 20)
     assert taken(engine) == []
-    engine.exited("shard 0", "ended with status 0", 30)
+    engine.exited("shard 0", DRAINED, 30)
     assert taken(engine) == [Terminate("coordinator")]
-    engine.exited("coordinator", "ended with status 0", 40)
+    engine.exited("coordinator", DRAINED, 40)
     assert taken(engine) == [Exit(0)]
     assert engine.next_deadline_ms() is None
 
@@ -144,8 +151,8 @@ def test_what_does_not_drain_in_time_is_killed() -> None:
     """A hanging shard must not keep the server from ending, and the others still drain."""
     engine = a_running_engine()
     engine.stop(0)
-    engine.exited("router", "ended with status 0", 10)
-    engine.exited("shard 0", "ended with status 0", 20)
+    engine.exited("router", DRAINED, 10)
+    engine.exited("shard 0", DRAINED, 20)
     taken(engine)
     due = engine.next_deadline_ms()
     assert due == 10 + DRAIN_MS + DRAIN_GRACE_MS
@@ -155,7 +162,7 @@ def test_what_does_not_drain_in_time_is_killed() -> None:
         Kill("shard 1"),
     ]
     assert engine.next_deadline_ms() is None
-    engine.exited("shard 1", "was killed by SIGKILL", due + 1)
+    engine.exited("shard 1", KILLED, due + 1)
     assert taken(engine) == [Terminate("coordinator")]
 
 
@@ -167,7 +174,7 @@ def test_whoever_asks_twice_does_not_want_to_wait() -> None:
     engine.stop(REPEAT_MS)
     assert taken(engine) == [Kill(name) for name in NAMES]
     for name in NAMES:
-        engine.exited(name, "was killed by SIGKILL", REPEAT_MS + 1)
+        engine.exited(name, KILLED, REPEAT_MS + 1)
     assert taken(engine)[-1] == Exit(0)
 
 
@@ -183,14 +190,14 @@ def test_the_echo_of_a_request_to_stop_is_not_a_second_one() -> None:
 def test_nothing_is_restarted_while_draining() -> None:
     """A shard that dies in the drain, or waits for its restart when it begins, is gone."""
     engine = a_running_engine()
-    engine.exited("shard 0", "ended with status 1", 0)
-    engine.exited("shard 0", "ended with status 1", 0)
+    engine.exited("shard 0", FAILED, 0)
+    engine.exited("shard 0", FAILED, 0)
     engine.stop(1)
-    engine.exited("shard 1", "was killed by SIGKILL", 2)
+    engine.exited("shard 1", KILLED, 2)
     taken(engine)
     engine.tick(10_000)
     assert without_logs(engine) == [Kill("router")]
-    engine.exited("router", "was killed by SIGKILL", 10_001)
+    engine.exited("router", KILLED, 10_001)
     assert taken(engine) == [Terminate("coordinator")]
 
 
@@ -205,7 +212,7 @@ def test_a_program_that_cannot_start_stops_the_server_with_its_sentence() -> Non
     assert taken(engine) == [Refuse(sentence), Terminate("router")]
     engine.failed("shard 0", "there is no coordinator", 2)
     for name in reversed(NAMES):
-        engine.exited(name, "ended with status 1", 3)
+        engine.exited(name, FAILED, 3)
     actions = taken(engine)
     assert actions[-1] == Exit(1)
     assert not any(isinstance(action, Refuse) for action in actions)
@@ -219,8 +226,8 @@ def test_a_program_that_is_killed_at_the_start_is_started_again() -> None:
     engine = an_engine()
     engine.start()
     taken(engine)
-    engine.exited("shard 0", "was killed by SIGKILL", 1)
-    assert without_logs(engine) == [Fork("shard 0")]
+    engine.exited("shard 0", KILLED, 1)
+    assert without_logs(engine) == [Fork("shard 0", KILLED)]
     for name in NAMES:
         engine.ready(name, (), 2)
     assert taken(engine) == [Announce(())]
@@ -231,10 +238,10 @@ def test_a_program_that_dies_at_each_start_stops_the_server() -> None:
     engine = an_engine()
     engine.start()
     for _ in range(START_DEATHS_MAX):
-        engine.exited("shard 0", "was killed by SIGSEGV", 0)
+        engine.exited("shard 0", CRASHED, 0)
         engine.tick(engine.next_deadline_ms() or 0)
-    assert without_logs(engine)[-1] == Fork("shard 0")
-    engine.exited("shard 0", "was killed by SIGSEGV", 0)
+    assert without_logs(engine)[-1] == Fork("shard 0", CRASHED)
+    engine.exited("shard 0", CRASHED, 0)
     assert taken(engine) == [
         Refuse("shard 0 was killed by SIGSEGV before the server was ready, 6 times"),
         Terminate("router"),
@@ -244,10 +251,10 @@ def test_a_program_that_dies_at_each_start_stops_the_server() -> None:
 def test_a_restarted_program_that_cannot_start_is_logged_and_tried_again() -> None:
     """A full table of processes or a lock still held passes; the server that is up stays up."""
     engine = a_running_engine()
-    engine.exited("router", "was killed by SIGKILL", 0)
+    engine.exited("router", KILLED, 0)
     taken(engine)
     engine.failed("router", "port 6788 is in use", 1)
-    engine.exited("router", "ended with status 1", 2)
+    engine.exited("router", FAILED, 2)
     assert taken(engine)[0] == Log("router cannot start: port 6788 is in use", is_problem=True)
     assert engine.next_deadline_ms() == 2 + RESTART_DELAY_MS
 
@@ -258,7 +265,7 @@ def test_stop_before_the_server_is_up_ends_with_status_0() -> None:
     engine.start()
     engine.stop(0)
     for name in reversed(NAMES):
-        engine.exited(name, "was killed by SIGTERM", 1)
+        engine.exited(name, TERMINATED, 1)
     assert taken(engine)[-1] == Exit(0)
 
 
@@ -307,8 +314,8 @@ def test_who_hangs_is_aborted_then_killed_and_started_again() -> None:
     look_until(engine, counts, 0, WATCHDOG_MS + ABORT_GRACE_MS)
     assert taken(engine) == [Kill("shard")]
     ended_ms = WATCHDOG_MS + ABORT_GRACE_MS
-    engine.exited("shard", "was killed by SIGKILL", ended_ms)
-    assert without_logs(engine) == [Fork("shard")]
+    engine.exited("shard", KILLED, ended_ms)
+    assert without_logs(engine) == [Fork("shard", KILLED._replace(reason="hang"))]
     engine.ready("shard", (), ended_ms)
     look_until(engine, counts, ended_ms, ended_ms + WATCHDOG_MS - 1)
     assert without_logs(engine) == []
@@ -319,10 +326,29 @@ def test_who_dies_of_the_abort_is_not_killed_in_its_next_life() -> None:
     engine = a_watched_engine()
     counts = {"shard": 1, "router": 1}
     look_until(engine, counts, 0, WATCHDOG_MS)
-    engine.exited("shard", "was killed by SIGABRT", WATCHDOG_MS)
-    assert without_logs(engine) == [Abort("shard"), Fork("shard")]
+    engine.exited("shard", ABORTED, WATCHDOG_MS)
+    hang = ABORTED._replace(reason="hang")
+    assert without_logs(engine) == [Abort("shard"), Fork("shard", hang)]
     look_until(engine, counts, WATCHDOG_MS, WATCHDOG_MS + ABORT_GRACE_MS)
     assert taken(engine) == []
+
+
+def test_what_ends_after_a_hang_ends_for_a_reason_of_its_own() -> None:
+    """The hang was that of the program before."""
+    engine = a_watched_engine()
+    look_until(engine, {"shard": 1, "router": 1}, 0, WATCHDOG_MS)
+    engine.exited("shard", ABORTED, WATCHDOG_MS)
+    taken(engine)
+    engine.exited("shard", KILLED, WATCHDOG_MS + 1)
+    engine.tick(WATCHDOG_MS + 1 + RESTART_DELAY_MS)
+    assert without_logs(engine) == [Fork("shard", KILLED)]
+
+
+def test_who_does_not_die_of_the_kill_either_hangs_once() -> None:
+    """A process that waits for a broken disk ends when the disk lets it, and is one hang."""
+    engine = a_watched_engine()
+    look_until(engine, {"shard": 1, "router": 1}, 0, 10 * WATCHDOG_MS)
+    assert without_logs(engine) == [Abort("shard"), Kill("shard")]
 
 
 def test_a_supervisor_that_did_not_run_begins_all_waits_anew() -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from flashq.cli import checks
-from flashq.cli.checks import Finding
+from flashq.cli.checks import Process
+from flashq.cli.findings import Finding
 from flashq.config import load_settings
 from flashq.lockfile import Lockfile
 from flashq.protocol.limits import GIB, MIB
@@ -172,6 +173,10 @@ def test_a_router_that_does_not(fake: FakeServer, run_dir: Path) -> None:
     hello, found = checks.check_router(f"ipc://{run_dir}/other.sock", None)
     assert hello is None
     assert "flashq serve" in found[0].advice
+    others = [Process("coordinator", 1), Process("shard-0", 2)]
+    _, found = checks.check_router(f"ipc://{run_dir}/other.sock", None, others=others)
+    assert found[0].text.endswith("but 2 programs of its server run")
+    assert "the supervisor starts it again by itself" in found[0].advice
     fake.answer("HELLO", lambda _: None)
     hello, found = checks.check_router(fake.url, None, timeout_ms=20)
     assert hello is None
@@ -185,13 +190,13 @@ def test_a_router_that_does_not(fake: FakeServer, run_dir: Path) -> None:
 def test_shards_through_the_router(fake: FakeServer) -> None:
     """All there, one not started, one that does not answer."""
     teach(fake)
-    storage, found = checks.check_shards(fake.url, None, hello_of(fake))
-    assert (storage.verdict, found.verdict) == ("ok", "ok")
+    supervisor, storage, found = checks.check_shards(fake.url, None, hello_of(fake))
+    assert (supervisor.verdict, storage.verdict, found.verdict) == ("ok", "ok", "ok")
     assert "4 shards answered" in found.text
     fake.epochs = [1, 0, 1, 1]
     stats = {**REPLIES["STATS"], "shards": [SHARD], "missing_shards": [1, 3]}
     fake.answer("STATS", lambda _: {"ok": True, **stats})
-    _, *wrong = [one.text for one in checks.check_shards(fake.url, None, hello_of(fake))]
+    _, _, *wrong = [one.text for one in checks.check_shards(fake.url, None, hello_of(fake))]
     assert wrong == [
         "shard 1 has not started",
         "shard 3 is ready, but does not answer in time",
@@ -203,7 +208,7 @@ def test_storage_that_is_away(fake: FakeServer) -> None:
     teach(fake)
     stats = {**REPLIES["STATS"], "storage": "storage unavailable: no space left"}
     fake.answer("STATS", lambda _: {"ok": True, **stats})
-    found, _ = checks.check_shards(fake.url, None, hello_of(fake))
+    _, found, _ = checks.check_shards(fake.url, None, hello_of(fake))
     assert (found.check, found.verdict) == ("storage", "wrong")
     assert found.text.startswith("changes wait, ")
     assert found.text.endswith("no space left")
@@ -231,7 +236,7 @@ def test_how_storage_does(fake: FakeServer, more: Any, verdict: str, words: str)
     }
     stats = {**REPLIES["STATS"], "coordinator": {**told, **more}}
     fake.answer("STATS", lambda _: {"ok": True, **stats})
-    found, _ = checks.check_shards(fake.url, None, hello_of(fake))
+    _, found, _ = checks.check_shards(fake.url, None, hello_of(fake))
     assert (found.check, found.verdict) == ("storage", verdict)
     assert words in found.text
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.replies import NOW_MS, teach
+from tests.unit.cli.replies import NOW_MS, REPLIES, teach
 from tests.unit.client.fake_server import FakeServer
 
 
@@ -19,6 +20,31 @@ def test_stats(ask: Run, fake: FakeServer) -> None:
     assert document["queued"] == 3
     assert len(document["shards"]) == 4
     assert "ok" not in document
+
+
+def test_stats_of_programs(ask: Run, fake: FakeServer) -> None:
+    """That nothing happened is one line; what was started again is a table; a supervisor that hangs
+    is complained about."""
+    programs: list[dict[str, Any]] = [
+        {"program": "flashq-router", "started_at": NOW_MS},
+        {"program": "flashq-shard 1", "started_at": NOW_MS},
+    ]
+    supervisor: dict[str, Any] = {
+        "pid": 42, "started_at": NOW_MS, "silent_ms": 200, "watchdog_ms": 4000,
+        "programs": programs,
+    }  # fmt: skip
+    fake.answer("STATS", lambda _: {"ok": True, **REPLIES["STATS"], "supervisor": supervisor})
+    quiet = ask("stats")
+    assert "2 programs, none was started again since the server started" in quiet.out
+    assert (quiet.err, "why" in quiet.out) == ("", False)
+    last = {"at": NOW_MS, "reason": "signal", "detail": "SIGKILL"}
+    programs[1] |= {"restarts": {"signal": 2, "hang": 1}, "last_restart": last}
+    supervisor["silent_ms"] = 65_000
+    found = ask("stats")
+    assert "2 programs, 3 restarts since the server started" in found.out
+    row = found.out.splitlines()[-1].split()
+    assert (row[:3], row[-3:]) == (["flashq-shard", "1", "3"], ["SIGKILL", "ended", "it"])
+    assert "the supervisor hangs: its loop has not turned for 1 min 5 s" in found.err
 
 
 def test_metrics(ask: Run, fake: FakeServer) -> None:

@@ -11,7 +11,14 @@ from flashq.gateway.http_overview import View
 from flashq.gateway.prometheus import Durations, GatewayFigures, render
 from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics, QueueInfo
-from flashq.protocol.server import CoordinatorStats, ShardStats, StatsReply, WorkerInfo
+from flashq.protocol.server import (
+    CoordinatorStats,
+    ProgramStats,
+    ShardStats,
+    StatsReply,
+    SupervisorStats,
+    WorkerInfo,
+)
 from flashq.protocol.webhooks import WebhookView
 
 NOBODY = GatewayFigures(listeners=2, websockets=1, outstanding=0)
@@ -162,3 +169,27 @@ def test_storage_has_series_of_its_own() -> None:
     assert found["flashq_storage_commit_seconds_sum",] == 0.5
     shown.stats.storage = "storage unavailable: disk full"
     assert values(render(Durations(), shown, NOBODY))["flashq_storage_up",] == 0
+
+
+def test_restarts_are_counted_for_each_program_and_reason() -> None:
+    """From 0 on, so that a rate sees the first; without a supervisor nobody counts here."""
+    shown = view()
+    assert b"flashq_restarts" not in render(Durations(), shown, NOBODY)
+    shown.stats.supervisor = SupervisorStats(
+        pid=1, started_at=1_000, silent_ms=1500, watchdog_ms=4000,
+        programs=[
+            ProgramStats(program="flashq-shard 0", started_at=7_500, restarts={"hang": 2}),
+            ProgramStats(program="flashq-router", started_at=2_000),
+        ],
+    )  # fmt: skip
+    page = render(Durations(), shown, NOBODY)
+    found = values(page)
+    assert b"# TYPE flashq_restarts_total counter" in page
+    assert found["flashq_restarts_total", "flashq-shard 0", "hang"] == 2
+    for reason in ("exit", "signal", "hang", "fork"):
+        assert found["flashq_restarts_total", "flashq-router", reason] == 0
+    assert found["flashq_program_start_time_seconds", "flashq-shard 0"] == 7.5
+    assert found["flashq_supervisor_silent_seconds",] == 1.5
+    assert found["flashq_supervisor_up",] == 1
+    shown.stats.supervisor.silent_ms = 4001
+    assert values(render(Durations(), shown, NOBODY))["flashq_supervisor_up",] == 0

@@ -22,6 +22,7 @@ from flashq.protocol.framing import (
 from flashq.protocol.internal import Epochs, encode_internal
 from flashq.protocol.limits import EngineLimits
 from flashq.router.engine import Router
+from flashq.router.gathers import ALONE, Supervised
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.tokens import Guard, Keyring, TokenEntry
@@ -58,6 +59,7 @@ class Bench:
         tokens: Sequence[str] = (),
         entries: Sequence[TokenEntry] = (),
         is_heard: bool = True,
+        supervisor: Supervised = ALONE,
         **settings: Any,
     ) -> None:
         self.now_ms = 1000
@@ -73,7 +75,7 @@ class Bench:
         )
         self.settings = replace(defaults, **settings)
         keyring = Keyring(tokens, entries) if tokens or entries else None
-        self.router = Router(self.settings, self.now_ms, Guard(keyring))
+        self.router = Router(self.settings, self.now_ms, Guard(keyring), supervisor)
         self._is_heard = is_heard
 
     # --- in

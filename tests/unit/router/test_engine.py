@@ -32,7 +32,7 @@ from flashq.protocol.internal import (
     encode_internal,
 )
 from flashq.protocol.registry import COMMANDS
-from flashq.router import engine
+from flashq.router import outbox
 from flashq.router.outbox import PAIR_OVERHEAD_BYTES
 from flashq.router.routing import COORDINATOR_ROUTING_ID
 from tests.unit.router.bench import (
@@ -316,9 +316,9 @@ def test_requests_that_are_never_answered_do_not_add_up() -> None:
     bench = Bench()
     bench.send(pack_header(0, 1, 1), bytes(1000))
     lost = bench.to_shard()
-    bench.pass_time(engine.ERA_MS)
+    bench.pass_time(outbox.ERA_MS)
     assert bench.router.bytes_under_way > 0
-    bench.pass_time(engine.ERA_MS)
+    bench.pass_time(outbox.ERA_MS)
     assert bench.router.bytes_under_way == 0
     bench.answer(lost)
     assert bench.router.bytes_under_way == 0

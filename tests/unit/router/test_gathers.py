@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from flashq.ids import shard_of_job
 from flashq.protocol.framing import FULL, JSON
+from flashq.protocol.server import ProgramStats, Restart, SupervisorStats
 from flashq.protocol.sessions import worker_id
 from flashq.router import engine
 from flashq.router.gathers import LISTED_JOBS_MAX
@@ -430,6 +432,25 @@ def test_stats_say_what_is_wrong_with_storage() -> None:
         for pair in scatter(bench, cmd="STATS"):
             bench.answer(pair, counts)
         assert bench.reply().get("storage", "") == trouble
+
+
+def test_stats_say_what_the_supervisor_has_noted() -> None:
+    """Whatever the client's encoding; a router that was started by itself says nothing."""
+    program = ProgramStats(
+        program="flashq-shard 0",
+        started_at=7,
+        restarts={"signal": 2, "hang": 1},
+        last_restart=Restart(at=7, reason="signal", detail="SIGKILL"),
+    )
+    told = SupervisorStats(
+        pid=42, started_at=5, silent_ms=250, watchdog_ms=4000, programs=[program]
+    )
+    counts = dict.fromkeys(("queued", "processing", "delayed", "dlq"), 0)
+    for bench, expected in ((Bench(supervisor=lambda: told), to_builtins(told)), (Bench(), None)):
+        for flags in (0, JSON):
+            for pair in scatter(bench, cmd="STATS", flags=flags):
+                bench.answer(pair, counts)
+            assert bench.reply().get("supervisor") == expected
 
 
 def metrics(count: int, latency_ms: float, *queues: str) -> dict[str, Any]:
