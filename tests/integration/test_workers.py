@@ -72,7 +72,7 @@ def test_a_cancelled_job_tells_its_handler(start_server: StartServer, kind: str)
     1. A handler works; its job is cancelled by somebody else.
     2. The next heartbeat tells, and the handler sees it; what it returns counts for nothing.
     """
-    server = start_server("--session-timeout-ms", "1000", "--heartbeat-interval-ms", "100")
+    server = start_server("--heartbeat-interval-ms", "100")
     started, seen = threading.Event(), threading.Event()
 
     def wait_for_it(job: Any) -> str:
