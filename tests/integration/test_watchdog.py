@@ -43,6 +43,8 @@ def test_a_shard_that_hangs_comes_back_with_its_jobs(site: Site) -> None:
     old = server.signal(f"flashq-shard {shard}", signal.SIGSTOP)
     server.wait_epoch(shard, before)
     assert server.pids()[f"flashq-shard {shard}"] != old
+    programs = {one["program"]: one for one in dealer.ask("STATS")["supervisor"]["programs"]}
+    assert programs[f"flashq-shard {shard}"]["restarts"] == {"hang": 1}
     ids.append(push(dealer, "alpha", "after"))
     assert sorted(pull(dealer, "alpha")["id"] for _ in ids) == sorted(ids)
     dealer.close()
