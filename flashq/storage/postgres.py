@@ -21,17 +21,18 @@ import secrets
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import errors as postgres_errors
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
+from flashq.storage.pooling import ADVICE, at_place, check_session
 from flashq.storage.port import READERS_MAX, Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
@@ -230,6 +231,10 @@ class PostgresStorage(TableStorage):
             return []
         self._connection = connect(self._url, program="flashq-coordinator")
         connection = self._connection
+        token = secrets.randbits(TOKEN_BITS)
+        _one(connection, "SELECT pg_advisory_lock(%(token)s::bigint)", token=token)
+        # Before anything else: behind a balancer that pools, settings and locks would stay behind.
+        self._check_session(connection, token)
         connection.execute("SET synchronous_commit = 'on'")
         [synchronous] = _one(connection, "SHOW synchronous_commit")
         if synchronous not in SAFE_SYNCHRONOUS:
@@ -237,12 +242,26 @@ class PostgresStorage(TableStorage):
                 f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
             )
         self._take_lock(connection)
-        token = secrets.randbits(TOKEN_BITS)
-        _one(connection, "SELECT pg_advisory_lock(%(token)s::bigint)", token=token)
         migrated = migrate(connection, schema_version(connection))
         configure(connection)
         self._readers = Readers(self._url, connection.info, token)
         return migrated
+
+    def _check_session(self, connection: psycopg.Connection[Row], token: int) -> None:
+        """See that the session is the connection's own, and locks stay with it."""
+        try:
+            other = connect(at_place(self._url, connection.info), program="flashq-check")
+        except psycopg.Error as error:
+            [pid] = _one(connection, "SELECT pg_backend_pid()")
+            if pid == connection.info.backend_pid:
+                return  # a server that introduces itself is no balancer
+            raise StorageUnavailable(
+                detail="PostgreSQL: without a second connection it cannot be seen whether the "
+                f"balancer that the storage's URL leads to pools by session: {_sentence(error)}; "
+                f"{ADVICE}"
+            ) from error
+        with closing(other):
+            check_session(connection, other, token)
 
     def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
         for _ in range(0, LOCK_WAIT_MS, _LOCK_RETRY_MS):
@@ -405,7 +424,7 @@ class Readers:
         # Its words are for nobody: what has failed is told by who has to wait for it.
         logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
         self._pool: Final[ConnectionPool[psycopg.Connection[Row]]] = ConnectionPool(
-            make_conninfo(url, host=writer.host, hostaddr=writer.hostaddr, port=writer.port),
+            at_place(url, writer),
             connection_class=_ReadConnection,
             kwargs={
                 "autocommit": True,
