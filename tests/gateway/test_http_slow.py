@@ -18,9 +18,7 @@ from tests.server import Server
 
 @pytest.fixture
 async def address(doors: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
-    """Return where a door is that has no patience, and room for three connections."""
-    monkeypatch.setattr(http_connection, "HEAD_S", 0.05)
-    monkeypatch.setattr(http_connection, "REQUEST_S", 0.05)
+    """Return where a door is that often looks for slow clients, with room for three of them."""
     monkeypatch.setattr(http, "TICKS_PER_LOOK", 1)
     bridge = Bridge(doors.ipc_url, 4)
     bridge.start()
@@ -35,8 +33,11 @@ POST = b"POST /queues/q/jobs HTTP/1.1\r\ncontent-type: application/json\r\nconte
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nx: y\r\n", POST])
-async def test_a_slow_client_is_let_go(address: tuple[str, int], said: bytes) -> None:
+async def test_a_slow_client_is_let_go(
+    address: tuple[str, int], said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One after the other, as many as want to: each makes room for the next."""
+    monkeypatch.setattr(http_connection, "HEAD_S", 0.05)
     for _ in range(3):
         clients = [await asyncio.open_connection(*address) for _ in range(3)]
         for reader, writer in clients:
@@ -47,8 +48,11 @@ async def test_a_slow_client_is_let_go(address: tuple[str, int], said: bytes) ->
             writer.close()
 
 
-async def test_a_slow_body_is_not_waited_for(address: tuple[str, int]) -> None:
+async def test_a_slow_body_is_not_waited_for(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connection ends; the request that it was part of is not carried out."""
+    monkeypatch.setattr(http_connection, "REQUEST_S", 0.05)
     reader, writer = await asyncio.open_connection(*address)
     writer.write(POST + b"\r\n{")
     assert await asyncio.wait_for(reader.read(), 10) == b""
