@@ -15,7 +15,7 @@ from flashq.gateway.bridge import Bridge
 from flashq.gateway.events import Happening, Listener
 from flashq.gateway.lanes import Holder
 from flashq.gateway.pending import Done, Pending
-from tests.server import Server
+from tests.server import PATIENCE_S, Server
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def ready(bridge: Bridge, listener: Listener) -> None:
     """Let somebody listen, and wait until nothing is missed any more."""
     future: asyncio.Future[FlashQError | None] = asyncio.get_running_loop().create_future()
     bridge.listen(listener, future.set_result)
-    assert await asyncio.wait_for(future, 5) is None
+    assert await asyncio.wait_for(future, PATIENCE_S) is None
 
 
 async def test_an_event_after_the_answer_is_never_missed(bridge: Bridge, queue: str) -> None:
@@ -130,7 +130,7 @@ async def test_an_event_after_the_answer_is_never_missed(bridge: Bridge, queue: 
         listener = Listener(f"{queue}-{number}", ("pushed",), arrived.set)
         await ready(bridge, listener)
         await ask(bridge, cmd="PUSH", queue=f"{queue}-{number}", data=1)
-        await asyncio.wait_for(arrived.wait(), 5)
+        await asyncio.wait_for(arrived.wait(), PATIENCE_S)
         bridge.unlisten(listener)
 
 
@@ -143,7 +143,7 @@ async def test_events_are_shared(bridge: Bridge, queue: str) -> None:
     job_id = (await ask(bridge, cmd="PUSH", queue=queue, data=1))["id"]
     await ask(bridge, cmd="PULL", queue=queue, timeout=1000)
     await ask(bridge, cmd="ACK", id=job_id, result={"r": 1})
-    await asyncio.wait_for(arrived.wait(), 5)
+    await asyncio.wait_for(arrived.wait(), PATIENCE_S)
     for listener in listeners:
         first = listener.take()
         assert isinstance(first, Happening)

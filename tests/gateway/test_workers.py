@@ -11,7 +11,7 @@ from flashq.client.endpoint import client_name
 from flashq.client.sync_client import Client
 from tests.conftest import StartServer
 from tests.gateway.clients import LineClient, TypeScriptClient, connected
-from tests.gateway.http_client import base_of
+from tests.gateway.http_client import TIMEOUT_S, base_of
 from tests.gateway.site import address_of, another_gateway, path_of
 from tests.server import eventually
 
@@ -20,7 +20,7 @@ SCHEME = "http://"
 
 def workers(base: str) -> dict[str, dict[str, Any]]:
     """Return the workers that a gateway lists by their names, or by their ids without one."""
-    listed = httpx.get(f"{base}/workers").json()["data"]
+    listed = httpx.get(f"{base}/workers", timeout=TIMEOUT_S).json()["data"]
     return {one.get("name", one["id"]).partition(":")[0]: one for one in listed}
 
 
@@ -37,7 +37,8 @@ def test_workers_of_all_doors_and_gateways_are_in_one_list(
         bases = [base_of(server), next(one for one in endpoints if one.startswith(SCHEME))]
         for number, base in enumerate(bases):
             beat = {"queues": ["q-0"], "concurrency": 3, "jobs_processed": 7}
-            answer = httpx.post(f"{base}/workers/w-{number}/heartbeat", json=beat)
+            path = f"/workers/w-{number}/heartbeat"
+            answer = httpx.post(base + path, json=beat, timeout=TIMEOUT_S)
             assert answer.json() == {"ok": True, "data": None}
         with (
             Client(server.url) as client,
@@ -60,6 +61,6 @@ def test_workers_of_all_doors_and_gateways_are_in_one_list(
             held_by = {name: one["jobs_held"] for name, one in found.items() if "jobs_held" in one}
             assert held_by == {client_name(): 1, "tcp/127.0.0.1": 3, "unix": 1}
             assert (found["w-1"]["concurrency"], found["w-1"]["jobs_processed"]) == (3, 7)
-            metrics = httpx.get(f"{bases[1]}/metrics/prometheus").text
+            metrics = httpx.get(f"{bases[1]}/metrics/prometheus", timeout=TIMEOUT_S).text
             assert "flashq_workers_active 5.0" in metrics
         eventually(lambda: workers(bases[1]).keys() == {"w-0", "w-1"}, "only the registered ones")
