@@ -133,8 +133,10 @@ def test_backoff_doubles_from_its_base(dealer: Dealer, queue: str) -> None:
     dealer.ask("FAIL", id=job_id)
     found = dealer.ask("GETJOB", id=job_id)
     assert found["state"] == "delayed"
-    waited = found["job"]["run_at"] - before
-    assert 3_600_000 - 50 <= waited < 2 * 3_600_000
+    waited = (
+        found["job"]["run_at"] - before
+    )  # by two clocks, of which each may have been read early
+    assert abs(waited - 3_600_000) < 600_000
 
 
 @pytest.mark.covers("RELEASE")
