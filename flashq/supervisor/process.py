@@ -127,6 +127,7 @@ class Supervisor:
         dump_stacks_on_abort()  # the children inherit that
         gc.collect()
         gc.freeze()
+        self._page.turned(self._clock.mono_ms())  # before there is anybody who may ask
         self._engine.start()
         while (status := self._carry_out()) is None:
             readable = self._wait()
@@ -210,6 +211,8 @@ class Supervisor:
         self._beat.beat()
         self._page.turned(self._clock.mono_ms())
         wait_ms = self._beat.interval_ms
+        if (interval_ms := self._engine.beat_interval_ms) is not None:
+            wait_ms = min(wait_ms, interval_ms)  # its programs watch it too, also in a drain
         deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None:
             wait_ms = min(wait_ms, max(0, deadline_ms - self._clock.mono_ms()))
