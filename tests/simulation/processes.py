@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DRAIN_MS: Final = 5000
 UNREAD_MAX: Final = 2**31
+TURNS_IN_VAIN_MAX: Final = 10
 """Where ZeroMQ's own bound is off."""
 ROUTER: Final = "router"
 COORDINATOR: Final = "coordinator"
@@ -71,6 +72,8 @@ class Process:
         #: until when it is stopped
         self._stopped_until_us = 0
         self._turn_at_us: int | None = None
+        #: turns in a row after which something was still due, though nothing had come
+        self._turns_in_vain = 0
         #: when the world calls, the next time first
         self._alarms: list[int] = []
         self._inbox: dict[str, deque[Arrival]] = {}
@@ -180,11 +183,21 @@ class Process:
         except Ended:
             self.kill(politely=True)
             return
+        self._check_pace(due_ms)
         if due_ms is not None and self.alive:
             wait_ms = max(0, due_ms - self.mono_ms())
             self.wake(self.world.now_us + max(wait_ms * MS, 20))
         if any(self._inbox.values()):
             self.wake(self.world.now_us + 20)
+
+    def _check_pace(self, due_ms: int | None) -> None:
+        """Check that a process to which nothing comes sleeps, once it has done what was due."""
+        if due_ms is None or due_ms > self.mono_ms() or any(self._inbox.values()):
+            self._turns_in_vain = 0
+            return
+        self._turns_in_vain += 1
+        if self._turns_in_vain > TURNS_IN_VAIN_MAX:
+            raise Violation(f"{self.name} turns without a pause, due at {due_ms} ms")
 
     def later(self, wait_us: int, action: Callable[[], None]) -> None:
         """Do something in a while, if this process still lives and runs then."""
