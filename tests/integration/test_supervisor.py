@@ -98,18 +98,23 @@ def test_endpoints_then_ready_then_an_ordered_drain(start: Start) -> None:
     assert server.process.wait() == 0
 
 
-def test_a_killed_program_is_started_again(start: Start) -> None:
-    """SIGKILL of a shard: a new process takes its place, and the server goes on."""
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 1, f"signal {signal.SIGRTMIN + 1}")],
+)
+def test_a_killed_program_is_started_again(start: Start, number: int, name: str) -> None:
+    """SIGKILL of a shard, or a signal without a name: a new process takes its place, and the server
+    goes on."""
     server = start()
     server.until("ready")
     first = server.pids["shard"]
-    os.kill(first, signal.SIGKILL)
+    os.kill(first, number)
     server.until("+shard")
     assert server.pids["shard"] != first
     server.process.send_signal(signal.SIGINT)
     assert server.rest() == ["-router", "-shard", "-coordinator"]
     assert server.process.wait() == 0
-    assert "shard was killed by SIGKILL; it is started again" in server.errors()
+    assert f"shard was killed by {name}; it is started again" in server.errors()
 
 
 def test_a_program_that_cannot_start_ends_the_server_with_its_sentence(start: Start) -> None:
