@@ -17,7 +17,8 @@ import zmq
 VERSION: Final = 1
 JSON, FULL, REPLY, NOTICE, DELIVERY = 0x01, 0x02, 0x04, 0x08, 0x10
 ANY, COORDINATOR, ROUTER = 0xFFFF, 0xFFFE, 0xFFFD
-TIMEOUT_MS: Final = 10_000
+TIMEOUT_MS: Final = 20_000
+"""For what has to come; only a broken server makes a test wait so long."""
 
 
 class Silence(AssertionError):

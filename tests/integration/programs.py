@@ -14,7 +14,7 @@ import zmq
 from flashq.config import Settings, load_settings
 
 SHARDS = 2
-WAIT_MS = 10_000
+WAIT_MS = 20_000
 """For what has to come; only a broken program makes a test wait so long."""
 
 

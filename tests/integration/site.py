@@ -83,8 +83,8 @@ def push(dealer: Dealer, queue: str, data: Any, **fields: Any) -> int:
 
 
 def pull(dealer: Dealer, queue: str) -> dict[str, Any]:
-    """Take a job."""
-    job = dealer.ask("PULL", queue=queue, timeout=5000)["job"]
+    """Take a job, which is there or on its way from another shard."""
+    job = dealer.ask("PULL", queue=queue, timeout=15_000)["job"]
     assert isinstance(job, dict)
     return job
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.contract.dealer import Dealer
+from tests.contract.dealer import TIMEOUT_MS, Dealer
 from tests.integration.site import SHARDS, TWO_SHARDS, Site, ok, pull, push
 from tests.server import eventually
 
@@ -201,7 +201,7 @@ def test_pushes_under_way_are_there_or_were_not_acknowledged(site: Site) -> None
             sent[dealer.send("PUSH", queue=f"q{attempted % 7}", data=attempted)] = attempted
             attempted += 1
         while len(dealer.answers) < 200:
-            dealer._receive(5000)
+            dealer._receive(TIMEOUT_MS)
         site.crash()
         with suppress(AssertionError):
             while True:
