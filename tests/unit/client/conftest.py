@@ -19,6 +19,13 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def server(url: str) -> Iterator[FakeServer]:
-    """A running fake server."""
+    """A running fake server that hears of no heartbeats for the time of a test."""
     with FakeServer(url) as running:
+        yield running
+
+
+@pytest.fixture
+def beaten(url: str) -> Iterator[FakeServer]:
+    """A running fake server to which clients often send heartbeats."""
+    with FakeServer(url, heartbeat_interval=200) as running:
         yield running

@@ -49,10 +49,11 @@ class FakeServer:
 
     Args:
         url: where to bind.
-        heartbeat_interval: ms, told to clients.
+        heartbeat_interval: ms, told to clients. Two heartbeats without an answer make a client
+            connect anew, which on a machine that stalls is not what most tests are about.
     """
 
-    def __init__(self, url: str, *, heartbeat_interval: int = 50) -> None:
+    def __init__(self, url: str, *, heartbeat_interval: int = 30_000) -> None:
         self.url = url
         self.boot = 1
         self.epochs = [1] * SHARDS

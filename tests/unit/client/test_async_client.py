@@ -64,10 +64,13 @@ async def test_errors_are_the_catalogues(server: FakeServer) -> None:
             await client.ack_batch([4, 5])
 
 
-async def test_a_silent_server_is_a_timeout(server: FakeServer) -> None:
-    """Every wait ends."""
+async def test_a_silent_server_is_a_timeout(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every wait ends. The client is connected before, which may take its time."""
     server.answer("COUNT", lambda _: None)
-    async with AsyncClient(server.url, timeout=50) as client:
+    async with AsyncClient(server.url) as client:
+        monkeypatch.setattr(client, "_timeout", 1000)
         with pytest.raises(RequestTimeout):
             await client.count("q")
 
@@ -134,7 +137,7 @@ async def test_cancelled_batches_leave_nothing_behind(server: FakeServer) -> Non
         assert not client._waiting
 
 
-async def test_losses_are_told(server: FakeServer) -> None:
+async def test_losses_are_told(beaten: FakeServer) -> None:
     """From a heartbeat's answer; a mistake in the callback ends nothing."""
     lost: asyncio.Queue[list[int]] = asyncio.Queue()
 
@@ -142,24 +145,24 @@ async def test_losses_are_told(server: FakeServer) -> None:
         lost.put_nowait(ids)
         raise ValueError("a mistake")
 
-    async with AsyncClient(server.url, on_leases_lost=on_lost) as client:
+    async with AsyncClient(beaten.url, on_leases_lost=on_lost) as client:
         job_id = await client.push("q", 1)
         await client.pull("q")
-        server.lost.add(job_id)
+        beaten.lost.add(job_id)
         assert await asyncio.wait_for(lost.get(), 10) == [job_id]
         await client.push("q", 2)
 
 
-async def test_a_silent_router_is_left_for_a_fresh_socket(server: FakeServer) -> None:
+async def test_a_silent_router_is_left_for_a_fresh_socket(beaten: FakeServer) -> None:
     """1. Two heartbeats stay unanswered. 2. On the new connection the pull is asked again."""
-    async with AsyncClient(server.url) as client:
+    async with AsyncClient(beaten.url) as client:
         task = asyncio.create_task(client.pull("q"))
-        await in_thread(server.wait_for, "PULL")
-        server.answer("SESSIONHEARTBEAT", lambda _: None)
-        first, again, *_ = await in_thread(server.wait_for, "PULL", 2)
-        del server.answers["SESSIONHEARTBEAT"]
+        await in_thread(beaten.wait_for, "PULL")
+        beaten.answer("SESSIONHEARTBEAT", lambda _: None)
+        first, again, *_ = await in_thread(beaten.wait_for, "PULL", 2)
+        del beaten.answers["SESSIONHEARTBEAT"]
         assert first["n"] == again["n"]
-        assert len(server.seen("HELLO")) >= 2
+        assert len(beaten.seen("HELLO")) >= 2
         await client.push("q", "after")
         job = await task
         assert job is not None

@@ -133,14 +133,16 @@ def test_without_a_server_a_call_says_so(url: str) -> None:
     client.close()
 
 
-def test_a_silent_server_is_a_timeout(server: FakeServer) -> None:
-    """Every wait ends."""
+def test_a_silent_server_is_a_timeout(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait ends. The client is connected before, which may take its time."""
     server.answer("COUNT", lambda _: None)
-    with Client(server.url, timeout=50) as client, pytest.raises(RequestTimeout, match="COUNT"):
-        client.count("q")
+    with Client(server.url) as client:
+        monkeypatch.setattr(client, "_timeout", 1000)
+        with pytest.raises(RequestTimeout, match="COUNT"):
+            client.count("q")
 
 
-def test_heartbeats_name_the_jobs_held_and_losses_are_told(server: FakeServer) -> None:
+def test_heartbeats_name_the_jobs_held_and_losses_are_told(beaten: FakeServer) -> None:
     """A job that was cancelled while it ran."""
     told = threading.Event()
     lost: list[int] = []
@@ -150,33 +152,33 @@ def test_heartbeats_name_the_jobs_held_and_losses_are_told(server: FakeServer) -
         told.set()
         raise ValueError("a mistake in the caller's code ends nothing")
 
-    with Client(server.url, on_leases_lost=on_lost) as client:
+    with Client(beaten.url, on_leases_lost=on_lost) as client:
         job_id = client.push("q", 1)
         client.pull("q")
-        server.wait_until(
-            lambda: any(body.get("leases") == [job_id] for body in list(server.requests))
+        beaten.wait_until(
+            lambda: any(body.get("leases") == [job_id] for body in list(beaten.requests))
         )
-        server.lost.add(job_id)
+        beaten.lost.add(job_id)
         assert told.wait(10)
         assert lost == [job_id]
         client.push("q", 2)
 
 
-def test_a_restarted_router_gets_what_was_parked(server: FakeServer) -> None:
+def test_a_restarted_router_gets_what_was_parked(beaten: FakeServer) -> None:
     """1. A pull waits. 2. The router restarts and forgets it. 3. It is asked again, under the same
     number."""
-    with Client(server.url) as client:
+    with Client(beaten.url) as client:
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(client.pull("q")))
         thread.start()
-        server.wait_for("PULL")
+        beaten.wait_for("PULL")
 
         def restart() -> None:
-            server.boot = 2
-            server._parked.clear()
+            beaten.boot = 2
+            beaten._parked.clear()
 
-        server.order(restart)
-        first, again = server.wait_for("PULL", 2)
+        beaten.order(restart)
+        first, again, *_ = beaten.wait_for("PULL", 2)
         assert first["n"] == again["n"]
         client.push("q", "after")
         thread.join()

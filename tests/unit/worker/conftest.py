@@ -1,5 +1,5 @@
 """The clients' fake server, for workers."""
 
-from tests.unit.client.conftest import server, url
+from tests.unit.client.conftest import beaten, server, url
 
-__all__ = ["server", "url"]
+__all__ = ["beaten", "server", "url"]

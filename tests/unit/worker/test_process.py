@@ -170,7 +170,7 @@ def test_a_result_that_is_refused_fails_its_job_alone(server: FakeServer) -> Non
     assert {failure["error"] for failure in failures} == {"Job data too large"}
 
 
-def test_a_lost_job_is_told_to_its_handler(server: FakeServer) -> None:
+def test_a_lost_job_is_told_to_its_handler(beaten: FakeServer) -> None:
     """It was cancelled: a long handler can end early, and its outcome is dropped."""
     started, seen = threading.Event(), threading.Event()
 
@@ -180,14 +180,14 @@ def test_a_lost_job_is_told_to_its_handler(server: FakeServer) -> None:
             await asyncio.sleep(0)
         seen.set()
 
-    with Client(server.url) as client:
+    with Client(beaten.url) as client:
         job_id = client.push("q", 1)
-        with Worker("q", long, url=server.url) as worker:
+        with Worker("q", long, url=beaten.url) as worker:
             assert started.wait(PATIENCE_S)
-            server.lost.add(job_id)
+            beaten.lost.add(job_id)
             assert seen.wait(PATIENCE_S)
     assert worker.lost == 1
-    assert not server.seen("ACKB")
+    assert not beaten.seen("ACKB")
 
 
 def test_a_job_that_was_failed_by_somebody_else_is_lost(server: FakeServer) -> None:
