@@ -267,7 +267,10 @@ def check_router(
         advice = "start it with `flashq serve`, or name another with --url or FLASHQ_URL"
         if others:
             text += f", but {plural(len(others), 'program')} of its server run"
-            advice = "the supervisor starts it again by itself; the server's log says why it ended"
+            advice = (
+                "its supervisor, or systemd, starts it again by itself; if it stays away, the "
+                "server's log says why"
+            )
         return None, [Finding("router", "wrong", text, advice)]
     session = os.urandom(16)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flashq.clock import SystemClock
 from flashq.config import Settings, flag_parser
 from flashq.errors import ConfigError
 from flashq.lifecycle import (
@@ -27,6 +28,7 @@ from flashq.lifecycle import (
     run_alone,
     systemd_beat,
 )
+from flashq.supervision import SupervisionPage
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,18 @@ def readable(fd: int, timeout_ms: int = 0) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout_ms))
+
+
+def test_what_the_supervisor_has_noted_is_known_only_under_one() -> None:
+    """A program that systemd started does not know of the lives before its own."""
+    page = SupervisionPage(["flashq-router"], pid=42, started_at=5, watchdog_ms=4000)
+    page.restarted("flashq-router", "exit", 1, 7)
+    page.turned(SystemClock().mono_ms())
+    told = Lifecycle(TerminalReport("flashq-router"), supervised=True, page=page).supervision()
+    assert told is not None
+    assert told.programs[0].restarts == {"exit": 1}
+    assert not told.hangs
+    assert Lifecycle(TerminalReport("flashq-router")).supervision() is None
 
 
 def test_a_stop_signal_sets_the_flag_and_wakes_the_poller() -> None:

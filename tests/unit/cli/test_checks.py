@@ -176,7 +176,7 @@ def test_a_router_that_does_not(fake: FakeServer, run_dir: Path) -> None:
     others = [Process("coordinator", 1), Process("shard-0", 2)]
     _, found = checks.check_router(f"ipc://{run_dir}/other.sock", None, others=others)
     assert found[0].text.endswith("but 2 programs of its server run")
-    assert "the supervisor starts it again by itself" in found[0].advice
+    assert "its supervisor, or systemd, starts it again" in found[0].advice
     fake.answer("HELLO", lambda _: None)
     hello, found = checks.check_router(fake.url, None, timeout_ms=20)
     assert hello is None
