@@ -25,6 +25,8 @@ import pytest
 from tests.server import eventually
 
 URL_NAME: Final = "FLASHQ_TEST_DATABASE_URL"
+END_MS: Final = 20_000
+"""How long to wait for the end of a connection: told to end, it can still do something."""
 _numbers: Final = count(1)
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from flashq.cli import checks
 from tests.gateway.http_client import HttpClient
+from tests.integration.programs import WAIT_MS
 from tests.integration.site import TWO_SHARDS, Site, ok, pull, push, trouble
-from tests.postgres import Postgres
+from tests.postgres import END_MS, Postgres
 from tests.server import eventually
 
 
@@ -47,6 +48,16 @@ def test_a_database_that_dies_and_comes_back(own_postgres: Postgres) -> None:
         site.close()
 
 
+def end_connections(database: psycopg.Connection) -> None:
+    """End those of the coordinator, and wait until they have: what they wrote meanwhile would go
+    through."""
+    database.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity "
+        "WHERE application_name = 'flashq-coordinator' AND datname = current_database()",
+        [END_MS],
+    )
+
+
 def test_a_connection_that_the_database_ends(postgres_dsn: str) -> None:
     """An administrator ends it, or a switch to another server: the next write makes a new one."""
     site = Site(postgres_dsn)
@@ -54,10 +65,7 @@ def test_a_connection_that_the_database_ends(postgres_dsn: str) -> None:
         dealer = site.start().dealer()
         push(dealer, "a", 1)
         with psycopg.connect(postgres_dsn, autocommit=True) as database:
-            database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
-            )
+            end_connections(database)
         for number in range(5):
             push(dealer, "a", number)
         assert ok(dealer.ask("COUNT", queue="a"))["count"] == 6
@@ -78,10 +86,7 @@ def test_a_database_that_has_lost_a_cron_gets_it_again(postgres_dsn: str) -> Non
             ok(dealer.ask("CRON", name=name, queue="a", data=1, schedule="0 0 1 1 *"))
         with psycopg.connect(postgres_dsn, autocommit=True) as database:
             database.execute("DELETE FROM flashq.coordinator WHERE name = 'cron.lost'")
-            database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
-            )
+            end_connections(database)
             push(dealer, "a", 1)
             names = [cron["name"] for cron in ok(dealer.ask("CRONLIST"))["crons"]]
             assert sorted(names) == ["kept", "lost"]
@@ -106,10 +111,7 @@ def test_a_database_that_becomes_read_only(postgres_dsn: str) -> None:
             database.execute(
                 f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}'.encode()
             )
-            database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'flashq-coordinator' AND datname = current_database()"
-            )
+            end_connections(database)
 
     try:
         dealer = site.start().dealer()
@@ -179,10 +181,10 @@ def test_storage_that_is_taken_away_while_nothing_is_written(file_site: Site) ->
         response = http.http.get("/health")
         assert response.status_code == 503
         assert str(site.path) in response.json()["error"]
-    assert checks.check_coordinator(server.url, None).verdict == "ok"
-    hello, _ = checks.check_router(server.url, None)
+    assert checks.check_coordinator(server.url, None, WAIT_MS).verdict == "ok"
+    hello, _ = checks.check_router(server.url, None, WAIT_MS)
     assert hello is not None
-    storage, *_ = checks.check_shards(server.url, None, hello)
+    storage, *_ = checks.check_shards(server.url, None, hello, WAIT_MS)
     assert (storage.check, storage.verdict) == ("storage", "wrong")
     assert str(site.path) in storage.text
 

@@ -15,7 +15,7 @@ from flashq.storage import migrate_storage, open_snapshot, open_storage
 from flashq.storage import postgres as postgres_storage
 from flashq.storage.port import Put, Storage
 from flashq.storage.postgres import COPY_BYTES_MIN, PostgresStorage
-from tests.postgres import Postgres
+from tests.postgres import END_MS, Postgres
 from tests.storage.churn import ChurnConformance
 from tests.storage.conformance import SHARDS, StorageConformance, blob, checkpoint, log_of, recovery
 
@@ -74,10 +74,11 @@ def test_one_coordinator_writes(
     storage: Storage, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second one waits for the first to be gone, on the connection that it would write on."""
-    monkeypatch.setattr(postgres_storage, "LOCK_WAIT_MS", 1)
     other = PostgresStorage(postgres_dsn)
-    with pytest.raises(StorageUnavailable, match="another coordinator writes"):
-        other.open(SHARDS)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(postgres_storage, "LOCK_WAIT_MS", 1)
+        with pytest.raises(StorageUnavailable, match="another coordinator writes"):
+            other.open(SHARDS)
     storage.close()
     other.open(SHARDS)
     other.close()
@@ -93,7 +94,7 @@ def test_who_loses_the_connection_loses_the_lock_and_the_right_to_write(
     """
     storage.write([blob(1, 1, 1)])
     [pid] = storage.connection.execute("SELECT pg_backend_pid()").fetchone() or [0]
-    run(postgres_dsn, f"SELECT pg_terminate_backend({pid})")
+    run(postgres_dsn, f"SELECT pg_terminate_backend({pid}, {END_MS})")
     other = PostgresStorage(postgres_dsn)
     other.open(SHARDS)
     other.write([blob(1, 2, 3)])
@@ -209,7 +210,7 @@ def test_a_probe_finds_a_database_that_cannot_be_written(
     storage.probe()
     run(
         postgres_dsn,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"SELECT pg_terminate_backend(pid, {END_MS}) FROM pg_stat_activity "
         "WHERE application_name = 'flashq-coordinator' AND datname = current_database()",
     )
     with pytest.raises(StorageUnavailable):
