@@ -172,9 +172,10 @@ class Node:
 
     def tidy(self) -> None:
         """Do what nobody waits for, after the replies are out."""
-        if self.phase is Phase.SERVING:
+        if self.is_serving:
             self.engine.tidy()
-            self._consider_checkpoint()
+            if self.phase is Phase.SERVING:
+                self._consider_checkpoint()
             self._ship()
 
     def next_deadline_ms(self) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flashq.ids import shard_of_queue
+from flashq.ids import job_id, shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.framing import (
     INTERNAL,
@@ -128,6 +128,24 @@ def test_a_piece_of_the_recovery_that_got_lost_is_asked_for_again() -> None:
     assert [type(message) for message in said(node)] == [Reserve]
     tell(node, Recovered(epoch=1, at=7, cursor=0))
     assert said(node) == []
+
+
+def test_a_drain_that_waits_for_storage_sleeps_meanwhile() -> None:
+    """A completed job became too old while the shard drained: it woke up for it without a pause
+    until storage had the log (simulation, 172)."""
+    node = serving("durable")
+    ask(node, 1, cmd="PUSH", queue=QUEUE, data=1, keep_completed_age=100)
+    ask(node, 2, cmd="PULL", queue=QUEUE, timeout=0)
+    ask(node, 3, cmd="ACK", id=job_id(1, 0, 2))
+    node.flush()
+    node.stop()
+    node.observe(WALL_MS + 200, MONO_MS + 200)
+    node.tick()
+    node.flush()
+    node.tidy()
+    due_ms = node.next_deadline_ms()
+    assert due_ms is not None
+    assert due_ms > MONO_MS + 200
 
 
 def test_log_that_got_lost_is_sent_again_under_a_steady_load() -> None:
