@@ -33,6 +33,8 @@ from flashq.storage.tables import Row
 ROUNDS: Final = 6
 """Two find a pool that gives out what came back last, or first; of those that choose at random six
 leave one in 64. Others who use the pool meanwhile can spoil a round, not all of them."""
+RELEASES: Final = 100
+"""So often is the session looked for that has the lock when a balancer is refused."""
 WAIT_MS: Final = 2000
 """A second connection that has no answer after so long waits for a server connection."""
 ANSWER_MS: Final = 10_000
@@ -171,12 +173,20 @@ def check_session(
         if not _stays(*sessions):
             raise ConfigError(_REFUSAL)
     except ConfigError:
-        # Where the lock is now only chance can tell. If it stays behind nobody misses it.
-        for session in reversed(sessions):
+        _release(*sessions)
+        raise
+
+
+def _release(writer: _Session, other: _Session) -> None:
+    """Let go of the lock, whose session may be anywhere in the pool.
+
+    In a busy one it may stay behind until the balancer closes that connection; nobody waits for it.
+    """
+    for _ in range(RELEASES):
+        for session in (other, writer):
             with suppress(ConfigError, psycopg.OperationalError):
                 if session.release():
-                    break
-        raise
+                    return
 
 
 def _stays(writer: _Session, other: _Session) -> bool:
