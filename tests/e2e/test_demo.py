@@ -14,6 +14,7 @@ from rich.console import Console
 
 from examples.demo import report
 from examples.source_index import index_file, source_files, totals
+from tests.server import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +68,10 @@ def test_a_demo_that_is_stopped_leaves_nothing_behind() -> None:
         running.stdout.read()
     assert running.wait() == 128 + signal.SIGTERM
     assert len(started) > 4
-    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    eventually(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in started),
+        "the end of everybody, which init takes note of",
+    )
 
 
 def test_a_difference_is_shown_and_fails() -> None:
