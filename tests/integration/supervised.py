@@ -21,7 +21,10 @@ from flashq.observability.logging import configure_log
 from flashq.supervisor import process
 from flashq.supervisor.process import ProgramSpec, Supervisor
 
-DRAIN_MS = 200
+DRAIN_MS = 30_000
+"""No program is killed because the machine is slow."""
+SHORT_DRAIN_MS = 200
+"""Where a program hangs, and is to be killed for it."""
 
 
 def tell(line: str) -> None:
@@ -86,7 +89,8 @@ def main() -> int:
     configure_log("info", "json")
     watchdog_ms = int(sys.argv[3]) if len(sys.argv) > 3 else 0
     report = TerminalReport("server")
-    return Supervisor(specs, DRAIN_MS, report, watchdog_ms=watchdog_ms).run()
+    drain_ms = SHORT_DRAIN_MS if behaviour == "hang" else DRAIN_MS
+    return Supervisor(specs, drain_ms, report, watchdog_ms=watchdog_ms).run()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from flashq.supervisor.watchdog import LOOKS
+
 Start = Callable[..., "Server"]
+LIMIT_MS = 4000
+"""Of the watchdog. A program that only has to wait for the machine is silent for less."""
 
 
 class Server:
@@ -134,11 +138,11 @@ def test_a_program_that_dies_at_each_start_ends_the_server(start: Start) -> None
 
 
 def test_a_program_that_hangs_is_killed_and_the_server_still_ends_with_0(start: Start) -> None:
-    """A drain has an end, whatever a program does."""
+    """A drain has an end, whatever a program does. Who else is slow is killed as well."""
     server = start("shard", "hang")
     server.until("ready")
     server.process.send_signal(signal.SIGTERM)
-    assert server.rest() == ["-router", "-coordinator"]
+    assert set(server.rest()) <= {"-router", "-coordinator"}
     assert server.process.wait() == 0
     assert "shard did not finish within 200 ms and is killed" in server.errors()
 
@@ -216,7 +220,7 @@ def test_what_a_signal_to_the_whole_group_has_ended_is_not_started_again(start: 
 def test_a_program_that_hangs_is_started_again(start: Start, behaviour: str) -> None:
     """One that turns in a circle writes where it does, and one that is stopped cannot do even that:
     it is killed after its grace."""
-    server = start("shard" if behaviour == "spin" else "", behaviour, "1000")
+    server = start("shard" if behaviour == "spin" else "", behaviour, str(LIMIT_MS))
     server.until("ready")
     first = server.pids["shard"]
     if behaviour == "stop":
@@ -240,21 +244,24 @@ def test_a_program_that_hangs_is_started_again(start: Start, behaviour: str) -> 
 def test_a_server_that_was_stopped_as_a_whole_kills_nobody(start: Start) -> None:
     """A laptop's lid, a paused machine, Ctrl-Z: who was not run either cannot tell who hangs.
 
-    1. A shard is stopped, and then the supervisor, for longer than the limit.
-    2. The supervisor goes on first, and sees a shard that has been silent for so long.
-    3. The shard goes on.
+    1. A shard is stopped, and the supervisor has looked: it is silent, but not for too long.
+    2. The supervisor is stopped as well, until the shard has been silent for longer than the limit.
+    3. The supervisor goes on, and sees that. Then the shard goes on.
+
+    The time that passes is what is tested, so the test has to wait for it.
     """
-    limit_ms = 1000
-    server = start("", "", str(limit_ms))
+    look_s = LIMIT_MS / LOOKS / 1000
+    server = start("", "", str(LIMIT_MS))
     server.until("ready")
     shard = server.pids["shard"]
     os.kill(shard, signal.SIGSTOP)
+    select.select([], [], [], 2 * look_s)
     server.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
-    select.select([], [], [], 2 * limit_ms / 1000)  # the time that passes is what is tested
+    select.select([], [], [], 3 * look_s)
     server.process.send_signal(signal.SIGCONT)
+    select.select([], [], [], look_s)
     os.kill(shard, signal.SIGCONT)
-    select.select([], [], [], limit_ms / 1000)
     server.process.send_signal(signal.SIGTERM)
     assert server.rest() == ["-router", "-shard", "-coordinator"]
     assert server.process.wait() == 0
