@@ -176,7 +176,8 @@ def test_storage_that_is_taken_away_while_nothing_is_written(file_site: Site) ->
                 path.rename(target / path.name)
 
     move(site.data_dir, aside)
-    assert "moved or replaced" in eventually(lambda: trouble(dealer), "that the file is away")
+    told = eventually(lambda: trouble(dealer), "that the file is away")
+    assert str(site.path) in told  # moved, or, once it is opened anew, not to be opened
     with HttpClient(server) as http:
         response = http.http.get("/health")
         assert response.status_code == 503
