@@ -42,7 +42,8 @@ from flashq.storage.port import Opened, Storage
 
 RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
 PROBE_MS: Final = 3000
-"""After so long without anything to do it is looked whether storage is still there."""
+"""After so long it is looked again whether storage is still there, and ours alone, also between two
+commits: one that is given to somebody else takes writes as before."""
 CLOSE_MS: Final = 2000
 """How long an end waits for what storage is doing; storage that hangs ends with the process."""
 
@@ -171,6 +172,8 @@ class WriterThread:
         self._is_awake = False
         #: there is no `wake_fd` any more; a read may end after that
         self._is_closed = False
+        #: when storage was last looked at, or failed, on the monotonic clock
+        self._looked_s = time.monotonic()
         self._thread = Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -226,9 +229,12 @@ class WriterThread:
                 try:
                     outcome = carry_out(call, self._storage)
                 except (StorageUnavailable, ConfigError) as error:
+                    self._looked_s = time.monotonic()
                     with self._news:
                         self._engine.failed(error)
                 else:
+                    if isinstance(call, Probe | Open):
+                        self._looked_s = time.monotonic()
                     seconds = time.perf_counter() - began_s
                     with self._news:
                         if isinstance(call, Commit):
@@ -252,6 +258,8 @@ class WriterThread:
                 match step:
                     case End():
                         return None
+                    case Commit() if time.monotonic() - self._looked_s >= PROBE_MS / 1000:
+                        return Probe()  # the commit comes again
                     case Rest():
                         if not news.wait(PROBE_MS / 1000):
                             return Probe()

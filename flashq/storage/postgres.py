@@ -206,6 +206,8 @@ class PostgresStorage(TableStorage):
         self._url = url
         self._queries = encoded_queries()
         self._connection: psycopg.Connection[Row] | None = None
+        #: key of the advisory lock that only the connection's session holds
+        self._token = 0
         #: of the server that the connection is to; made and closed with it
         self._readers: Readers | None = None
 
@@ -231,7 +233,7 @@ class PostgresStorage(TableStorage):
             return []
         self._connection = connect(self._url, program="flashq-coordinator")
         connection = self._connection
-        token = secrets.randbits(TOKEN_BITS)
+        token = self._token = secrets.randbits(TOKEN_BITS)
         _one(connection, "SELECT pg_advisory_lock(%(token)s::bigint)", token=token)
         # Before anything else: behind a balancer that pools, settings and locks would stay behind.
         self._check_session(connection, token)
@@ -355,12 +357,14 @@ class PostgresStorage(TableStorage):
             copy.write(b"".join(pieces))
 
     def _probe(self) -> None:
-        [is_read_only] = _one(
-            self.connection,
-            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean",
-        )
+        [[is_read_only, holds_lock]] = self._rows("probe", key=self._token)
         if is_read_only:
             raise StorageUnavailable(detail="PostgreSQL: the database is read-only")
+        if not holds_lock:
+            raise StorageUnavailable(
+                detail="PostgreSQL: the connection that writes was given another session, which "
+                "does not hold the lock"
+            )
 
     def _shrink(self) -> bool:
         return False  # autovacuum's business

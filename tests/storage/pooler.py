@@ -50,7 +50,7 @@ class Pooler:
 
     Args:
         url: of the database.
-        mode: what it pools by; may be changed for the clients that come next.
+        mode: what it pools by; may be changed, as a balancer's when it reads its settings again.
         size: so many connections to the server at most.
         newest_first: whether the connection that came back last is given out next.
     """
@@ -123,7 +123,7 @@ class Pooler:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
-        client, mode = Link(reader, writer), self.mode
+        client = Link(reader, writer)
         link: Link | None = None
         answering: asyncio.Task[None] | None = None
 
@@ -135,7 +135,7 @@ class Pooler:
                     if kind == b"Z":
                         link_.answers_to_come -= 1
                         is_busy = link_.answers_to_come or link_.is_mid_request or content != b"I"
-                        if mode != "session" and not is_busy:
+                        if self.mode != "session" and not is_busy:
                             link = None
                             self._give_back(link_)
                     client.send(kind, content)
@@ -149,7 +149,7 @@ class Pooler:
                 client.send(*message)
             while (message := await client.receive())[0] != b"X":
                 kind, content = message
-                if mode == "statement" and content.startswith(b"BEGIN"):
+                if self.mode == "statement" and content.startswith(b"BEGIN"):
                     client.send(b"E", REFUSAL)
                     break
                 if link is None:

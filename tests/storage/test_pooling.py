@@ -141,6 +141,25 @@ def test_it_is_looked_again_at_a_reconnect(dsn: str) -> None:
         storage.close()
 
 
+def test_a_balancer_that_pools_otherwise_from_now_on_is_noticed(dsn: str) -> None:
+    """
+    1. The server has started, and somebody makes the balancer pool by transaction.
+    2. Somebody else is given the connection to the server, with the lock.
+    3. The writer sees that what it has is another one, and that it must not go on.
+    """
+    with balancer.pooling(dsn, "session") as pooler:
+        storage = PostgresStorage(pooler.url)
+        storage.open(SHARDS)
+        pooler.mode = "transaction"
+        storage.probe()
+        with closing(psycopg.connect(pooler.url)) as somebody:
+            somebody.execute("SELECT 1")
+            with pytest.raises(StorageUnavailable, match="given another session"):
+                storage.probe()
+        with pytest.raises(ConfigError, match=REFUSAL):
+            storage.open(SHARDS)
+
+
 def test_a_pool_that_others_have_used_up_does_not_hold_up_the_start(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -300,6 +300,23 @@ def test_storage_that_goes_away_is_noticed_with_nothing_to_write(
     assert bench.next(Trouble) == Trouble("")
 
 
+def test_storage_is_looked_at_between_commits_too(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench
+) -> None:
+    """A balancer gives the connection to somebody else, and commits go on as if it had not."""
+    monkeypatch.setattr(writer_module, "PROBE_MS", 1)
+    has_looked = threading.Event()
+    bench.storage.before_probe = has_looked.set
+
+    def write_on(_: Sequence[Write]) -> None:
+        if not has_looked.is_set():
+            bench.writer.submit(group(Put("cron.a", b"1")))  # so that it never rests
+
+    bench.storage.before_write = write_on
+    bench.writer.submit(group(Put("cron.a", b"1")))
+    assert has_looked.wait(WAIT_S)
+
+
 def test_the_end_does_not_wait_for_storage_that_hangs(
     monkeypatch: pytest.MonkeyPatch, bench: Bench
 ) -> None:

@@ -80,6 +80,13 @@ VALUES (%(shard)s, %(page)s, %(part)s, %(ordinal)s, %(piece)s, %(checksum)s, %(c
 -- name: drop_ordinal
 DELETE FROM pages WHERE shard = %(shard)s AND ordinal = %(ordinal)s
 
+-- name: probe
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean, EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND pid = pg_backend_pid()
+        AND (classid::bigint << 32 | objid::bigint) = %(key)s
+)
+
 -- name: place
 SELECT pg_is_in_recovery(), EXISTS (
     SELECT FROM pg_locks
