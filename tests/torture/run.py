@@ -30,9 +30,9 @@ from tests.torture.workload import Payload
 
 TICK_S = 0.02
 DRAIN_S = 60.0
-REST_S = 3.5
+REST_S = 6.0
 """A shard notices a new coordinator within 2 s when it has nothing to do, and only then gets its
-mail; what is lost on the way is sent again after 1 s."""
+mail; what is lost on the way is sent again after 1 s. The rest is for a machine that stalls."""
 SNAPSHOT_IDS = 2000
 RESULTS_MAX = 500
 
