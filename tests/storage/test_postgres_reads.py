@@ -157,9 +157,9 @@ def test_why_there_is_no_connection_is_told_without_secrets(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The pool itself would only say how long it has waited, and log the rest, again and again."""
-    monkeypatch.setattr(postgres_storage, "CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr(postgres_storage, "CONNECT_TIMEOUT_S", 3)
     readers = Readers("postgresql://user:secret@127.0.0.1:1/none", NOBODY, token=1)  # type: ignore[arg-type]
-    with pytest.raises(StorageUnavailable, match=r"in 1 s: .*refused") as away:
+    with pytest.raises(StorageUnavailable, match=r"in 3 s: .*refused") as away:
         log_of(readers)
     readers.close()
     for text in (str(away.value), *capfd.readouterr()):
