@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from flashq.errors import ConfigError, StorageUnavailable
@@ -43,13 +43,16 @@ ANSWER_MS: Final = 10_000
 ADVICE: Final = (
     "let it pool by session (PgBouncer: pool_mode=session), or connect to PostgreSQL directly"
 )
-_REFUSAL: Final = (
-    "the storage's URL leads to a balancer that pools by transaction or by statement, so that "
-    "somebody else would be given the lock that keeps other coordinators from writing; "
-    f"{ADVICE}"
+_BY_TRANSACTION: Final = (
+    "the storage's URL leads to a balancer that pools by transaction, so that somebody else would "
+    f"be given the lock that keeps other coordinators from writing; {ADVICE}"
 )
-_PROTOCOL_VIOLATION: Final = b"08P01"
-"""What balancers say of that which PostgreSQL itself would have done."""
+_BY_STATEMENT: Final = (
+    "the storage's URL leads to a balancer that pools by statement, and takes no transaction of "
+    f"several; {ADVICE}"
+)
+_STATEMENT_WORDS: Final = "statement pooling"
+"""What PgBouncer's own words for that have in them."""
 
 _READY: Final = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
 _GOOD: Final = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
@@ -148,9 +151,18 @@ class _Session:
     @staticmethod
     def _refuse(result: PGresult) -> None:
         reason = " ".join(result.get_error_message().split())
-        if result.error_field(DiagnosticField.SQLSTATE) == _PROTOCOL_VIOLATION:
-            raise ConfigError(f"{_REFUSAL} (it says: {reason})")
+        check_words(reason)
         raise psycopg.OperationalError(reason)
+
+
+def check_words(reason: str) -> None:
+    """See that what failed did not fail because a balancer pools by statement.
+
+    Raises:
+        ConfigError: it did; the words are quoted.
+    """
+    if _STATEMENT_WORDS in reason:
+        raise ConfigError(f"{_BY_STATEMENT} (it says: {reason})")
 
 
 def check_session(
@@ -166,12 +178,13 @@ def check_session(
     Raises:
         ConfigError: a balancer gives it to others between two transactions.
         StorageUnavailable: the writer's connection has to be waited for.
-        psycopg.OperationalError: a connection was lost.
+        psycopg.OperationalError: a connection was lost, or was refused one to the server. The
+            writer's may then be in a transaction.
     """
     sessions = _Session(writer.pgconn, key), _Session(other.pgconn, key)
     try:
         if not _stays(*sessions):
-            raise ConfigError(_REFUSAL)
+            raise ConfigError(_BY_TRANSACTION)
     except ConfigError:
         _release(*sessions)
         raise

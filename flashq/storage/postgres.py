@@ -32,7 +32,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
-from flashq.storage.pooling import ADVICE, at_place, check_session
+from flashq.storage.pooling import ADVICE, at_place, check_session, check_words
 from flashq.storage.port import READERS_MAX, Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
@@ -52,6 +52,8 @@ CONNECT_TIMEOUT_S: Final = 5
 SILENCE_MS: Final = 10_000
 """A server that does not acknowledge what was sent is given up after so long."""
 IDLE_S: Final = 5
+CHECK: Final = "flashq-check"
+"""The program that a connection is said to be of which is only there to compare."""
 READ_IDLE_S: Final = 30
 """Connections that nobody has read over for so long are closed, one at a time."""
 
@@ -122,6 +124,7 @@ def translated() -> Iterator[None]:
     except (postgres_errors.DataCorrupted, postgres_errors.IndexCorrupted) as error:
         raise StorageDamaged(detail=f"PostgreSQL: {_sentence(error)}") from error
     except psycopg.Error as error:
+        check_words(_sentence(error))
         raise StorageUnavailable(detail=f"PostgreSQL: {_sentence(error)}") from error
 
 
@@ -252,8 +255,10 @@ class PostgresStorage(TableStorage):
     def _check_session(self, connection: psycopg.Connection[Row], token: int) -> None:
         """See that the session is the connection's own, and locks stay with it."""
         try:
-            other = connect(at_place(self._url, connection.info), program="flashq-check")
+            with closing(connect(at_place(self._url, connection.info), program=CHECK)) as other:
+                check_session(connection, other, token)
         except psycopg.Error as error:
+            connection.rollback()
             [pid] = _one(connection, "SELECT pg_backend_pid()")
             if pid == connection.info.backend_pid:
                 return  # a server that introduces itself is no balancer
@@ -262,8 +267,6 @@ class PostgresStorage(TableStorage):
                 f"balancer that the storage's URL leads to pools by session: {_sentence(error)}; "
                 f"{ADVICE}"
             ) from error
-        with closing(other):
-            check_session(connection, other, token)
 
     def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
         for _ in range(0, LOCK_WAIT_MS, _LOCK_RETRY_MS):
@@ -497,6 +500,9 @@ class Readers:
 class PostgresSnapshot(_PostgresReading):
     """A database as it is at one moment, read beside its writer.
 
+    One transaction reads all of it and leaves nothing in its session, so that it can also be read
+    through a balancer that pools by transaction.
+
     Args:
         url: a connection URI of libpq.
 
@@ -511,14 +517,15 @@ class PostgresSnapshot(_PostgresReading):
         with ExitStack() as on_error, translated():
             connection = connect(url, program="flashq")
             on_error.callback(connection.close)
+            connection.prepare_threshold = None
             super().__init__(connection)
             version = schema_version(connection)
             if version is None:
                 raise ConfigError("the database has no flashq storage")
             if version != len(migrations("postgres")):
                 raise ConfigError("the database has an older schema; run `flashq migrate` first")
-            connection.execute(f"SET search_path = {SCHEMA}")
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(f"SET LOCAL search_path = {SCHEMA}")
             opened = self._read_tables()
             if opened is None:
                 raise ConfigError("the database is empty: no server has used it yet")

@@ -20,7 +20,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from flashq.errors import ConfigError, StorageUnavailable
-from flashq.storage import migrate_storage, pooling
+from flashq.storage import migrate_storage, open_snapshot, pooling
 from flashq.storage import postgres as postgres_storage
 from flashq.storage.pooling import check_session
 from flashq.storage.port import Grant
@@ -30,7 +30,7 @@ from tests.server import eventually
 from tests.storage import pooler as balancer
 from tests.storage.conformance import EPOCH, SHARDS, blob
 
-REFUSAL = "pools by transaction or by statement.*pool_mode=session.*connect to PostgreSQL directly"
+REFUSAL = "pools by (transaction|statement).*pool_mode=session.*connect to PostgreSQL directly"
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +90,28 @@ def test_no_schema_is_made_over_a_pool(dsn: str) -> None:
     ):
         migrate_storage(pooler.url)
     assert rows(dsn, "SELECT to_regnamespace('flashq')") == [(None,)]
+
+
+def test_a_snapshot_can_be_read_over_a_pool(dsn: str) -> None:
+    """Backup and export need no lock. They leave nothing behind that the next one stumbles over:
+    psycopg gives prepared statements the same names each time."""
+    shards = 8
+    storage = PostgresStorage(dsn)
+    storage.open(shards)
+    storage.write([blob(shard, 1, 3) for shard in range(shards)])
+    storage.close()
+    with balancer.pooling(dsn, "transaction", size=1) as pooler:
+        for _ in range(2):
+            snapshot = open_snapshot(pooler.url)
+            for shard in range(shards):
+                assert len(snapshot.recover(shard, 0, 1000).log) == 1
+            snapshot.close()
+        with psycopg.connect(pooler.url) as somebody:
+            assert somebody.execute("SELECT * FROM pg_prepared_statements").fetchall() == []
+            assert somebody.execute("SHOW search_path").fetchone() == ('"$user", public',)
+        pooler.mode = "statement"
+        with pytest.raises(ConfigError, match=f"{REFUSAL}.*transaction blocks not allowed"):
+            open_snapshot(pooler.url)
 
 
 def test_a_pool_of_statements_is_refused(dsn: str) -> None:
@@ -183,7 +205,7 @@ def no_second(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = postgres_storage.connect
 
     def refuse(url: str, *, program: str) -> psycopg.Connection[Any]:
-        if program == "flashq-check":
+        if program == postgres_storage.CHECK:
             raise psycopg.OperationalError("too many clients")
         return connect(url, program=program)
 
@@ -194,6 +216,20 @@ def no_second(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_without_room_is_not_refused(postgres_dsn: str) -> None:
     """It tells its own pid at the start of a connection, so there is nobody between."""
     works(postgres_dsn)
+
+
+def test_a_second_connection_that_is_lost_leaves_no_transaction_behind(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written next would never be committed."""
+
+    def lose(writer: psycopg.Connection[Any], *_: object) -> None:
+        writer.execute("BEGIN")
+        raise psycopg.OperationalError("lost")
+
+    monkeypatch.setattr(postgres_storage, "check_session", lose)
+    works(postgres_dsn)
+    assert rows(postgres_dsn, "SELECT count(*) > 0 FROM flashq.log") == [(True,)]
 
 
 @pytest.mark.usefixtures("no_second")
