@@ -24,7 +24,7 @@ from flashq.storage import migrate_storage, open_snapshot, pooling
 from flashq.storage import postgres as postgres_storage
 from flashq.storage.pooling import check_session
 from flashq.storage.port import Grant
-from flashq.storage.postgres import COPY_BYTES_MIN, PostgresStorage
+from flashq.storage.postgres import COPY_BYTES_MIN, PostgresSnapshot, PostgresStorage
 from tests.postgres import Postgres
 from tests.server import eventually
 from tests.storage import pooler as balancer
@@ -93,22 +93,25 @@ def test_no_schema_is_made_over_a_pool(dsn: str) -> None:
 
 
 def test_a_snapshot_can_be_read_over_a_pool(dsn: str) -> None:
-    """Backup and export need no lock. They leave nothing behind that the next one stumbles over:
-    psycopg gives prepared statements the same names each time."""
+    """Backup and export need no lock. Of what others have left in its session nothing is in their
+    way, such as prepared statements, for which psycopg has the same names each time; and they leave
+    no setting there."""
     shards = 8
     storage = PostgresStorage(dsn)
     storage.open(shards)
     storage.write([blob(shard, 1, 3) for shard in range(shards)])
     storage.close()
-    with balancer.pooling(dsn, "transaction", size=1) as pooler:
-        for _ in range(2):
-            snapshot = open_snapshot(pooler.url)
-            for shard in range(shards):
-                assert len(snapshot.recover(shard, 0, 1000).log) == 1
-            snapshot.close()
-        with psycopg.connect(pooler.url) as somebody:
-            assert somebody.execute("SELECT * FROM pg_prepared_statements").fetchall() == []
-            assert somebody.execute("SHOW search_path").fetchone() == ('"$user", public',)
+    with (
+        balancer.pooling(dsn, "transaction", size=1) as pooler,
+        closing(psycopg.connect(pooler.url, autocommit=True)) as somebody,
+    ):
+        somebody.execute("SELECT 1", prepare=True)
+        snapshot = PostgresSnapshot(pooler.url)
+        for shard in range(shards):
+            assert len(snapshot.recover(shard, 0, 1000).log) == 1
+        snapshot._connection.rollback()
+        snapshot.close()
+        assert somebody.execute("SHOW search_path").fetchone() == ('"$user", public',)
         pooler.mode = "statement"
         with pytest.raises(ConfigError, match=f"{REFUSAL}.*transaction blocks not allowed"):
             open_snapshot(pooler.url)
