@@ -11,7 +11,7 @@ from collections import Counter
 from copy import copy, deepcopy
 from typing import Any
 
-from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -322,10 +322,7 @@ def canonical(state: ShardState) -> dict[str, Any]:
             name: (
                 session.done_below,
                 dict(session.answers),
-                {
-                    token: sorted(job.id for job in held.jobs if job.lease is held)
-                    for token, held in session.deliveries.items()
-                },
+                _canonical_deliveries(session, jobs),
             )
             for name, session in state.sessions.items()
         },
@@ -344,6 +341,14 @@ def canonical(state: ShardState) -> dict[str, Any]:
             for number, page in ((key, state.index.pages[key]) for key in state.outcome_pages)
         ],
     }
+
+
+def _canonical_deliveries(session: Session, jobs: dict[int, Job]) -> dict[int, list[int]]:
+    held = {
+        token: sorted(job.id for job in delivery.jobs if job.lease is delivery and job.id in jobs)
+        for token, delivery in session.deliveries.items()
+    }
+    return {token: ids for token, ids in held.items() if ids}
 
 
 def _canonical_queues(state: ShardState, jobs: dict[int, Job]) -> dict[str, Any]:

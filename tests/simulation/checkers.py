@@ -2,17 +2,17 @@
 
 What a shard has decided is kept entry by entry, and when a shard comes back with less, exactly
 that is undone; so what may be lost and what may not is never a guess. Raises a `Violation` at the
-moment a promise is broken.
+moment a promise is broken. What a shard says must stand on what storage holds (`grounds.py`), and
+what it gets back must be what it had (`twins.py`), whether or not a crash comes that would show it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from flashq.coordinator.mailboxes import MESSAGES
-from flashq.ids import shard_of_job
+from flashq.ids import sequence_of_job, shard_of_job
 from flashq.protocol import records as r
 from flashq.protocol.internal import (
     COORDINATOR,
@@ -21,13 +21,17 @@ from flashq.protocol.internal import (
     Fire,
     Happened,
     Obliterated,
+    Recovered,
 )
 from flashq.protocol.records import AnyRecord, Entry
 from flashq.shard.invariants import validate
 from flashq.shard.state import ShardState
-from flashq.storage.port import Opened, Put, Write
+from flashq.storage.port import Generation, Grant, Opened, Put, Write
 from tests.simulation.facts import ACTIVE, COMPLETED, GONE, JobFacts, ShardFacts
+from tests.simulation.firings import Firings
+from tests.simulation.grounds import Grounds
 from tests.simulation.kinds import CAME_BACK
+from tests.simulation.twins import Twins
 from tests.simulation.world import Violation, World
 
 if TYPE_CHECKING:
@@ -37,16 +41,8 @@ if TYPE_CHECKING:
 
 WINDOW_MS: Final = 1000
 
-
-def _fires(write: Write) -> list[tuple[tuple[int, int, int], Fire]]:
-    """Return the firing that a write posts, if there is one: (shard, incarnation, number), what."""
-    if not isinstance(write, Put) or not write.content:
-        return []
-    return [
-        ((int(name.split(".")[0]), mail.incarnation, mail.number), mail.body)
-        for name, mail in MESSAGES.stored({write.name: write.content})
-        if isinstance(mail.body, Fire)
-    ]
+Checkpoint = tuple[Generation | None, Recovered]
+"""The name of a checkpoint, None for none, and its parts and pages."""
 
 
 class Claim:
@@ -84,8 +80,9 @@ class ShardHistory:
         self._setting: Final = setting
         #: it has had a process that served
         self.has_begun = False
-        #: sequence (None for what the log does not get), entry, and its records that are logged
-        self.entries: list[tuple[int | None, list[AnyRecord]]] = []
+        #: sequence (None for what the log does not get), the records that are logged, and the
+        #: entry as it is logged
+        self.entries: list[tuple[int | None, list[AnyRecord], bytes]] = []
         self.facts = self._nothing()
         #: the last sequence decided, and the last that storage holds
         self.seq = 0
@@ -108,6 +105,7 @@ class ShardHistory:
         self.losses = 0
         self.wipes = 0
         self.claims: dict[tuple[int, str], Claim] = {}
+        self.grounds: Final = Grounds(self)
 
     def _nothing(self) -> ShardFacts:
         setting = self._setting
@@ -134,9 +132,9 @@ class ShardHistory:
     def truncate(self, seq: int) -> ShardFacts:
         """Undo what is later than `seq`, and what the log never had; return the facts before."""
         before = self.facts
-        kept = [(number, records) for number, records in self.entries if (number or seq + 1) <= seq]
+        kept = [entry for entry in self.entries if (entry[0] or seq + 1) <= seq]
         self.entries, self.facts, self.seq = kept, self._nothing(), seq
-        for _, records in kept:
+        for _, records, _ in kept:
             for record in records:
                 self.facts.apply(record)
         return before
@@ -159,12 +157,13 @@ class Witness:
         self.refused: Final[dict[int, str]] = {}
         #: by queue: (when, how many) were handed out since the rate was set
         self._handed_out: Final[dict[str, list[tuple[int, int]]]] = {}
-        #: crons that fired, by shard, incarnation and number, as the living coordinator has it
-        self.fires: Final[dict[tuple[int, int, int], Fire]] = {}
-        self._dues: Final[set[tuple[str, int, int]]] = set()
+        self.firings: Final = Firings(world)
+        self._twins: Final = Twins(setting)
         #: by job: the accepted ends, as (who, token)
         self._accepted: Final[dict[int, list[tuple[str, int | None]]]] = {}
         self._turns = 0
+        #: tells what storage has of a shard's checkpoint now
+        self.checkpoint_of: Callable[[int], Checkpoint]
         #: follows what shards do, for the sake of a webhook
         self.board: Noticeboard | None = None
 
@@ -191,22 +190,17 @@ class Witness:
             if write.last:
                 self._world.seen["checkpoints"] += 1
                 self.shards[write.shard].has(write.seq, full=write.full)
+                self._twins.stored(write.shard, *self.checkpoint_of(write.shard))
         elif isinstance(write, Put):
-            for key, fire in _fires(write):
-                if self.fires.get(key) != fire:  # else written again, since the answer was lost
-                    self._fired(fire)
-                    self.fires[key] = fire
-
-    def _fired(self, fire: Fire) -> None:
-        due = (fire.name, fire.generation, fire.due)
-        self._world.note("fires", *due)
-        if due in self._dues:
-            raise Violation(f"cron {fire.name} fires twice for {fire.due}")
-        self._dues.add(due)
+            self.firings.stored(write)
+        elif isinstance(write, Grant):
+            self.shards[write.shard].grounds.reserved(write.reserved)
+        else:
+            self.shards[write.shard].grounds.reserved(write.upto)
 
     def memory_lost(self) -> None:
         """The coordinator has died, and storage, which was its memory, with it."""
-        self.fires.clear()
+        self.firings.all_lost()
         for history in self.shards:
             history.lost(0)
 
@@ -221,9 +215,8 @@ class Witness:
             history.lost(left.last_seq)
             history.is_forgotten = history.is_forgotten or not left.incarnation
         for write in writes:
-            for key, fire in _fires(write):
-                del self.fires[key]
-                self._dues.discard((fire.name, fire.generation, fire.due))
+            if isinstance(write, Put):
+                self.firings.lost(write)
 
     @property
     def nothing_exposed(self) -> bool:
@@ -258,6 +251,10 @@ class Witness:
         """Jobs whose delivery could not be delivered are ready again."""
         self._world.seen[CAME_BACK] += max(0, jobs)
 
+    def began_checkpoint(self, name: Generation, state: ShardState) -> None:
+        """A shard has begun a checkpoint of its state."""
+        self._twins.began(name, state)
+
     def recovered(self, shard: int, epoch: int, state: ShardState) -> None:
         """A shard's process has got back what storage had."""
         history, world = self.shards[shard], self._world
@@ -277,11 +274,19 @@ class Witness:
             world.fault(f"a {what} state is lost")
             history.wipes += 1
         self._undo(history, state.seq, is_lost=is_lost)
+        self._compare(history, state)
         if self.board is not None:
             self.board.shard_recovered(shard, state.seq)
         history.has_begun = True
         history.held = 0
         history.is_exposed = history.is_doomed = history.is_drained = False
+
+    def _compare(self, history: ShardHistory, state: ShardState) -> None:
+        """See that a shard has recovered what it had, unless storage has changed since it read."""
+        twin = self._twins.stored(history.shard, *self.checkpoint_of(history.shard))
+        if twin.seq <= state.seq:
+            log = [blob for seq, _, blob in history.entries if seq is not None and seq > twin.seq]
+            self._twins.recovered(state, twin, log)
 
     def _undo(self, history: ShardHistory, seq: int, *, is_lost: bool = False) -> None:
         """Undo what a shard has decided after `seq`, and see whether somebody was told of it.
@@ -357,6 +362,7 @@ class Witness:
         seq: int | None,
         entry: Entry,
         kept: list[AnyRecord],
+        blob: bytes,
         clock_ms: int,
     ) -> None:
         """A shard has decided something.
@@ -364,13 +370,14 @@ class Witness:
         Args:
             seq: its log sequence; None when the log does not get it.
             kept: what of it the log gets.
+            blob: the entry that the log gets.
             clock_ms: the engine's monotonic clock.
         """
         history, world = self.shards[shard], self._world
         if world.is_traced:
             for record in entry.records:
                 world.tell(f"shard-{shard} #{seq} {record!r:.600}")
-        history.entries.append((seq, kept))
+        history.entries.append((seq, kept, blob))
         if seq is not None:
             history.seq = seq
         for record in entry.records:
@@ -385,8 +392,12 @@ class Witness:
                     self._were_handed_out(history, queue, jobs, clock_ms)
                 case r.QueueSet(queue=queue) | r.QueueGone(queue=queue):
                     self._handed_out.pop(queue, None)
-                case r.Received(peer=peer) if peer == COORDINATOR:
-                    self._cron_arrived(shard, record, entry)
+                case r.Received(peer=peer, incarnation=incarnation, number=number):
+                    assert seq is not None, "mail is never volatile"
+                    history.grounds.took(peer, incarnation, number, seq)
+                    if peer == COORDINATOR:
+                        made = [each.queue for each in entry.records if isinstance(each, r.Pushed)]
+                        self.firings.arrived((shard, incarnation, number), made)
                 case _:
                     pass
 
@@ -395,6 +406,8 @@ class Witness:
             if job.id in self._ids and not self.history_of(job.id).is_forgotten:
                 raise Violation(f"id {job.id} was given before, to a job that is lost")
             self._ids.add(job.id)
+            sequence = sequence_of_job(job.id, self._setting.shards)
+            self.history_of(job.id).grounds.used(sequence)
             if job.level == "memory":
                 self.volatile.add(job.id)
             if job.payload is None:
@@ -457,14 +470,6 @@ class Witness:
             )
             if not good:
                 raise Violation(f"{job!r} runs ({policy}) before its dependency {ended!r}")
-
-    def _cron_arrived(self, shard: int, record: r.Received, entry: Entry) -> None:
-        fire = self.fires.get((shard, record.incarnation, record.number))
-        if fire is None:
-            return  # of a storage that is lost
-        queues = [made.queue for made in entry.records if isinstance(made, r.Pushed)]
-        if queues != [fire.queue]:
-            raise Violation(f"{fire!r} made jobs in {queues}")
 
     # --- what clients are told
 
@@ -538,7 +543,7 @@ class Witness:
         """Return the firings of crons that have not become jobs."""
         return [
             fire
-            for (shard, incarnation, number), fire in self.fires.items()
+            for (shard, incarnation, number), fire in self.firings.items()
             if not self.shards[shard].facts.has_received(COORDINATOR, (incarnation, number))
         ]
 

@@ -76,6 +76,10 @@ class JobFacts:
         self.reason = ""
         #: tokens of its deliveries, the last one last
         self.tokens: list[int] = []
+        #: it has gone back since its last delivery, which nobody may end any more
+        self.is_back = False
+        #: what it waits for and has not been told of
+        self.open: set[int] = set(self.options.depends_on)
         #: how many failed attempts it has had
         self.failures = 0
         #: of a flow's parent
@@ -185,8 +189,16 @@ class ShardFacts:
         self._move(jobs[0], WAITS, PENDING)
         return jobs
 
+    def _dependencyknown(self, record: r.DependencyKnown) -> list[JobFacts]:
+        jobs = self._named([record.id])
+        if record.settled:
+            jobs[0].open.discard(record.dependency)
+        return jobs
+
     def _freed(self, record: r.Freed) -> list[JobFacts]:
         jobs = self._named([record.id])
+        if jobs[0].open:
+            raise Violation(f"{jobs[0]!r} is freed, and still waits for {jobs[0].open}")
         self._move(jobs[0], READY, WAITS)
         return jobs
 
@@ -200,9 +212,15 @@ class ShardFacts:
         for job in jobs:
             self._move(job, ACTIVE, READY)
             job.tokens.append(record.token)
+            job.is_back = False
         return jobs
 
-    _adopted = _delivered
+    def _adopted(self, record: r.Adopted) -> list[JobFacts]:
+        for job in self._named(record.ids):
+            last = job.tokens[-1] if job.tokens else 0
+            if record.token < last or (record.token == last and job.is_back):
+                raise Violation(f"{job!r} is adopted under {record.token}, and had {job.tokens}")
+        return self._delivered(r.Delivered("", record.ids, record.token, record.session))
 
     def _acked(self, record: r.Acked) -> list[JobFacts]:
         jobs = self._named(record.ids)
@@ -215,12 +233,14 @@ class ShardFacts:
         to = FAILED if record.final else READY
         self._move(jobs[0], to, ACTIVE, READY, WAITS, PENDING)
         jobs[0].failures += 1
+        jobs[0].is_back = True
         return jobs
 
     def _requeued(self, record: r.Requeued) -> list[JobFacts]:
         jobs = self._named(record.ids)
         for job in jobs:
             self._move(job, READY, ACTIVE)
+            job.is_back = True
         return jobs
 
     def _removed(self, record: r.Removed) -> list[JobFacts]:

@@ -68,7 +68,12 @@ class Saboteur:
             strikes += [(3, self._kill_coordinator), (5, self._ail), (5, self._doom)]
         if setting.fails_over:
             strikes.append((6, self._fail_over))
-        self._strikes = [strike for weight, strike in strikes for _ in range(weight)]
+        weights = setting.weights
+        self._strikes = [
+            strike
+            for weight, strike in strikes
+            for _ in range(weights.get(strike.__name__, weight))
+        ]
 
     def begin(self) -> None:
         """From now on things go wrong."""
@@ -156,7 +161,7 @@ class Saboteur:
             for process in self._shards
             if process.alive and self._witness.shards[process.shard].is_exposed
         ]
-        if exposed and self._setting.loses_states and self._world.happens(0.5):
+        if exposed and self._setting.loses_states and self._world.happens(self._setting.dooms):
             process = self._world.chance.choice(exposed)
             self._world.fault("kill shard", process.name)
             process.kill()

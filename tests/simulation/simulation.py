@@ -12,13 +12,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.simulation.checkers import Witness
+from tests.simulation.checkers import Checkpoint, Witness
 from tests.simulation.clients import ClientProcess, RudeProcess
 from tests.simulation.facts import PENDING, WAITS
 from tests.simulation.faults import STOP_US, Saboteur
 from tests.simulation.network import Network
 from tests.simulation.processes import CoordinatorProcess, RouterProcess, ShardProcess
-from tests.simulation.setting import Setting
+from tests.simulation.setting import Profile, Setting, profile_of
 from tests.simulation.webhooks import Deliverer, Noticeboard
 from tests.simulation.workers import Worker
 from tests.simulation.workload import Habit, Owner, Producer, Reader, Town
@@ -57,16 +57,23 @@ class Simulation:
     Args:
         seed: names it.
         tell: is told of everything that happens; None for nobody.
+        profile: what the run is made for; None for what the seed says.
     """
 
-    def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        tell: Callable[[str], None] | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self.world: Final = World(seed, tell)
-        self.setting: Final = Setting(self.world.chance)
+        self.setting: Final = Setting(self.world.chance, profile or profile_of(seed))
         self.network: Final = Network(self.world, self.setting.weather)
         self.witness: Final = Witness(self.world, self.setting)
         self.town: Final = Town(self.world, self.setting, self.witness)
         world, network, setting, witness = self.world, self.network, self.setting, self.witness
         self.coordinator: Final = CoordinatorProcess(world, network, setting, witness)
+        witness.checkpoint_of = self._checkpoint_of
         self.shards: Final = [
             ShardProcess(world, network, setting, shard, witness) for shard in range(setting.shards)
         ]
@@ -90,7 +97,7 @@ class Simulation:
                 self.clients.append(self._use(name, Deliverer(self.town, self.board)))
         self.rude: Final = RudeProcess(world, network, "rude", setting.queues)
         chance = world.chance
-        self._work_us: Final = world.between(5 * SECOND // 2, 11 * SECOND // 2)
+        self._work_us: Final = world.between(*setting.work_us)
         every_ms = chance.choice((80, 200, 450))
         self.saboteur: Final = Saboteur(
             world,
@@ -103,6 +110,9 @@ class Simulation:
             self.clients,
             (every_ms * MS // 4, every_ms * MS),
         )
+
+    def _checkpoint_of(self, shard: int) -> Checkpoint:
+        return self.coordinator.storage.checkpoint_of(shard)
 
     def _client(self, name: str, habit: type[Habit]) -> ClientProcess:
         return self._use(name, habit(self.town))
@@ -205,6 +215,12 @@ class Simulation:
                 raise Violation(f"{process.name} keeps {engine.waiters} requests of nobody")
 
 
-def play(seed: int, tell: Callable[[str], None] | None = None) -> Report:
-    """Play the run of a seed."""
-    return Simulation(seed, tell).run()
+def play(
+    seed: int, tell: Callable[[str], None] | None = None, *, profile: Profile | None = None
+) -> Report:
+    """Play the run of a seed.
+
+    Args:
+        profile: what it is made for; None for what the seed says.
+    """
+    return Simulation(seed, tell, profile).run()

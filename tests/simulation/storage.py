@@ -35,7 +35,7 @@ from flashq.coordinator.writer_engine import (
 from flashq.errors import ConfigError, StorageUnavailable
 from flashq.protocol.internal import Recovered
 from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import Opened, Write
+from flashq.storage.port import Generation, Opened, Write
 from tests.simulation.kinds import (
     AWAY,
     BESIDE_A_READ,
@@ -59,8 +59,6 @@ AILMENTS: Final = (AWAY, FULL, READ_ONLY)
 """What a storage can have for a while."""
 FATES: Final = (CUT_BEFORE_COMMIT, CUT_AFTER_COMMIT, KILLED_BEFORE_COMMIT, KILLED_AFTER_COMMIT)
 """What can happen at a commit."""
-LAG_GROUPS_MAX: Final = 6
-"""So many groups the copy of a storage may lack."""
 
 
 class FaultyStorage:
@@ -176,7 +174,7 @@ class FaultyStorage:
             self._witness.written(write)
         if self._copy is not None:
             self._ahead.append(list(group))
-            lag = self._world.chance.randint(0, LAG_GROUPS_MAX)
+            lag = self._world.chance.randint(0, self._setting.lag_groups_max)
             while len(self._ahead) > lag:
                 self._copy.write(self._ahead.popleft())
 
@@ -208,6 +206,12 @@ class FaultyStorage:
             world.fault(CUT_IN_READ)
             raise StorageUnavailable(detail=CUT_IN_READ)
         return self._stored.recover(shard, cursor, min(bytes_max, self._setting.recovered_bytes))
+
+    def checkpoint_of(self, shard: int) -> tuple[Generation | None, Recovered]:
+        """Return the name of a shard's current checkpoint, and its parts and pages."""
+        name = self._stored.open(self._setting.shards).shards[shard].current
+        content = self._stored.recover(shard, 0, 2**62)
+        return name, content
 
     def tidy(self) -> bool:
         """There is nothing to tidy, which needs a connection to know."""

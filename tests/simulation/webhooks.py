@@ -96,7 +96,7 @@ class Noticeboard:
     def _due(self) -> Iterator[Event]:
         for shard, known_from in self._known_from.items():
             history = self._witness.shards[shard]
-            for seq, records in history.entries:
+            for seq, records, _ in history.entries:
                 if seq is None or seq <= known_from:
                     continue
                 for record in records:

@@ -89,12 +89,30 @@ class Worker(Habit):
     def leases_lost(self, ids: list[int]) -> None:
         """Jobs are no longer this client's."""
         for job_id in ids:
-            self._held.pop(job_id, None)
+            job = self._held.pop(job_id, None)
+            if job is not None:
+                self._end_again(job)
+
+    def _end_again(self, job: Job) -> None:
+        """End a job that has gone back, as a worker does that has not heard of it."""
+        if not self.town.setting.has_stale_workers:
+            return
+
+        def then(outcome: Outcome) -> None:
+            if outcome.error is None:
+                self.town.witness.accepted(job.id, outcome.who, job.token)
+
+        request = Ack(id=job.id, token=job.token, result=RESULT)
+        wait_us = self.world.between(MS, 2000 * MS)
+        self.client.later(wait_us, lambda: self.ask(request, then))
 
     def _finish(self, job: Job) -> None:
         if self._held.get(job.id) is not job:
             return
         kind = self.world.chance.random()
+        is_stale = self.town.setting.has_stale_workers
+        if is_stale and self.world.happens(0.6):
+            kind = 0.75 + kind / 4  # it goes back
         if self.town.is_closing:
             self._done.append(job)
         elif kind < 0.5:
@@ -107,7 +125,11 @@ class Worker(Habit):
         elif kind < 0.95:
             self._end(job, Release(ids=[job.id], tokens=[job.token]), None)
         else:
-            self._end(job, MoveToDelayed(id=job.id, delay=100, token=job.token), None)
+            self._end(
+                job,
+                MoveToDelayed(id=job.id, delay=1500 if is_stale else 100, token=job.token),
+                None,
+            )
 
     def _end(self, job: Job, request: Any, what: str | None) -> None:
         losses = self.town.losses()
@@ -119,6 +141,8 @@ class Worker(Habit):
                 return
             if self._held.get(job.id) is job:
                 del self._held[job.id]
+            if outcome.error is None and not isinstance(request, Ack):
+                self._end_again(job)
             if outcome.error is None and what is not None:
                 self.told(job.id, what, losses, sent_us=outcome.sent_us)
                 if isinstance(request, Ack):

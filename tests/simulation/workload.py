@@ -27,6 +27,7 @@ from flashq.protocol.base import OnDependencyFailure
 from flashq.protocol.codec import decode, encode_msgpack
 from tests.simulation.checkers import Witness
 from tests.simulation.clients import ClientProcess, Outcome
+from tests.simulation.firings import CRON_LIMIT
 from tests.simulation.setting import Setting
 from tests.simulation.world import MS, Violation, World
 
@@ -147,7 +148,10 @@ class Producer(Habit):
         if self.town.is_closing:
             return
         kind = self.world.chance.random()
-        if kind < 0.72:
+        flows = self.town.setting.flows
+        if flows and self.world.happens(flows):
+            self._push_flow()
+        elif kind < 0.72:
             self._push()
         elif kind < 0.86:
             self._push_batch()
@@ -377,7 +381,9 @@ class Owner(Habit):
             self._open_everything()
             return
         job_id, queue = self.town.job(), self.town.queue()
-        if job_id is not None and self.world.happens(0.5):
+        if self.town.setting.has_busy_owner and self.world.happens(0.7):
+            self._set_something(queue)
+        elif job_id is not None and self.world.happens(0.5):
             self._change(job_id)
         elif self.world.happens(0.7):
             self._limit(queue)
@@ -440,15 +446,26 @@ class Owner(Habit):
             case _:
                 self.do(queues.ClearRateLimit(queue=queue))
 
+    def _set_something(self, queue: str) -> None:
+        """Set a rate, or a cron that lives until it has fired as often as it may, unless it is
+        changed."""
+        if self.world.happens(0.9):
+            self.do(queues.SetRateLimit(queue=queue, limit=self.world.chance.choice((1, 5))))
+        else:
+            self.do(self._cron(queue, self.world.chance.randint(0, 2), 100))
+
+    @staticmethod
+    def _cron(queue: str, number: int, every_ms: int) -> crons.SetCron:
+        data = Raw(encode_msgpack({"p": f"cron-{number}"}))
+        return crons.SetCron(
+            name=f"cron-{number}", queue=queue, data=data, repeat_every=every_ms, limit=CRON_LIMIT
+        )
+
     def _tidy(self, queue: str) -> None:
         chance = self.world.chance
         state = chance.choice(("waiting", "delayed", "completed", "failed"))
         number = chance.randint(0, 2)
-        data = Raw(encode_msgpack({"p": f"cron-{number}"}))
-        every = chance.choice((200, 700))
-        cron = crons.SetCron(
-            name=f"cron-{number}", queue=queue, data=data, repeat_every=every, limit=10
-        )
+        cron = self._cron(queue, number, chance.choice((200, 700)))
         self.do(
             chance.choice(
                 (

@@ -103,6 +103,22 @@ class TestAcrossShards:
         assert pair.here.state_of(job_id) == "waiting"
         assert pair.here.job(job_id)["depends_on"] == [first, second]
 
+    def test_what_is_heard_of_one_a_second_time_counts_for_no_other(self, pair: Pair) -> None:
+        """One failed, which is ignored; taken out of the dead letters it completes, while another
+        one is still waited for."""
+        twice, other = pair.there.push(THERE), pair.there.push(THERE, priority=-1)
+        job_id = pair.waiting(twice, other, on_dependency_failure="ignore")
+        end(pair.there, twice, "fail")
+        pair.exchange()
+        pair.there.ask("RETRYDLQ", queue=THERE)
+        assert pair.there.pull(THERE)["id"] == twice
+        pair.there.ask("ACK", id=twice)
+        assert pair.post(pair.there, pair.here), "it is told of again"
+        assert pair.here.state_of(job_id) == "waitingchildren"
+        end(pair.there, other, "complete")
+        pair.exchange()
+        assert pair.here.state_of(job_id) == "waiting"
+
     def test_ready_when_all_had_completed(self, pair: Pair) -> None:
         done = pair.there.make_completed(queue=THERE)
         gone = pair.there.make_completed(queue=THERE, remove_on_complete=True)
