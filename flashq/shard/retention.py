@@ -71,7 +71,9 @@ def beyond_bounds(context: Context) -> list[AnyRecord]:
             records.append(r.ResultsDropped(dropped))
     excess = state.counts[FAILED] - limits.dlq_jobs_max
     if excess > limits.dlq_jobs_max >> SLACK_SHIFT:
-        by_queue = [queue.dlq.values() for queue in state.queues.values()]
+        # By name, so that what fails in one millisecond goes in an order that anybody can tell.
+        names = sorted([name for name, queue in state.queues.items() if queue.dlq])
+        by_queue = [state.queues[name].dlq.values() for name in names]
         oldest = merge(*by_queue, key=lambda job: job.ended_at)
         records += context.removing(list(islice(oldest, excess)), "evicted")
     return records

@@ -223,7 +223,9 @@ class Life:
         for job_id in with_result[: max(0, beyond)]:
             self.jobs[job_id].result = None
         beyond = len(self.dead) - self.limits["dlq_jobs_max"]
-        oldest = sorted(self.dead, key=lambda job_id: self.jobs[job_id].ended_at)
+        oldest = sorted(
+            self.dead, key=lambda job_id: (self.jobs[job_id].ended_at, self.jobs[job_id].queue)
+        )
         self.remove([self.jobs[job_id] for job_id in oldest[: max(0, beyond)]], "evicted")
         for job in self.of(None, "completed"):
             age = job.options["keep_completed_age"]

@@ -113,6 +113,8 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.replica = self.fresh()
         self.replayed = 0
         self.corr = 0
+        #: a comparison has failed, so that no more is to be learnt
+        self.has_differed = False
         self.numbers = dict.fromkeys((ALICE, BOB, CARL), 0)
         self.asked: list[tuple[str, Fields]] = []
         self.held: dict[int, int] = {}
@@ -154,6 +156,7 @@ class EngineBesideModel(RuleBasedStateMachine):
 
     def compare(self, what: str) -> dict[int, Fields]:
         """Check that both have answered the same, and that the log tells the same story."""
+        self.has_differed = True
         real = {corr: normal(plain(reply.body)) for corr, reply in self.live.replies.items()}
         expected = {corr: normal(reply) for corr, reply in self.model.replies}
         self.live.replies.clear()
@@ -168,6 +171,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.replayed = len(self.live.log)
         self.replica.advance(self.live.state.now_ms)
         assert canonical(self.replica) == canonical(self.live.state), f"replayed after {what}"
+        self.has_differed = False
         return real
 
     def id(self, pick: int) -> int:
@@ -248,6 +252,14 @@ class EngineBesideModel(RuleBasedStateMachine):
     )
     def pull_batch(self, queue: str, count: int, timeout: int, asker: Any) -> None:
         self.ask_as(asker, "PULLB", queue=queue, count=count, timeout=timeout)
+
+    @rule(queue=queues, asker=askers, other=askers)
+    def hand_one_of_two_to_another(self, queue: str, asker: Any, other: Any) -> None:
+        """What was handed out together is not held together for ever."""
+        reply = self.ask_as(asker, "PULLB", queue=queue, count=2, timeout=0)
+        taken = [job["id"] for job in (reply or {}).get("jobs", [])]
+        self.ask_as(asker, "RELEASE", ids=taken[:1])
+        self.ask_as(other, "PULL", queue=queue, timeout=0)
 
     @rule(pick=picks, token=tokens, result=results, asker=askers)
     def ack(self, pick: int, token: str, result: Any, asker: Any) -> None:
@@ -440,6 +452,12 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.live.tick()
         self.model.tick(self.live.now_ms, self.live.mono_ms)
         self.compare("tick")
+
+    def teardown(self) -> None:
+        """At the end everybody is silent: nothing may then be held, or waited for, for ever."""
+        if not self.has_differed:
+            self.elapse(40_000)
+            self.ask("GETJOBS")
 
     # --- checkpoints and crashes
 

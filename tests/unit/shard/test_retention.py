@@ -76,6 +76,14 @@ class TestShardBounds:
         assert shard.ask("METRICS")["metrics"]["total_evicted"] == 2
         shard.check_recovery()
 
+    def test_of_those_that_died_in_one_millisecond_the_first_queues_by_name_go(self) -> None:
+        shard = Shard(dlq_jobs_max=2)
+        failed = [shard.make_failed(queue=queue) for queue in ("b", "a", "b")]
+        shard.tick()
+        states = [shard.state_of(job_id) for job_id in failed]
+        assert states == ["failed", "unknown", "failed"]
+        shard.check_recovery()
+
     def test_many_deaths_at_once_make_room_for_each(self) -> None:
         shard = Shard(dlq_jobs_max=2)
         jobs = [shard.push(timeout=100, max_attempts=1) for _ in range(5)]
