@@ -33,6 +33,9 @@ from flashq.storage.tables import Row
 ROUNDS: Final = 6
 """Two find a pool that gives out what came back last, or first; of those that choose at random six
 leave one in 64. Others who use the pool meanwhile can spoil a round, not all of them."""
+OTHERS_MAX: Final = 8
+"""So many other connections are compared with one that leads to a balancer, one after the other:
+it may be several, with a pool each, behind one address."""
 RELEASES: Final = 100
 """So often is the session looked for that has the lock when a balancer is refused."""
 WAIT_MS: Final = 2000
@@ -167,13 +170,16 @@ def check_words(reason: str) -> None:
 
 def check_session(
     writer: psycopg.Connection[Row], other: psycopg.Connection[Row], key: int
-) -> None:
+) -> bool:
     """See that a session stays with its connection; see the module. If not it keeps nothing.
 
     Args:
         writer: its session holds the lock; it is not in a transaction, before and after.
         other: another connection to the same place; it is of no use afterwards.
         key: of the advisory lock.
+
+    Returns:
+        Whether the other one is known to be of the same pool: it waits for the writer's session.
 
     Raises:
         ConfigError: a balancer gives it to others between two transactions.
@@ -183,30 +189,34 @@ def check_session(
     """
     sessions = _Session(writer.pgconn, key), _Session(other.pgconn, key)
     try:
-        if not _stays(*sessions):
-            raise ConfigError(_BY_TRANSACTION)
-    except ConfigError:
-        _release(*sessions)
+        return _compare(*sessions)
+    except (ConfigError, StorageUnavailable):
+        release(key, other, writer)
         raise
 
 
-def _release(writer: _Session, other: _Session) -> None:
+def release(key: int, *connections: psycopg.Connection[Row]) -> None:
     """Let go of the lock, whose session may be anywhere in the pool.
 
     In a busy one it may stay behind until the balancer closes that connection; nobody waits for it.
     """
+    sessions = []
+    for connection in connections:
+        with suppress(psycopg.OperationalError):  # it is lost
+            sessions.append(_Session(connection.pgconn, key))
     for _ in range(RELEASES):
-        for session in (other, writer):
+        for session in sessions:
             with suppress(ConfigError, psycopg.OperationalError):
                 if session.release():
                     return
 
 
-def _stays(writer: _Session, other: _Session) -> bool:
-    """Return whether the writer's connection, and no other one, always has its session."""
+def _compare(writer: _Session, other: _Session) -> bool:
+    """See that the writer's connection, and no other one, always has its session; return whether
+    the other one waits for it."""
+    waits = False
     for number in range(ROUNDS):
-        if not writer.begin():
-            return False
+        _expect(writer.begin())
         ending = [writer, other] if number % 2 else [other, writer]
         other.ask_to_begin()
         found = other.holds(WAIT_MS)
@@ -215,16 +225,16 @@ def _stays(writer: _Session, other: _Session) -> bool:
             ending = [other]
             found = other.holds(WAIT_MS)
             if found is None:
-                break  # it still waits: a pool would serve it before the writer's
-        if found:
-            return False
+                waits = True  # still, though a pool would serve it before the writer's
+                break
+        _expect(not found)
         for session in ending:
             session.end()
-    return _has_session(writer)
+    _expect(writer.begin())
+    writer.end()
+    return waits
 
 
-def _has_session(writer: _Session) -> bool:
-    has = writer.begin()
-    if has:
-        writer.end()
-    return has
+def _expect(is_kept: bool) -> None:
+    if not is_kept:
+        raise ConfigError(_BY_TRANSACTION)

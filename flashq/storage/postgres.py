@@ -32,7 +32,14 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
-from flashq.storage.pooling import ADVICE, at_place, check_session, check_words
+from flashq.storage.pooling import (
+    ADVICE,
+    OTHERS_MAX,
+    at_place,
+    check_session,
+    check_words,
+    release,
+)
 from flashq.storage.port import READERS_MAX, Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
@@ -254,14 +261,20 @@ class PostgresStorage(TableStorage):
 
     def _check_session(self, connection: psycopg.Connection[Row], token: int) -> None:
         """See that the session is the connection's own, and locks stay with it."""
+        [pid] = _one(connection, "SELECT pg_backend_pid()")
+        # The server itself begins with its pid; a balancer cannot, or tells another one.
+        is_direct = pid == connection.info.backend_pid
+        url = at_place(self._url, connection.info)
         try:
-            with closing(connect(at_place(self._url, connection.info), program=CHECK)) as other:
-                check_session(connection, other, token)
+            for _ in range(1 if is_direct else OTHERS_MAX):
+                with closing(connect(url, program=CHECK)) as other:
+                    if check_session(connection, other, token):
+                        break
         except psycopg.Error as error:
-            connection.rollback()
-            [pid] = _one(connection, "SELECT pg_backend_pid()")
-            if pid == connection.info.backend_pid:
-                return  # a server that introduces itself is no balancer
+            if is_direct:
+                connection.rollback()
+                return
+            release(token, connection)
             raise StorageUnavailable(
                 detail="PostgreSQL: without a second connection it cannot be seen whether the "
                 f"balancer that the storage's URL leads to pools by session: {_sentence(error)}; "

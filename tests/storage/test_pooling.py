@@ -29,6 +29,7 @@ from tests.postgres import Postgres
 from tests.server import eventually
 from tests.storage import pooler as balancer
 from tests.storage.conformance import EPOCH, SHARDS, blob
+from tests.storage.pooler import Mode
 
 REFUSAL = "pools by (transaction|statement).*pool_mode=session.*connect to PostgreSQL directly"
 
@@ -238,12 +239,14 @@ def test_a_second_connection_that_is_lost_leaves_no_transaction_behind(
 @pytest.mark.usefixtures("no_second")
 def test_a_balancer_without_room_is_tried_again(dsn: str) -> None:
     """What it pools by cannot be seen, and shards could not recover either."""
-    with (
-        balancer.pooling(dsn, "session") as pooler,
-        pytest.raises(StorageUnavailable, match="too many clients; let it pool by session"),
-    ):
-        PostgresStorage(pooler.url).open(SHARDS)
-    assert locks(dsn) == 0
+    with balancer.pooling(dsn, "transaction") as pooler:
+        modes: tuple[Mode, ...] = ("transaction", "session")
+        for pooler.mode in modes:
+            with pytest.raises(
+                StorageUnavailable, match="too many clients; let it pool by session"
+            ):
+                PostgresStorage(pooler.url).open(SHARDS)
+            assert locks(dsn) == 0
 
 
 @pytest.fixture
