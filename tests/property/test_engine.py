@@ -456,8 +456,10 @@ class EngineBesideModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         """At the end everybody is silent: nothing may then be held, or waited for, for ever."""
         if not self.has_differed:
-            self.elapse(40_000)
+            self.elapse(400_000)
             self.ask("GETJOBS")
+            for queue in ("a", "b"):
+                self.look_around(queue, [], None)
 
     # --- checkpoints and crashes
 
