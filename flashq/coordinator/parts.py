@@ -29,6 +29,7 @@ class Form(Generic[T]):
 
     def __init__(self, prefix: str, kind: type[T], version: int = 1) -> None:
         self.prefix: Final = prefix
+        self.kind: Final = kind
         self._version: Final = version
         self._decode: Final = msgpack.Decoder(kind).decode
 

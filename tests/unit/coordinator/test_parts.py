@@ -12,6 +12,7 @@ from flashq.errors import ConfigError, FlashQError, StorageDamaged
 from flashq.storage.form import FORM_PART, form_part
 from flashq.storage.memory import MemoryStorage
 from flashq.storage.port import Put
+from tests.unit.coordinator import stored_parts
 from tests.unit.coordinator.bench import NOW_MS, SHARDS, Bench
 
 
@@ -87,3 +88,11 @@ def test_an_empty_storage_is_told_its_form_before_anything_is_in_it() -> None:
     bench.start_shard(1)
     assert storage.open(SHARDS).parts[FORM_PART] == form_part().content
     Bench(storage).start_shard(1)
+
+
+def test_parts_are_stored_as_before_or_have_another_version() -> None:
+    """A field that is new, gone, moved or of another type is read as another one."""
+    assert not stored_parts.changed_under_one_version(), "raise the version of these forms"
+    assert stored_parts.committed() == stored_parts.written(), (
+        "run `python -m tests.unit.coordinator.stored_parts`"
+    )

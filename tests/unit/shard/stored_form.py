@@ -183,11 +183,11 @@ def described(types: list[Any]) -> list[str]:
     laid out, and its fields in order with their types and defaults."""
     found: dict[str, str] = {}
     for each in inspect.multi_type_info(types):
-        _describe(each, found)
+        describe(each, found)
     return [f"{name}: {line}" for name, line in sorted(found.items())]
 
 
-def _describe(kind: Any, found: dict[str, str]) -> str:
+def describe(kind: Any, found: dict[str, str]) -> str:
     """Return the name of a type; a Struct, and those in it, are added to what was found."""
     match kind:
         case inspect.StructType():
@@ -200,22 +200,24 @@ def _describe(kind: Any, found: dict[str, str]) -> str:
                 less = " omitting defaults" if config.omit_defaults else ""
                 found[name] = f"{layout}{less}, tag {kind.tag_field}={kind.tag!r}: {fields}"
             return name
+        case inspect.NamedTupleType():
+            return f"({', '.join(_field(field, found) for field in kind.fields)})"
         case inspect.UnionType():
-            return " | ".join(sorted(_describe(each, found) for each in kind.types))
+            return " | ".join(sorted(describe(each, found) for each in kind.types))
         case inspect.DictType():
-            return f"dict[{_describe(kind.key_type, found)}, {_describe(kind.value_type, found)}]"
+            return f"dict[{describe(kind.key_type, found)}, {describe(kind.value_type, found)}]"
         case inspect.TupleType():
-            return f"tuple[{', '.join(_describe(each, found) for each in kind.item_types)}]"
+            return f"tuple[{', '.join(describe(each, found) for each in kind.item_types)}]"
         case inspect.CollectionType():
             name = type(kind).__name__.removesuffix("Type").lower()
-            return f"{name}[{_describe(kind.item_type, found)}]"
+            return f"{name}[{describe(kind.item_type, found)}]"
         case _:
             return type(kind).__name__.removesuffix("Type").lower()
 
 
 def _field(field: inspect.Field, found: dict[str, str]) -> str:
     default = "" if field.default is NODEFAULT else f" = {field.default!r}"
-    return f"{field.encode_name} {_describe(field.type, found)}{default}"
+    return f"{field.encode_name} {describe(field.type, found)}{default}"
 
 
 def committed() -> dict[str, Any]:
