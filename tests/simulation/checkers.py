@@ -20,6 +20,7 @@ from flashq.protocol.internal import (
     CheckpointSlice,
     Fire,
     Happened,
+    Mail,
     Obliterated,
     Recovered,
 )
@@ -235,6 +236,8 @@ class Witness:
         """Its process has drained and ends: nothing of what it has decided may be lost."""
         history = self.shards[shard]
         history.is_drained = history.is_live
+        if history.is_live:
+            history.grounds.stands_on(history.seq, "ends")
 
     def shard_turned(self, shard: int, node: Node) -> None:
         """A shard has ended a turn."""
@@ -338,6 +341,15 @@ class Witness:
                     raise Violation(
                         f"shard {history.shard} forgot confirmed mail {number} of {peer}"
                     )
+
+    def sends(self, shard: int, peer: int, mail: Mail) -> None:
+        """A shard sends a message, maybe again: it is what was decided, and of the life in which
+        that was."""
+        incarnation, body = self.shards[shard].facts.sent[peer][mail.number - 1]
+        if body != mail.body:
+            raise Violation(f"shard {shard} sends {mail!r} instead of {body!r}")
+        if incarnation != mail.incarnation:
+            raise Violation(f"shard {shard} sends {mail!r}, which was as of life {incarnation}")
 
     def _check_taken(self, history: ShardHistory, record: r.MailTaken) -> None:
         """What a peer has confirmed is this very message, not one that once had its number."""

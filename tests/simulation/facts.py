@@ -115,6 +115,8 @@ class ShardFacts:
         #: every job there ever was
         self.jobs: dict[int, JobFacts] = {}
         self.settings: dict[str, QueueSettings] = {}
+        #: that was given last
+        self._last_token = 0
         #: how many jobs of each queue are active
         self.active: Counter[str] = Counter()
         #: of the process that writes now
@@ -208,10 +210,16 @@ class ShardFacts:
         return jobs
 
     def _delivered(self, record: r.Delivered) -> list[JobFacts]:
-        jobs = self._named(record.ids)
+        if record.token <= self._last_token:
+            raise Violation(f"{record} under a token that was given before: {self._last_token}")
+        self._last_token = record.token
+        return self._handed_out(record.ids, record.token)
+
+    def _handed_out(self, ids: list[int], token: int) -> list[JobFacts]:
+        jobs = self._named(ids)
         for job in jobs:
             self._move(job, ACTIVE, READY)
-            job.tokens.append(record.token)
+            job.tokens.append(token)
             job.is_back = False
         return jobs
 
@@ -220,7 +228,7 @@ class ShardFacts:
             last = job.tokens[-1] if job.tokens else 0
             if record.token < last or (record.token == last and job.is_back):
                 raise Violation(f"{job!r} is adopted under {record.token}, and had {job.tokens}")
-        return self._delivered(r.Delivered("", record.ids, record.token, record.session))
+        return self._handed_out(record.ids, record.token)
 
     def _acked(self, record: r.Acked) -> list[JobFacts]:
         jobs = self._named(record.ids)

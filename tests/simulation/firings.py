@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from flashq.coordinator.crons import FORM
 from flashq.coordinator.mailboxes import MESSAGES
 from flashq.protocol.internal import Fire
 from flashq.storage.port import Put
@@ -39,6 +40,8 @@ class Firings:
         self._stored: Final[dict[Key, Fire]] = {}
         #: those of a storage that is lost, or of the end that it has lost
         self._lost: Final[set[Key]] = set()
+        #: when a cron was stored last, by name
+        self._set_us: Final[dict[str, int]] = {}
         #: name, generation and due time of what has fired
         self._dues: Final[set[tuple[str, int, int]]] = set()
         #: how often each cron, by name and generation
@@ -46,10 +49,17 @@ class Firings:
 
     def stored(self, put: Put) -> None:
         """The coordinator has stored a part."""
+        if put.name.startswith(FORM.prefix) and put.content:
+            self._set_us[put.name.removeprefix(FORM.prefix)] = self._world.now_us
         for key, fire in _fires(put):
             if self._stored.get(key) != fire:  # else written again, since the answer was lost
                 self._fired(fire)
                 self._stored[key] = fire
+
+    def told_set(self, name: str, asked_us: int) -> None:
+        """A client was told that a cron is set, which it had asked for then."""
+        if self._set_us.get(name, -1) < asked_us:
+            raise Violation(f"cron {name} is said to be set, and was not stored")
 
     def _fired(self, fire: Fire) -> None:
         due = (fire.name, fire.generation, fire.due)

@@ -73,6 +73,7 @@ class WatchedNode(Node):
         pending = self._state.mailboxes[peer].pending
         seq = next(seq for number, seq, _ in pending if number == mail.number)
         self._grounds.stands_on(seq, f"sends mail {mail.number} for {peer}")
+        self._witness.sends(self._identity.shard, peer, mail)
         super()._post(peer, mail)
 
     def _take_mail(self, mail: Mail, answer: Callable[[MailAck], None]) -> None:

@@ -452,7 +452,14 @@ class Owner(Habit):
         if self.world.happens(0.9):
             self.do(queues.SetRateLimit(queue=queue, limit=self.world.chance.choice((1, 5))))
         else:
-            self.do(self._cron(queue, self.world.chance.randint(0, 2), 100))
+            self._set_cron(self._cron(queue, self.world.chance.randint(0, 2), 100))
+
+    def _set_cron(self, cron: crons.SetCron) -> None:
+        def then(outcome: Outcome) -> None:
+            if outcome.error is None:
+                self.town.witness.firings.told_set(cron.name, outcome.sent_us)
+
+        self.ask(cron, then)
 
     @staticmethod
     def _cron(queue: str, number: int, every_ms: int) -> crons.SetCron:

@@ -16,6 +16,7 @@ from flashq.coordinator.shards import ShardLink, ShardLinks
 from flashq.coordinator.wanting import Wanting
 from flashq.coordinator.webhooks import WebhookTable
 from flashq.coordinator.writer_engine import Committed, Task, WriterEngine
+from flashq.protocol.crons import SetCron
 from flashq.protocol.internal import (
     Append,
     Fire,
@@ -232,3 +233,18 @@ def a_shard_does_not_know_what_webhooks_want(patch: pytest.MonkeyPatch) -> None:
 def deliveries_are_not_stored(patch: pytest.MonkeyPatch) -> None:
     """A crash of the coordinator forgets them."""
     patch.setattr(WebhookTable, "_put", lambda *_: None)
+
+
+@mutation("was not stored", profile=Profile.COORDINATORS)
+def a_cron_is_set_and_not_stored(patch: pytest.MonkeyPatch) -> None:
+    """A client was told that it is set; the coordinator that comes after has never heard of it."""
+    set_cron = CronTable.set
+
+    def set_silently(self: CronTable, request: SetCron, now_ms: int, *, json: bool) -> None:
+        vars(self)["_write"] = lambda _: None
+        try:
+            set_cron(self, request, now_ms, json=json)
+        finally:
+            del vars(self)["_write"]
+
+    patch.setattr(CronTable, "set", set_silently)

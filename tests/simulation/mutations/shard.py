@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from flashq.ids import epoch_of_token
+from flashq.ids import epoch_of_token, lease_token
 from flashq.protocol import records as r
 from flashq.protocol.internal import Mail, MailAck
 from flashq.protocol.records import Entry
-from flashq.shard import core, recovery
+from flashq.shard import core, pulling, recovery
 from flashq.shard import evolve as evolution
 from flashq.shard import leases as lease_rules
 from flashq.shard.context import Context
@@ -217,3 +217,38 @@ def jobs_of_the_dead_stay_with_them(patch: pytest.MonkeyPatch) -> None:
 def nobody_pays_for_a_rate(patch: pytest.MonkeyPatch) -> None:
     """More is handed out than the limit allows."""
     patch.setattr(TokenBucket, "spend", lambda *_: None)
+
+
+# --- lives, tokens, ends
+
+
+@mutation("under a token that was given before", profile=Profile.LEASES)
+def tokens_begin_anew(patch: pytest.MonkeyPatch) -> None:
+    """After a restart a token is given a second time: who held the first may end the second."""
+    patch.setattr(pulling, "lease_token", lambda _epoch, delivery: lease_token(1, delivery))
+
+
+@mutation("as of life", profile=Profile.CHECKPOINTS)
+def lives_are_forgotten_too_early(patch: pytest.MonkeyPatch) -> None:
+    """Mail that an earlier process wrote is sent again as if this one had: its receiver takes it a
+    second time."""
+    begin_life = ShardState.begin_life
+
+    def forget_lives(self: ShardState, incarnation: int) -> None:
+        begin_life(self, incarnation)
+        self.lives = [(0, incarnation)]
+
+    patch.setattr(ShardState, "begin_life", forget_lives)
+
+
+@mutation("untrue")
+def durable_jobs_hold_no_reply_back(patch: pytest.MonkeyPatch) -> None:
+    """What is said of them is taken for level async."""
+    patch.setattr(Context, "is_durable", lambda *_: False)
+    patch.setattr(Context, "is_any_durable", lambda *_: False)
+
+
+@mutation("ends at")
+def a_shard_ends_before_its_log_is_stored(patch: pytest.MonkeyPatch) -> None:
+    """It is told to end, and does not wait."""
+    patch.setattr(Node, "_is_drained", lambda _: True)
