@@ -48,7 +48,7 @@ _WEIGHTS: Final[dict[Profile, dict[str, int]]] = {
     Profile.ANY: {},
     Profile.FAILING_OVER: {"_fail_over": 40},
     Profile.CHECKPOINTS: {"_kill_shard": 30},
-    Profile.COORDINATORS: {"_kill_coordinator": 8, "_doom": 90, "_ail": 8},
+    Profile.COORDINATORS: {"_kill_coordinator": 16, "_doom": 90, "_ail": 8},
     Profile.LEASES: {"_kill_shard": 40, "_kill_client": 10, "_stop_some": 10},
 }
 """How often faults strike that a run is made for; the others as in any run."""

@@ -449,10 +449,10 @@ class Owner(Habit):
     def _set_something(self, queue: str) -> None:
         """Set a rate, or a cron that lives until it has fired as often as it may, unless it is
         changed."""
-        if self.world.happens(0.9):
+        if self.world.happens(0.7):
             self.do(queues.SetRateLimit(queue=queue, limit=self.world.chance.choice((1, 5))))
         else:
-            self._set_cron(self._cron(queue, self.world.chance.randint(0, 2), 100))
+            self._set_cron(self._cron(queue, self.world.chance.randint(0, 2), 60))
 
     def _set_cron(self, cron: crons.SetCron) -> None:
         def then(outcome: Outcome) -> None:
