@@ -19,7 +19,7 @@ class TooLarge:
     """Stands for a request that was skipped.
 
     Args:
-        head: how it begins, as far as it is known.
+        head: how it begins, up to the bound, as far as it is known.
         is_fatal: where the next one begins is not known.
     """
 
@@ -83,7 +83,7 @@ class LineReader:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > self._bytes_max:
-            found.append(TooLarge(b"".join(self._pieces)))
+            found.append(TooLarge(b"".join(self._pieces)[: self._bytes_max]))
             self._skipping = True
             self._pieces, self._size = [], 0
 

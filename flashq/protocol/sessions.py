@@ -119,7 +119,8 @@ class EventNotice(Struct, kw_only=True, tag_field="notice", tag="event"):
 
 
 class GapNotice(Struct, kw_only=True, tag_field="notice", tag="gap"):
-    """Events of a shard were missed: those from `first_missed` on, before `next`."""
+    """Events of a shard were missed: those from `first_missed` on, before `next`; or, where both
+    are 1, what it did before it was heard, which has no numbers."""
 
     shard: int
     first_missed: int

@@ -492,10 +492,10 @@ class Router:
             if len(frames) != 2:
                 raise BadMessage(detail=f"event of {len(frames)} frames")
             heard = unpack_heard(frames)
-            if heard is not None:
-                self._hearing.heard(*heard)
-                return
-            self._sessions.handle_event(frames[1])
+            if heard is None:
+                self._sessions.handle_event(frames[1])
+            elif (queue := self._hearing.heard(*heard)) is not None:
+                self._sessions.was_not_heard(heard[0], queue)
         except BadMessage:
             self.dropped["unreadable event"] += 1
 

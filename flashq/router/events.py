@@ -2,7 +2,8 @@
 
 Owns the sequence seen of each shard and what each listener has missed. Published events can be
 lost: a hole in a shard's sequence is told to all listeners, and what a slow listener could not take
-is told to it as soon as it can.
+is told to it as soon as it can. A shard that was started again counts from 1: what was lost between
+its lives has no numbers, and its gap is from 1 to 1.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ class EventFan:
             if subscription.json not in bodies:
                 bodies[subscription.json] = _notice_of(event, json=subscription.json)
             self._send(client, subscription, bodies[subscription.json])
+
+    def rejoined(self, shard: int, queue: str) -> None:
+        """A shard is heard again of a queue, or of all (`*`): tell who listens to it that there may
+        be events that nobody heard."""
+        for client in self._clients.listeners.values():
+            if queue in client.subscriptions:
+                self._send_gap(client, shard, FIRST_SEQ, FIRST_SEQ)
 
     def _first_missed(self, event: Event) -> int | None:
         """Note the event; return the first sequence missed before it (its own for none), or None

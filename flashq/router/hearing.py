@@ -3,7 +3,8 @@
 A wish reaches a shard a moment after it was made, and what happens before that is not heard. So
 SUBSCRIBE is answered when the shard that has the queue has said that it heeds the wish, or every
 shard for all queues; a shard that is away does not hold the answer up for longer than a gather.
-Pure.
+A shard that says so late, or again because it was started again, has not been heard for a while,
+and may have made events meanwhile. Pure.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from flashq.router.sessions import Asker
 
 
 class _Wish(Struct):
-    """A queue whose events are asked for: under which topic, which shards have not said that they
-    heed it, and whose answers wait for that, by their numbers."""
+    """A queue whose events are asked for: under which topic, of which shards, and which of them
+    have not said yet that they heed it; whose answers wait for that, by their numbers; and whether
+    one of these has waited in vain."""
 
+    queue: str
     topic: bytes
+    shards: frozenset[int]
     unheard: set[int]
     waiting: list[int]
+    was_late: bool = False
 
 
 class Hearing:
@@ -42,7 +47,7 @@ class Hearing:
         self._by_topic: dict[bytes, _Wish] = {}
         self._wishes_made = 0
         #: who is to be told, and when at the latest; in this order
-        self._waiting: dict[int, tuple[int, Asker]] = {}
+        self._waiting: dict[int, tuple[int, Asker, _Wish]] = {}
         self._waiting_made = 0
         #: who is to be told now
         self._told: list[Asker] = []
@@ -65,7 +70,7 @@ class Hearing:
         if not shards:
             return
         self._wishes_made += 1
-        wish = _Wish(pack_wish(self._wishes_made, queue), shards, [])
+        wish = _Wish(queue, pack_wish(self._wishes_made, queue), shards, set(shards), [])
         self._wishes[queue] = self._by_topic[wish.topic] = wish
         self._topics.append((wish.topic, True))
 
@@ -81,44 +86,47 @@ class Hearing:
             self._told.append(asker)
             return
         self._waiting_made += 1
-        self._waiting[self._waiting_made] = now_ms + self._wait_ms, asker
+        self._waiting[self._waiting_made] = now_ms + self._wait_ms, asker, wish
         wish.waiting.append(self._waiting_made)
 
-    def heard(self, shard: int, topic: bytes) -> None:
-        """A shard heeds a wish."""
+    def heard(self, shard: int, topic: bytes) -> str | None:
+        """A shard heeds a wish; return the queue if whoever listens to it may have missed what the
+        shard did before."""
         wish = self._by_topic.get(topic)
-        if wish is None:
-            return
+        if wish is None or shard not in wish.shards:
+            return None
+        may_miss = wish.was_late or shard not in wish.unheard
         wish.unheard.discard(shard)
-        if wish.unheard:
-            return
-        waiting, wish.waiting = wish.waiting, []
-        for number in waiting:
-            due = self._waiting.pop(number, None)
-            if due is not None:
-                self._told.append(due[1])
+        if not wish.unheard:
+            waiting, wish.waiting = wish.waiting, []
+            for number in waiting:
+                due = self._waiting.pop(number, None)
+                if due is not None:
+                    self._told.append(due[1])
+        return wish.queue if may_miss else None
 
     def take_told(self, now_ms: int) -> list[Asker]:
         """Return who is to be told now, and forget them."""
         while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
-            _, asker = self._waiting.pop(next(iter(self._waiting)))
+            _, asker, wish = self._waiting.pop(next(iter(self._waiting)))
+            wish.was_late = True
             self._told.append(asker)
         told, self._told = self._told, []
         return told
 
     def next_deadline_ms(self) -> int | None:
         """Return when somebody is to be told whatever is heard by then."""
-        for due_ms, _ in self._waiting.values():
+        for due_ms, _, _ in self._waiting.values():
             return due_ms
         return None
 
 
-def _shards_of(queue: str, shard_count: int) -> set[int]:
+def _shards_of(queue: str, shard_count: int) -> frozenset[int]:
     """Return the shards that have the events of a queue, or of all; none for what is no name."""
     if queue == ALL_QUEUES:
-        return set(range(shard_count))
+        return frozenset(range(shard_count))
     try:
         check_queue_name(queue)
     except FlashQError:
-        return set()
-    return {shard_of_queue(queue, shard_count)}
+        return frozenset()
+    return frozenset({shard_of_queue(queue, shard_count)})

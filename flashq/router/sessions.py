@@ -219,6 +219,10 @@ class Sessions:
         """
         self._events.handle(body)
 
+    def was_not_heard(self, shard: int, queue: str) -> None:
+        """A shard is heard of a queue again, or late: what it did before may be missed."""
+        self._events.rejoined(shard, queue)
+
     def _send_to_listener(self, client: Client, wish: Subscription, body: bytes) -> None:
         self._send_notice(client.identity, wish.corr, body, json=wish.json)
 

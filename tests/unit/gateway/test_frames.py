@@ -27,7 +27,7 @@ def test_a_line_at_the_bound_is_none_too_many() -> None:
     assert reader.feed(b"1234\n") == [b"1234"]
     (item,) = reader.feed(b"12345")
     assert isinstance(item, TooLarge)
-    assert item.head == b"12345"
+    assert item.head == b"1234"  # however it comes: more is known only by luck
     assert not item.is_fatal
     assert reader.feed(b"67" * 100) == []
     assert reader.feed(b"8\nok\n") == [b"ok"]

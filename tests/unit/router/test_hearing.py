@@ -50,15 +50,38 @@ def test_one_for_all_queues_is_answered_when_every_shard_heeds_it() -> None:
 
 
 def test_a_shard_that_is_away_does_not_hold_it_up() -> None:
-    """For longer than a gather waits; what it says afterwards changes nothing."""
+    """For longer than a gather waits. When it is heard then, what it did before was not."""
     bench, topic = subscribing()
     assert bench.router.next_deadline_ms() <= bench.now_ms + 2000
     bench.pass_time(1999)
     assert bench.to_clients() == []
     bench.pass_time(1)
     assert bench.reply() == {"ok": True}
-    bench.heed(topic, OWNER)
+    bench.heed(topic, *OTHERS)
     assert bench.to_clients() == []
+    bench.heed(topic, OWNER)
+    [told] = bench.to_clients()
+    assert told.fields == {"notice": "gap", "shard": OWNER, "first_missed": 1, "next": 1}
+
+
+def test_who_listens_to_a_shard_that_is_started_again_is_told() -> None:
+    """Story: the shard was back before the router's subscription had reached it, and what it did
+    until then was missed without a word."""
+    bench, topic = subscribing()
+    bench.heed(topic, OWNER)
+    assert bench.reply() == {"ok": True}
+    bench.hello(identity=b"client-2")
+    bench.ask(cmd="SUBSCRIBE", queue="*", events=["*"], identity=b"client-2")
+    [(every, _)] = bench.router.take_topics()
+    bench.heed(every, *range(SHARDS))
+    assert [pair.to for pair in bench.to_clients()] == [b"client-2"]
+    bench.heed(topic, *range(SHARDS))
+    [told] = bench.to_clients()
+    assert told.to == CLIENT
+    assert told.fields == {"notice": "gap", "shard": OWNER, "first_missed": 1, "next": 1}
+    bench.heed(every, OTHERS[0])
+    [told] = bench.to_clients()
+    assert (told.to, told.fields["shard"]) == (b"client-2", OTHERS[0])
 
 
 def test_each_queue_waits_for_itself() -> None:
@@ -67,7 +90,7 @@ def test_each_queue_waits_for_itself() -> None:
     bench.heed(topic, OWNER)
     bench.to_clients()
     other = subscribe(bench, "other")
-    bench.heed(topic, *range(SHARDS))
+    bench.heed(topic, *OTHERS)
     assert bench.to_clients() == []
     bench.heed(other, shard_of_queue("other", SHARDS))
     assert bench.reply() == {"ok": True}
