@@ -50,6 +50,7 @@ async def _lanes(lanes: int, work: Callable[[], Any]) -> float:
 
 def push_batches(server: Server) -> float:
     """Jobs a second: batches of 1,000, one client, four in flight."""
+    warm_memory()
 
     async def measure() -> float:
         async with AsyncClient(server.url) as client:
