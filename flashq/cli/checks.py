@@ -12,7 +12,6 @@ import platform
 import resource
 import shutil
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +24,7 @@ from flashq.cli.asking import ask, obstacle
 from flashq.cli.findings import Finding, ok
 from flashq.cli.supervision import check_supervisor
 from flashq.cli.wording import plural, size
+from flashq.clock import SystemClock
 from flashq.config import MEMORY, Settings, load_settings, names_without_effect
 from flashq.errors import AuthenticationRequired, FlashQError
 from flashq.protocol.base import Reply
@@ -318,7 +318,7 @@ def check_shards(
     except FlashQError as error:
         yield Finding("shards", "wrong", error.text, "look at the server's log")
         return
-    yield from check_supervisor(stats.supervisor, time.time_ns() // 1_000_000)
+    yield from check_supervisor(stats.supervisor, SystemClock().wall_ms())
     yield _check_storage(stats)
     silent = sorted({*stats.missing_shards, *down})
     for index in silent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from flashq.cli.parameters import DURATION, JSON
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import duration, moment, payload_text, shortened, table_of
+from flashq.clock import SystemClock
 
 
 @click.group(cls=Noun)
@@ -54,7 +54,7 @@ def list_crons(invocation: Invocation) -> None:
     if invocation.as_json:
         invocation.documents(found)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     table = table_of("name", "queue", "when", "next", "fired", "data", numbers=["fired"])
     for one in found:
         when = f"every {duration(one.repeat_every)}" if one.repeat_every else one.schedule or ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from flashq.cli.parameters import JOB_ID
 from flashq.cli.queues import queue_argument
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import distance, payload_text, plural, shortened, table_of
+from flashq.clock import SystemClock
 
 
 @click.group(cls=Noun)
@@ -28,7 +27,7 @@ def list_letters(invocation: Invocation, name: str, count: int) -> None:
     if invocation.as_json:
         invocation.documents(found)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     table = table_of("id", "attempts", "failed", "error", "data", numbers=["id", "attempts"])
     for one in found:
         failed_at = one.history[-1].at if one.history else 0

@@ -57,20 +57,21 @@ class Examination:
         yield checks.check_descriptors(shards)
         if settings is not None:
             yield from checks.check_disks(settings, run_dir)
+        self.processes = checks.running(run_dir, shards)
         try:
             url = self._url(run_dir)
         except ConfigError as error:
             yield Finding("router", "wrong", error.text, "correct --url or FLASHQ_URL")
         else:
-            others = checks.running(run_dir, shards) if url == run_dir.router else []
+            others = self.processes if url == run_dir.router else []
             token = self._invocation.token
             self.hello, findings = checks.check_router(url, token, others=others)
             yield from findings
             yield from self._server_findings(url, run_dir)
-        if self.hello is not None:
+        if self.hello is not None and self.hello.shard_count != shards:
             shards = self.hello.shard_count
+            self.processes = checks.running(run_dir, shards)
         yield from checks.check_run_dir(run_dir, shards)
-        self.processes = checks.running(run_dir, shards)
 
     def _run_dir(self, settings: Settings | None) -> RunDir:
         """Return the run directory of the server that is asked: a socket's path says it too."""

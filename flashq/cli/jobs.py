@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from flashq.cli.wording import (
     shortened,
     table_of,
 )
+from flashq.clock import SystemClock
 from flashq.errors import FlashQError, JobNotFound
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def logs(invocation: Invocation, job_id: int) -> None:
     if invocation.as_json:
         invocation.documents(entries)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     for entry in entries:
         invocation.say(f"{moment(entry.timestamp, now_ms)} {entry.level}: {entry.message}")
 
@@ -237,7 +237,7 @@ def show_job(invocation: Invocation, found: Job, result: Any) -> None:
     if invocation.as_json:
         invocation.document({"job": found, "result": result})
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     table = table_of("field", "value")
     table.show_header = False
     for name, value in _fields(found, now_ms):
@@ -277,7 +277,7 @@ def print_jobs(invocation: Invocation, found: Sequence[Job]) -> None:
     if invocation.as_json:
         invocation.documents(found)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     table = table_of("id", "queue", "state", "attempts", "pushed", "data", numbers=["id"])
     for one in found:
         table.add_row(

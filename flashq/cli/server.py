@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import click
 from msgspec import structs
@@ -11,6 +10,7 @@ from msgspec import structs
 from flashq.cli.supervision import restarts_table, summary
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
 from flashq.cli.wording import duration, local_time, payload_text, size, table_of
+from flashq.clock import SystemClock
 from flashq.protocol.objects import EVENTS
 from flashq.protocol.server import SupervisorStats
 
@@ -58,7 +58,7 @@ def stats(invocation: Invocation) -> None:
 
 
 def _show_programs(invocation: Invocation, supervisor: SupervisorStats) -> None:
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     invocation.say(summary(supervisor, now_ms))
     if any(program.restarts for program in supervisor.programs):
         invocation.say("")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import IO
 
 import click
 
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import distance, plural, shortened, table_of
+from flashq.clock import SystemClock
 
 
 @click.group(cls=Noun)
@@ -92,7 +92,7 @@ def dead(invocation: Invocation, webhook_id: str | None, limit: int) -> None:
     if invocation.as_json:
         invocation.documents(found)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     columns = ("webhook", "delivery", "event", "job", "attempts", "died", "reason")
     table = table_of(*columns, numbers=["delivery", "job", "attempts"])
     for one in found:

@@ -7,7 +7,6 @@ knows its token after this process has ended.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -17,6 +16,7 @@ from flashq.cli.asking import ask
 from flashq.cli.parameters import DURATION, JOB_ID, JSON
 from flashq.cli.verbs import CALL_TIMEOUT_MS, Invocation, Verb, pass_invocation
 from flashq.cli.wording import distance, payload_text, plural
+from flashq.clock import SystemClock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ def _print_jobs(invocation: Invocation, jobs: list[Any]) -> None:
     if invocation.as_json:
         invocation.documents(jobs)
         return
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = SystemClock().wall_ms()
     for job in jobs:
         pushed = distance(job.created_at, now_ms)
         invocation.say(
