@@ -172,7 +172,8 @@ class WriterThread:
         self._is_awake = False
         #: there is no `wake_fd` any more; a read may end after that
         self._is_closed = False
-        #: when storage was last looked at, or failed, on the monotonic clock
+        #: when storage was last looked at or opened, on the monotonic clock; after a failure it is
+        #: opened before anything else
         self._looked_s = time.monotonic()
         self._thread = Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -229,7 +230,6 @@ class WriterThread:
                 try:
                     outcome = carry_out(call, self._storage)
                 except (StorageUnavailable, ConfigError) as error:
-                    self._looked_s = time.monotonic()
                     with self._news:
                         self._engine.failed(error)
                 else:

@@ -60,7 +60,7 @@ from flashq.protocol.sessions import (
     ShardNotice,
     Subscribe,
 )
-from flashq.router.gathers import ALONE, Division, Gather, Supervised, ask_all, divide_by_id, join
+from flashq.router.gathers import Division, Gather, Supervised, ask_all, divide_by_id, join
 from flashq.router.hearing import Hearing
 from flashq.router.outbox import ACCOUNT_BYTES, ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel, split
 from flashq.router.routing import (
@@ -106,7 +106,7 @@ class Router:
         settings: RouterSettings,
         now_ms: int,
         guard: Guard | None = None,
-        supervisor: Supervised = ALONE,
+        supervisor: Supervised = lambda: None,
     ) -> None:
         self._settings = settings
         self._guard = guard or Guard()
@@ -495,7 +495,7 @@ class Router:
             if heard is None:
                 self._sessions.handle_event(frames[1])
             elif (queue := self._hearing.heard(*heard)) is not None:
-                self._sessions.was_not_heard(heard[0], queue)
+                self._sessions.rejoined(heard[0], queue)
         except BadMessage:
             self.dropped["unreadable event"] += 1
 

@@ -48,8 +48,6 @@ Bodies = dict[int, bytes]
 """By shard: what it is asked, or what it has answered."""
 Supervised = Callable[[], SupervisorStats | None]
 """Gives what the server's supervisor has noted; None without one."""
-ALONE: Final[Supervised] = type(None)
-"""There is none."""
 
 
 class Division(NamedTuple):

@@ -20,15 +20,14 @@ from flashq.router.sessions import Asker
 
 class _Wish(Struct):
     """A queue whose events are asked for: under which topic, of which shards, and which of them
-    have not said yet that they heed it; whose answers wait for that, by their numbers; and whether
-    one of these has waited in vain."""
+    have not said yet that they heed it; and whose answers wait for that, by their numbers, also
+    those that have been given late."""
 
     queue: str
     topic: bytes
     shards: frozenset[int]
     unheard: set[int]
     waiting: list[int]
-    was_late: bool = False
 
 
 class Hearing:
@@ -47,7 +46,7 @@ class Hearing:
         self._by_topic: dict[bytes, _Wish] = {}
         self._wishes_made = 0
         #: who is to be told, and when at the latest; in this order
-        self._waiting: dict[int, tuple[int, Asker, _Wish]] = {}
+        self._waiting: dict[int, tuple[int, Asker]] = {}
         self._waiting_made = 0
         #: who is to be told now
         self._told: list[Asker] = []
@@ -86,7 +85,7 @@ class Hearing:
             self._told.append(asker)
             return
         self._waiting_made += 1
-        self._waiting[self._waiting_made] = now_ms + self._wait_ms, asker, wish
+        self._waiting[self._waiting_made] = now_ms + self._wait_ms, asker
         wish.waiting.append(self._waiting_made)
 
     def heard(self, shard: int, topic: bytes) -> str | None:
@@ -95,7 +94,8 @@ class Hearing:
         wish = self._by_topic.get(topic)
         if wish is None or shard not in wish.shards:
             return None
-        may_miss = wish.was_late or shard not in wish.unheard
+        was_late = any(number not in self._waiting for number in wish.waiting)
+        may_miss = was_late or shard not in wish.unheard
         wish.unheard.discard(shard)
         if not wish.unheard:
             waiting, wish.waiting = wish.waiting, []
@@ -108,15 +108,14 @@ class Hearing:
     def take_told(self, now_ms: int) -> list[Asker]:
         """Return who is to be told now, and forget them."""
         while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
-            _, asker, wish = self._waiting.pop(next(iter(self._waiting)))
-            wish.was_late = True
+            _, asker = self._waiting.pop(next(iter(self._waiting)))
             self._told.append(asker)
         told, self._told = self._told, []
         return told
 
     def next_deadline_ms(self) -> int | None:
         """Return when somebody is to be told whatever is heard by then."""
-        for due_ms, _, _ in self._waiting.values():
+        for due_ms, _ in self._waiting.values():
             return due_ms
         return None
 

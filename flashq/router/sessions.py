@@ -219,8 +219,8 @@ class Sessions:
         """
         self._events.handle(body)
 
-    def was_not_heard(self, shard: int, queue: str) -> None:
-        """A shard is heard of a queue again, or late: what it did before may be missed."""
+    def rejoined(self, shard: int, queue: str) -> None:
+        """A shard is heard again of a queue, or late: what it did before may be missed."""
         self._events.rejoined(shard, queue)
 
     def _send_to_listener(self, client: Client, wish: Subscription, body: bytes) -> None:

@@ -8,9 +8,10 @@ luck, and wants runs that provoke it or a check that looks closer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 
@@ -51,6 +52,16 @@ def mutation(*noticed_as: str, profile: Profile = Profile.ANY) -> Callable[[Brea
         return apply
 
     return register
+
+
+@contextmanager
+def instead(owner: object, method: str, other: Callable[..., Any]) -> Iterator[None]:
+    """Let one object use something else for one of its methods, for as long as the block lasts."""
+    vars(owner)[method] = other
+    try:
+        yield
+    finally:
+        del vars(owner)[method]
 
 
 def notice(mutation: Mutation, seed: int) -> str | None:

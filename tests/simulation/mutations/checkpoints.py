@@ -19,7 +19,7 @@ from flashq.shard.pages import JobImage
 from flashq.shard.recovery import Recovery
 from flashq.shard.state import ShardState
 from flashq.storage import memory
-from tests.simulation.mutations import mutation
+from tests.simulation.mutations import instead, mutation
 from tests.simulation.setting import Profile
 
 # --- the part beside the jobs
@@ -128,11 +128,8 @@ def time_that_passes_is_not_noted(patch: pytest.MonkeyPatch) -> None:
     advance = ShardState.advance
 
     def advance_unnoted(self: ShardState, at_ms: int) -> list[str]:
-        vars(self)["touch"] = lambda job_id: self.index.page(self.index.place(job_id)[0])
-        try:
+        with instead(self, "touch", lambda job_id: self.index.page(self.index.place(job_id)[0])):
             return advance(self, at_ms)
-        finally:
-            del vars(self)["touch"]
 
     patch.setattr(ShardState, "advance", advance_unnoted)
 

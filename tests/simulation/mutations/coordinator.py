@@ -28,7 +28,7 @@ from flashq.protocol.internal import (
     ShardHello,
 )
 from flashq.shard.node import _FROM_COORDINATOR, Node
-from tests.simulation.mutations import mutation
+from tests.simulation.mutations import instead, mutation
 from tests.simulation.setting import Profile
 
 
@@ -188,11 +188,8 @@ def a_cron_fires_and_its_next_time_is_not_stored(patch: pytest.MonkeyPatch) -> N
     fire = CronTable.fire
 
     def fire_silently(self: CronTable, cron: Cron, now_ms: int) -> Fire:
-        vars(self)["_write"] = lambda _: None
-        try:
+        with instead(self, "_write", lambda _: None):
             return fire(self, cron, now_ms)
-        finally:
-            del vars(self)["_write"]
 
     patch.setattr(CronTable, "fire", fire_silently)
 
@@ -241,10 +238,7 @@ def a_cron_is_set_and_not_stored(patch: pytest.MonkeyPatch) -> None:
     set_cron = CronTable.set
 
     def set_silently(self: CronTable, request: SetCron, now_ms: int, *, json: bool) -> None:
-        vars(self)["_write"] = lambda _: None
-        try:
+        with instead(self, "_write", lambda _: None):
             set_cron(self, request, now_ms, json=json)
-        finally:
-            del vars(self)["_write"]
 
     patch.setattr(CronTable, "set", set_silently)

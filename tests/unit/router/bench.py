@@ -22,7 +22,7 @@ from flashq.protocol.framing import (
 from flashq.protocol.internal import Epochs, encode_internal
 from flashq.protocol.limits import EngineLimits
 from flashq.router.engine import Router
-from flashq.router.gathers import ALONE, Supervised
+from flashq.router.gathers import Supervised
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.tokens import Guard, Keyring, TokenEntry
@@ -59,7 +59,7 @@ class Bench:
         tokens: Sequence[str] = (),
         entries: Sequence[TokenEntry] = (),
         is_heard: bool = True,
-        supervisor: Supervised = ALONE,
+        supervisor: Supervised = lambda: None,
         **settings: Any,
     ) -> None:
         self.now_ms = 1000

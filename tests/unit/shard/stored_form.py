@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec.inspect as inspect
 from msgspec import NODEFAULT
 
+from flashq import ids
 from flashq.protocol import internal as m
 from flashq.protocol import records as r
 from flashq.protocol.records import STORED_FORM, AnyRecord, Entry, encode_entries
@@ -53,7 +54,7 @@ OPTIONS: Final = r.Options(
 
 def job_id(sequence: int) -> int:
     """Return the id that a sequence makes."""
-    return sequence * SHARD_COUNT + SHARD
+    return ids.job_id(sequence, SHARD, SHARD_COUNT)
 
 
 def _raised() -> bytes:
