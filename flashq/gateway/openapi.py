@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
@@ -143,7 +144,13 @@ class _Schemas:
             types += [kind for kind in (route.body, route.data) if _is_type(kind)]
         found, components = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
         self._of: Final = dict(zip(map(str, types), found, strict=True))
-        self._components: Final = components
+        # Some releases of msgspec keep the indent of a docstring, others do not.
+        self._components: Final = {
+            name: {**schema, "description": cleandoc(schema["description"])}
+            if "description" in schema
+            else schema
+            for name, schema in components.items()
+        }
         self._requests: Final = {
             route.command.request.__name__ for route in routes if route.command is not None
         }

@@ -425,6 +425,7 @@ def decode_internal(body: bytes) -> AnyInternal:
         BadMessage: it is none of ours.
     """
     try:
-        return _decode(body)  # type: ignore[no-any-return]
+        message: AnyInternal = _decode(body)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BadMessage(detail=str(error)) from None
+    return message
