@@ -10,7 +10,9 @@ from typing import Final
 
 from flashq.config import OLDER_NAMES, SettingSpec, setting_specs
 
-_GENERATED: Final = "Generated from flashq/config/settings.py by `python -m tools.generate`; do not edit."
+_GENERATED: Final = (
+    "Generated from flashq/config/settings.py by `python -m tools.generate`; do not edit."
+)
 
 _TOML_HEAD: Final = f"""\
 # flashq: every setting with its default.
