@@ -42,7 +42,7 @@ def unmet(lock: str, *extras: str) -> list[str]:
     return [
         str(needed)
         for needed in requirements(*extras)
-        if versions.get(canonicalize_name(needed.name)) not in needed.specifier
+        if versions.get(canonicalize_name(needed.name), "0") not in needed.specifier
     ]
 
 
