@@ -1,6 +1,8 @@
 """The asyncio client: the socket is read and written by the event loop itself.
 
-Owns the socket, the timer and the waiting of coroutines; every decision is the connection's. It
+Owns the socket, the timer and the waiting of coroutines; every decision is the connection's. While
+the loop is blocked, the pulse's thread moves messages in its place, so that leases live on; what
+happened then waits for the loop. Whoever touches socket or connection holds the lock. The client
 does without `zmq.asyncio`, which costs three times as much a message: the loop watches ZeroMQ's
 descriptor, and what all coroutines ask for in one turn of the loop leaves in one message.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -18,7 +21,7 @@ import zmq
 from msgspec import Struct
 
 from flashq.client.async_methods import AsyncMethods
-from flashq.client.calls import Call, prepare
+from flashq.client.calls import DELIVERING, Call, prepare
 from flashq.client.connection import Connection
 from flashq.client.endpoint import client_name, resolve_url
 from flashq.client.happenings import (
@@ -34,6 +37,7 @@ from flashq.client.happenings import (
     TokenRefused,
 )
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
+from flashq.client.pulse import STUCK_TIMEOUT_MS, Pulse, look_every_ms
 from flashq.client.results import Delivered, Event, Gap
 from flashq.client.sockets import open_socket, send
 from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
@@ -132,6 +136,9 @@ class AsyncClient(AsyncMethods):
         timeout: ms that a call may take, unless it waits for something by itself.
         on_leases_lost: called with the ids of jobs that are no longer this client's, because they
             were cancelled or taken back.
+        stuck_timeout: ms that the event loop may be blocked, once this client has pulled. A thread
+            sends the heartbeats as long, and logs what blocks the loop; then the server gives the
+            jobs to others.
     """
 
     def __init__(
@@ -141,6 +148,7 @@ class AsyncClient(AsyncMethods):
         token: str | None = None,
         timeout: int = TIMEOUT_MS,
         on_leases_lost: Callable[[list[int]], None] | None = None,
+        stuck_timeout: int = STUCK_TIMEOUT_MS,
     ) -> None:
         self.url: Final = resolve_url(url, os.environ)
         self._timeout: Final = timeout
@@ -151,6 +159,15 @@ class AsyncClient(AsyncMethods):
             client=client_name(),
             token=token or os.environ.get("FLASHQ_TOKEN") or None,
         )
+        self._stuck_timeout: Final = stuck_timeout
+        #: guards connection and socket
+        self._lock: Final = threading.RLock()
+        self._pulse: Pulse | None = None
+        #: what happened while the loop was blocked, and sockets that were replaced then
+        self._postponed: list[AnyHappening] = []
+        self._outdated: list[zmq.Socket[bytes]] = []
+        #: whether the pulse has asked for a turn that has not come yet
+        self._turn_asked = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
@@ -221,6 +238,8 @@ class AsyncClient(AsyncMethods):
         if self._pid != os.getpid() or self._closed:
             return
         self._closed = True
+        if self._pulse is not None:
+            self._pulse.stop()
         self._connection.close()
         if self._loop is None:
             return
@@ -254,12 +273,14 @@ class AsyncClient(AsyncMethods):
             try:
                 self._running()
                 wanted = self._readers.wanted(queue)
-                corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
+                with self._lock:
+                    corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
                 self._checked(await self._outcome(corr, self._expect(corr)))
             except BaseException:
                 self._readers.remove(reader)
                 if not self._readers.wanted(queue):
-                    self._connection.unsubscribed(queue)
+                    with self._lock:
+                        self._connection.unsubscribed(queue)
                 raise
 
     async def unlisten(self, reader: AsyncSubscription) -> None:
@@ -268,7 +289,8 @@ class AsyncClient(AsyncMethods):
             self._readers.remove(reader)
             if self._readers.wanted(reader.queue):
                 return
-            self._connection.unsubscribed(reader.queue)
+            with self._lock:
+                self._connection.unsubscribed(reader.queue)
             if not self._closed:
                 await self._call(Unsubscribe(queue=reader.queue), Reply)
 
@@ -294,7 +316,8 @@ class AsyncClient(AsyncMethods):
     def _use_token(self, token: str) -> None:
         if self._connection.refusal is not None:
             self._connected.clear()
-        self._connection.use_token(token)
+        with self._lock:
+            self._connection.use_token(token)
 
     def _start(
         self, request: Struct | Call, within: int | None
@@ -302,22 +325,28 @@ class AsyncClient(AsyncMethods):
         call = request if isinstance(request, Call) else prepare(request)
         self._running()
         timeout = self._timeout if within is None else within
-        corr = self._connection.request(call, now_ms(), timeout)
+        if self._pulse is None and call.command.request in DELIVERING:
+            self._start_pulse()
+        with self._lock:
+            corr = self._connection.request(call, now_ms(), timeout)
         return corr, self._expect(corr)
 
     def _expect(self, corr: int) -> asyncio.Future[Completed]:
         assert self._loop is not None
         future = self._waiting[corr] = self._loop.create_future()
         self._unsent += 1
-        if self._unsent >= REQUESTS_HELD_MAX and self._socket is not None:
-            self._send_pending(self._socket)
+        if self._unsent >= REQUESTS_HELD_MAX:
+            with self._lock:
+                self._send_pending()
         self._soon()
         return future
 
-    def _send_pending(self, socket: zmq.Socket[bytes]) -> None:
-        self._unsent = 0
-        for frames in self._connection.data_to_send():
-            send(socket, frames)
+    def _send_pending(self) -> None:
+        """Send what there is; the lock is held."""
+        socket, self._unsent = self._socket, 0
+        if socket is not None:
+            for frames in self._connection.data_to_send():
+                send(socket, frames)
 
     async def _outcome(self, corr: int, future: asyncio.Future[Completed]) -> Completed:
         try:
@@ -329,12 +358,17 @@ class AsyncClient(AsyncMethods):
     def _abandon(self, corr: int, future: asyncio.Future[Completed]) -> None:
         """Nobody takes the outcome: what it delivers goes back."""
         self._waiting.pop(corr, None)
-        self._connection.abandon(corr)
+        with self._lock:
+            self._connection.abandon(corr)
         if future.done() and not future.cancelled():
             reply = future.result().reply
             if isinstance(reply, Delivered):
-                self._connection.give_back(reply.all(), now_ms())
-                self._soon()
+                self._give_back(reply)
+
+    def _give_back(self, delivered: Delivered) -> None:
+        with self._lock:
+            self._connection.give_back(delivered.all(), now_ms())
+        self._soon()
 
     @staticmethod
     def _checked(outcome: Completed) -> Completed:
@@ -366,16 +400,20 @@ class AsyncClient(AsyncMethods):
     def _open(self) -> None:
         assert self._loop is not None
         assert self._context is not None
-        self._socket = open_socket(self._context, self.url)
-        self._loop.add_reader(descriptor(self._socket), self._turn)
-        self._connection.opened(now_ms())
+        with self._lock:
+            self._socket = open_socket(self._context, self.url)
+            self._loop.add_reader(descriptor(self._socket), self._turn)
+            self._connection.opened(now_ms())
         self._soon()
 
     def _close_socket(self) -> None:
-        if self._socket is not None and self._loop is not None:
-            self._loop.remove_reader(descriptor(self._socket))
-            self._socket.close(0)
-            self._socket = None
+        with self._lock:
+            if self._outdated:
+                self._watch_newest_socket()
+            if self._socket is not None and self._loop is not None:
+                self._loop.remove_reader(descriptor(self._socket))
+                self._socket.close(0)
+                self._socket = None
 
     def _let_go(self) -> None:
         self._close_socket()
@@ -395,27 +433,44 @@ class AsyncClient(AsyncMethods):
     def _turn(self) -> None:
         """Take in what there is, send what there is, and see when to look again."""
         self._turn_due = False
-        socket, connection = self._socket, self._connection
-        if socket is None:
+        if self._socket is None:
             return
-        now = now_ms()
-        for _ in range(MESSAGES_PER_TURN_MAX):
-            frames = receive(socket) if readable(socket) else None
-            if frames is None:
-                break
-            connection.receive(frames, now)
-        connection.tick(now)
-        self._send_pending(socket)
-        happened = connection.events()
+        connection = self._connection
+        with self._lock:
+            self._turn_asked = False
+            if self._outdated:
+                self._watch_newest_socket()
+            now = now_ms()
+            self._exchange(now)
+            happened = connection.events()
+            if self._postponed:
+                happened = [*self._postponed, *happened]
+                self._postponed.clear()
         if happened:
             self._dispatch(happened)
         if self._farewell is not None and not connection.farewell_pending:
             if not self._farewell.done():
                 self._farewell.set_result(None)
             return
-        if socket is self._socket and readable(socket):
+        if self._has_more():
             self._soon()
         self._set_timer(now)
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            return self._socket is not None and readable(self._socket)
+
+    def _exchange(self, now: int) -> None:
+        """Receive, let time go by, and send; the lock is held."""
+        socket, connection = self._socket, self._connection
+        assert socket is not None
+        for _ in range(MESSAGES_PER_TURN_MAX):
+            frames = receive(socket) if readable(socket) else None
+            if frames is None:
+                break
+            connection.receive(frames, now)
+        connection.tick(now)
+        self._send_pending()
 
     def _set_timer(self, now: int) -> None:
         due = self._connection.next_deadline()
@@ -430,6 +485,56 @@ class AsyncClient(AsyncMethods):
     def _on_timer(self) -> None:
         self._timer = None
         self._turn()
+
+    # --- while the loop is blocked
+
+    def _start_pulse(self) -> None:
+        assert self._loop is not None
+        self._pulse = Pulse(
+            self._loop, repr(self), self._stand_in, self._look_every_ms, self._stuck_timeout
+        )
+        self._pulse.start()
+
+    def _look_every_ms(self) -> float:
+        server = self._connection.server
+        return look_every_ms(server.heartbeat_interval if server else None)
+
+    def _stand_in(self) -> None:
+        """Exchange messages in the pulse's thread, and have the loop look at what came of it."""
+        with self._lock:
+            if self._socket is None or self._closed:
+                return
+            now = now_ms()
+            self._exchange(now)
+            for event in self._connection.events():
+                if isinstance(event, Disconnected):
+                    self._replace_socket(now)
+                else:
+                    self._postponed.append(event)
+            asked, self._turn_asked = self._turn_asked, True
+        if not asked and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._turn)
+
+    def _replace_socket(self, now: int) -> None:
+        """Open a new socket; the loop, which watches the old one, closes that. The lock is held."""
+        assert self._socket is not None
+        assert self._context is not None
+        self._outdated.append(self._socket)
+        self._socket = open_socket(self._context, self.url)
+        self._connection.opened(now)
+        self._send_pending()
+
+    def _watch_newest_socket(self) -> None:
+        """Close sockets that the pulse has replaced, in the loop; the lock is held."""
+        assert self._loop is not None
+        assert self._socket is not None
+        self._loop.remove_reader(descriptor(self._outdated[0]))  # the others were never watched
+        for socket in self._outdated:
+            socket.close(0)
+        self._outdated.clear()
+        self._loop.add_reader(descriptor(self._socket), self._turn)
+
+    # --- what happened
 
     def _dispatch(self, happened: list[AnyHappening]) -> None:
         for event in happened:
@@ -453,8 +558,7 @@ class AsyncClient(AsyncMethods):
         if future is not None and not future.done():
             future.set_result(outcome)
         elif isinstance(outcome.reply, Delivered):  # the caller is being cancelled
-            self._connection.give_back(outcome.reply.all(), now_ms())
-            self._soon()
+            self._give_back(outcome.reply)
 
     def _tell_leases_lost(self, ids: list[int]) -> None:
         if self._on_leases_lost is not None:

@@ -16,11 +16,14 @@ from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.command import Command, Scope
 from flashq.protocol.framing import ROUTE_ANY, ROUTE_COORDINATOR, ROUTE_ROUTER
 from flashq.protocol.jobs import PushBatch
-from flashq.protocol.leases import Ack, AckBatch, Fail, MoveToDelayed, Release
+from flashq.protocol.leases import Ack, AckBatch, Fail, MoveToDelayed, Pull, PullBatch, Release
 from flashq.protocol.registry import BY_REQUEST, COMMANDS
 
 WAIT_MARGIN_MS: Final = 5000
 """How much longer than the server's wait the client waits for its answer."""
+
+DELIVERING: Final = (Pull, PullBatch)
+"""Requests whose answer hands jobs out."""
 
 _FIXED_ROUTES: Final = {Scope.COORDINATOR: ROUTE_COORDINATOR, Scope.ROUTER: ROUTE_ROUTER}
 _SETTLES_ONE: Final = (Ack, Fail, MoveToDelayed)

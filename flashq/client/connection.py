@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.client.calls import Call, prepare, route_of, verdict_of
+from flashq.client.calls import DELIVERING, Call, prepare, route_of, verdict_of
 from flashq.client.happenings import (
     AnyHappening,
     Completed,
@@ -63,7 +63,7 @@ from flashq.protocol.framing import (
     pairs,
     unpack_header,
 )
-from flashq.protocol.leases import Pull, PullBatch, Release
+from flashq.protocol.leases import Release
 from flashq.protocol.sessions import (
     Auth,
     ClosingNotice,
@@ -86,8 +86,6 @@ HELLO_TIMEOUT_MIN_MS: Final = 1000
 HELLO_TIMEOUT_MAX_MS: Final = 5000
 UNANSWERED_HEARTBEATS_MAX: Final = 2
 RELEASE_TIMEOUT_MS: Final = 30_000
-
-_DELIVERING: Final = (Pull, PullBatch)
 
 
 class _Subscription(Struct):
@@ -382,7 +380,7 @@ class Connection:
         error = verdict.error
         if error is not None:
             self._on_error(request, error, verdict.retryable, now)
-        elif request.call.command.request in _DELIVERING:
+        elif request.call.command.request in DELIVERING:
             try:
                 delivered = decode(body, Delivered)
             except BadMessage as damage:

@@ -201,14 +201,15 @@ class FakeServer:
         return {"ok": True, "lost": [i for i in body.get("leases", []) if i in self.lost]}
 
     def _on_push(self, _: Peer, body: Body) -> Body:
-        return {"ok": True, "id": self._add(body["queue"], body["data"])}
+        return {"ok": True, "id": self.add(body["queue"], body["data"])}
 
     def _on_pushb(self, _: Peer, body: Body) -> Body:
-        ids = [self._add(body["queue"], job["data"], serve=False) for job in body["jobs"]]
+        ids = [self.add(body["queue"], job["data"], serve=False) for job in body["jobs"]]
         self._serve(body["queue"])
         return {"ok": True, "ids": ids}
 
-    def _add(self, queue: str, data: Any, *, serve: bool = True) -> int:
+    def add(self, queue: str, data: Any, *, serve: bool = True) -> int:
+        """Push a job, in the server's thread."""
         self._sequence += 1
         job_id = self._sequence * SHARDS + crc32(queue.encode()) % SHARDS
         self.jobs[job_id] = {"id": job_id, "queue": queue, "data": data}
