@@ -8,6 +8,7 @@ it was told or is dead. Pure.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
+from flashq.addresses import is_local_name, is_public, read_address
 from flashq.coordinator.outbox import Outbox
 from flashq.coordinator.parts import Form
 from flashq.errors import (
@@ -33,6 +35,8 @@ from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import EVENTS, NULL_JSON
 
 URL_CHARS_MAX: Final = 2048
+_NO_HOST: Final = re.compile(r"[^A-Za-z0-9._:-]")
+"""What no host has in it: names are ASCII here, and addresses stand without a scope."""
 SECRET_BYTES_MAX: Final = 1024
 REASON_CHARS_MAX: Final = 300
 BACKOFF_DOUBLINGS_MAX: Final = 10
@@ -232,7 +236,7 @@ class WebhookTable:
         return endpoint.webhook.number
 
     def _check(self, request: w.SetWebhook) -> None:
-        check_url(request.url)
+        check_url(request.url, allow_private=self._limits.webhook_private_targets)
         if not request.events:
             raise WebhookInvalid("Webhook must name at least one event")
         for event in request.events:
@@ -461,23 +465,42 @@ def backoff_ms(first_ms: int, attempts: int) -> int:
     return int(first_ms * 2 ** min(attempts - 1, BACKOFF_DOUBLINGS_MAX))
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, *, allow_private: bool) -> None:
     """Refuse what cannot be told anything.
 
+    Args:
+        url: where to.
+        allow_private: let it lead to addresses that are not public.
+
     Raises:
-        WebhookInvalid: it is no HTTP address.
+        WebhookInvalid: it is no HTTP address, or one that nothing is ever sent to.
     """
     if len(url) > URL_CHARS_MAX:
         raise WebhookInvalid(f"Webhook URL too long (max {URL_CHARS_MAX} chars)")
     try:
         parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = parts.hostname or ""
+        is_good = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         is_good = False
     if not is_good or not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
         raise WebhookInvalid("Webhook URL must be an ASCII http:// or https:// URL with a host")
     if "@" in parts.netloc:
         raise WebhookInvalid("Webhook URL must not hold a user name or password")
+    if _NO_HOST.search(host):
+        raise WebhookInvalid("Webhook URL names a host that no name or address can be")
+    if not allow_private and _is_private(host):
+        raise WebhookInvalid(
+            f"Webhook URL leads to {host[:256]}, which is not a public address; the setting "
+            "webhook_private_targets allows it"
+        )
+
+
+def _is_private(host: str) -> bool:
+    """Tell whether a host is by its spelling alone none of the internet at large; other names are
+    resolved, and judged, for each delivery."""
+    address = read_address(host)
+    return is_local_name(host) if address is None else not is_public(address)
 
 
 def told(delivery: Delivery, *, json: bool) -> w.Delivery:

@@ -88,7 +88,7 @@ class HttpDoor:
         self._settings: Final = settings
         self._mono_s: Final = asyncio.get_running_loop().time
         self._access: Final = Access(guard or _guard_of(settings), clock.mono_ms)
-        self._commands: Final = Commands(bridge)
+        self._commands: Final = Commands(bridge, private_webhooks=settings.webhook_private_targets)
         self._overview: Final = Overview(bridge, clock.wall_ms, self._mono_s)
         self._logs: Final = EventLogs(bridge, os.urandom(6).hex())
         self._sockets: Final = Sockets(self._access, self._logs, self._overview)

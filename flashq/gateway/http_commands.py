@@ -17,7 +17,7 @@ from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flashq.errors import FlashQError, InvalidRequest, ShuttingDown
+from flashq.errors import FlashQError, InvalidRequest, ShuttingDown, WebhookInvalid
 from flashq.gateway import http_requests
 from flashq.gateway.asking import Ask
 from flashq.gateway.bridge import Bridge
@@ -32,6 +32,8 @@ from flashq.gateway.http_replies import (
     refusal_of,
     shape_of,
 )
+from flashq.gateway.webhook_post import NotPublic, PostFailed, resolve
+from flashq.gateway.webhooks import target_of
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.command import Command
 from flashq.protocol.jobs import Push
@@ -42,6 +44,8 @@ WAIT_MS: Final = 4000
 """How long a pull waits that does not say so: clients of this protocol give up after 5 s."""
 WAIT_MS_MAX: Final = 60_000
 """How long any request may wait; who wants to wait longer asks again."""
+RESOLVE_S: Final = 2.0
+"""How long the name of a new webhook may take to be resolved before it is taken as it is."""
 NOT_FOUND: Final = 404
 COUNT_MAX: Final = http_requests.BATCH_JOBS_MAX
 
@@ -70,10 +74,12 @@ class Commands:
 
     Args:
         bridge: where they go.
+        private_webhooks: let webhooks lead to addresses that are not public.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, *, private_webhooks: bool = False) -> None:
         self._bridge: Final = bridge
+        self._private_webhooks: Final = private_webhooks
         self._closing: Final = asyncio.Event()
 
     def close(self) -> None:
@@ -88,6 +94,7 @@ class Commands:
             "GETJOB": self._get_job,
             "GETJOBBYCUSTOMID": self._get_job,
             "CRONDELETE": self._delete,
+            "WEBHOOK": self._set_webhook,
             "WEBHOOKDELETE": self._delete,
         }.get(command.word, self._plain)
 
@@ -197,6 +204,13 @@ class Commands:
             result = reply.get("result", NULL)
         return respond(envelope(job_with_result(members, result)))
 
+    async def _set_webhook(self, command: Command, request: Request, visitor: Visitor) -> Response:
+        """Set a webhook, unless its name leads to addresses that are never told anything."""
+        ask = await self._read(command, request, visitor)
+        if not self._private_webhooks:
+            await _check_target(ask)
+        return respond(enveloped(shape_of(command), await self.ask(ask)))
+
     async def _delete(self, command: Command, request: Request, visitor: Visitor) -> Response:
         """Say whether there was something to remove: that there was not is no error here."""
         try:
@@ -217,6 +231,27 @@ async def _read(command: Command, request: Request) -> Ask:
             http_requests.check_content_type(request)
             return http_requests.ask_with_body(command, request.path_params, body)
     return http_requests.ask_with_parameters(command, request.path_params, request.query_params)
+
+
+class _Webhook(msgspec.Struct):
+    url: str = ""
+
+
+async def _check_target(ask: Ask) -> None:
+    """Refuse a webhook whose name has no public address now. One that cannot be resolved now is
+    let in, and judged, like each, when it is told something.
+
+    Raises:
+        WebhookInvalid: the name leads to private addresses.
+    """
+    try:
+        target = target_of(msgspec.json.decode(ask.body, type=_Webhook).url)
+        async with asyncio.timeout(RESOLVE_S):
+            await resolve(target, allow_private=False)
+    except NotPublic as error:
+        raise WebhookInvalid(f"Webhook URL leads nowhere: {error}") from None
+    except (PostFailed, TimeoutError, ValueError, KeyError):
+        return  # what is no URL, the coordinator refuses
 
 
 class _Numbered(msgspec.Struct):

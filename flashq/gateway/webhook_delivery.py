@@ -19,7 +19,7 @@ from flashq.config import Settings
 from flashq.errors import FlashQError, WebhookLeaseLost
 from flashq.gateway.asking import read_ask
 from flashq.gateway.bridge import Bridge
-from flashq.gateway.webhook_post import PostFailed, post
+from flashq.gateway.webhook_post import NotPublic, PostFailed, post
 from flashq.gateway.webhooks import body_of, headers_of, target_of
 from flashq.observability.logging import log_of
 from flashq.protocol.base import Reply
@@ -174,6 +174,9 @@ class WebhookDelivery:
                 timeout_s=self._settings.webhook_timeout_ms / 1000,
                 allow_private=self._settings.webhook_private_targets,
             )
+        except NotPublic as error:
+            self._log.warning("a webhook may not be told", webhook=lease.webhook, reason=str(error))
+            return str(error)
         except PostFailed as error:
             return str(error)
         return None if 200 <= status < 300 else f"answered with status {status}"

@@ -16,7 +16,8 @@ from typing import Final
 
 import httptools
 
-from flashq.gateway.webhooks import Target, is_public
+from flashq.addresses import is_public
+from flashq.gateway.webhooks import Target
 from flashq.version import __version__
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -28,6 +29,10 @@ _FINAL_STATUS: Final = 200
 
 class PostFailed(Exception):
     """The request got no answer; the text says why."""
+
+
+class NotPublic(PostFailed):
+    """The target is none that may be told anything."""
 
 
 class _Status:
@@ -62,7 +67,7 @@ async def post(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            addresses = await _resolve(target, allow_private=allow_private)
+            addresses = await resolve(target, allow_private=allow_private)
             return await _exchange(target, addresses, _head(target, headers, body) + body)
     except TimeoutError:
         raise PostFailed(f"no answer within {timeout_s:g} s") from None
@@ -70,8 +75,17 @@ async def post(
         raise PostFailed(str(error) or type(error).__name__) from error
 
 
-async def _resolve(target: Target, *, allow_private: bool) -> list[str]:
-    """Return the addresses of a target that may be connected to."""
+async def resolve(target: Target, *, allow_private: bool) -> list[str]:
+    """Return the addresses of a target that may be connected to.
+
+    Args:
+        target: where to.
+        allow_private: also addresses that are not public.
+
+    Raises:
+        NotPublic: it has none that is.
+        PostFailed: it has no address.
+    """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -80,7 +94,7 @@ async def _resolve(target: Target, *, allow_private: bool) -> list[str]:
     addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
     allowed = [one for one in addresses if allow_private or is_public(one)]
     if not allowed:
-        raise PostFailed(
+        raise NotPublic(
             f"{target.host} is {addresses[0]}, which is not a public address "
             "(setting: webhook_private_targets)"
         )

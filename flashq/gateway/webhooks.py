@@ -1,6 +1,6 @@
 """What a webhook is sent, and where to it may be sent.
 
-Owns body, signatures and headers of a delivery, and the judgement of addresses. It sends nothing:
+Owns body, signatures and headers of a delivery, and the reading of its URL. It sends nothing:
 `webhook_post` does. Pure.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,7 +23,6 @@ SIGNATURE_V2: Final = "X-FlashQ-Signature-V2"
 DELIVERY: Final = "X-FlashQ-Delivery"
 
 _PORTS: Final = {"http": 80, "https": 443}
-_NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 class _Body(Struct):
@@ -110,21 +108,3 @@ def headers_of(
 
 def _signature(key: bytes, content: bytes) -> str:
     return hmac.new(key, content, hashlib.sha256).hexdigest()
-
-
-def is_public(address: str) -> bool:
-    """Tell whether an address is one of the internet at large: not loopback, private, link-local
-    or otherwise reserved, and none of these in the clothes of another kind of address."""
-    found = ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address):
-        inner = _wrapped(found)
-        if inner is not None:
-            found = inner
-    return found.is_global and not found.is_multicast
-
-
-def _wrapped(address: IPv6Address) -> IPv4Address | None:
-    """Return the older address that an IPv6 address leads to; None for one that leads to none."""
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]

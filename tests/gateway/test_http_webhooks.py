@@ -9,8 +9,8 @@ import pytest
 from tests.gateway.http_client import HttpClient
 from tests.server import Server, eventually
 
-URL = "http://127.0.0.1:9/hook"
-"""The server may not tell its own host anything."""
+URL = "http://nowhere.invalid/hook"
+"""Nobody has such a name."""
 
 
 @pytest.fixture
@@ -42,6 +42,19 @@ def test_what_is_no_webhook_is_refused_in_the_envelope(http: HttpClient) -> None
     assert http.refused("GET", "/webhooks/dead", params={"webhook": "wh_1"}).status == 404
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:9", "localhost", "[::1]", "10.1.2.3", "0x7f.1", "[64:ff9b:1::7f00:1]"]
+)
+def test_a_private_address_is_refused_with_the_setting_that_allows_it(
+    http: HttpClient, host: str
+) -> None:
+    """It was taken with 200, and nothing was ever sent to it."""
+    refusal = http.refused("POST", "/webhooks", {"url": f"http://{host}/", "events": ["*"]})
+    assert (refusal.status, refusal.code) == (422, "webhook_invalid")
+    assert "webhook_private_targets" in refusal.error
+    assert host not in str(http.get("/webhooks"))
+
+
 def test_an_attempt_that_failed_is_seen_in_the_list(http: HttpClient, queue: str) -> None:
     """And what is dead could be told again."""
     webhook = http.post("/webhooks", {"url": URL, "events": ["pushed"], "queue": queue})
@@ -53,7 +66,7 @@ def test_an_attempt_that_failed_is_seen_in_the_list(http: HttpClient, queue: str
         assert error is None or isinstance(error, str)
         return error
 
-    assert "not a public address" in (eventually(last_error, "a failed attempt") or "")
+    assert "cannot be resolved" in (eventually(last_error, "a failed attempt") or "")
     dead = http.ask("GET", "/webhooks/dead", params={"webhook": webhook})
     assert (dead["data"], dead["total"]) == ([], 0)
     assert http.post("/webhooks/dead/retry", {"webhook": webhook}) == 0

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from flashq.client.sync_client import Client
+from flashq.errors import WebhookInvalid
 from tests.conftest import StartServer
 from tests.server import Server, eventually
 
@@ -179,11 +180,19 @@ def test_what_fails_is_tried_again_then_dead_and_told_at_request(
 
 
 def test_a_private_address_is_refused_unless_the_settings_allow_it(
-    start_server: StartServer, receiver: Receiver
+    start_server: StartServer, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Whoever may add a webhook must not reach what trusts the server's own host."""
-    with Client(start_server("--shards", "2", "--webhook-attempts-max", "1").url) as client:
+    """A webhook must not reach what trusts the server's own host: none is made that does, and one
+    that was made while the settings allowed it is not told any more."""
+    storage = ("--storage", f"sqlite:///{tmp_path}/flashq.db", "--data-dir", str(tmp_path))
+    allowing = start_server(*FAST, *storage)
+    with Client(allowing.url) as client:
         webhook = client.add_webhook(receiver.url, ["*"])
+    assert allowing.terminate() == 0
+    once = ("--shards", "4", "--webhook-attempts-max", "1")
+    with Client(start_server(*once, *storage).url) as client:
+        with pytest.raises(WebhookInvalid, match="webhook_private_targets"):
+            client.add_webhook(receiver.url, ["*"])
         client.push("mail", 1)
         (dead,) = eventually(lambda: client.webhook_dead(webhook), "a dead delivery")
     assert dead.reason.startswith("127.0.0.1 is 127.0.0.1, which is not a public address")

@@ -166,6 +166,44 @@ def test_a_replaced_webhook_keeps_its_secret_unless_it_is_told_otherwise() -> No
     assert table.table.view()[0].signed is False
 
 
+PRIVATE = (
+    "127.0.0.1", "127.0.0.1.", "0x7f.1", "0177.0.0.1", "2130706433", "127.1", "10.0.0.1",
+    "169.254.169.254", "0", "192.88.99.1", "[::1]", "[::127.0.0.1]", "[::10.0.0.1]", "[::7f00:1]",
+    "[::ffff:127.0.0.1]", "[::ffff:0:127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::808:808]",
+    "[2002:7f00:1::]", "[2001:0:808:808::1]", "[fec0::1]", "[fe80::1]", "[3fff::1]", "[fd00::1]",
+    "localhost", "LOCALHOST.", "a.localhost",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_what_leads_to_a_private_address_by_its_spelling_is_not_let_in(host: str) -> None:
+    """Nothing would ever be sent there, and the answer says which setting allows it."""
+    request = w.SetWebhook(url=f"http://{host}:8080/hook", events=["*"])
+    with pytest.raises(WebhookInvalid, match="setting webhook_private_targets"):
+        Table().table.define(request, NOW_MS)
+    assert Table(webhook_private_targets=True).table.define(request, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "host", ["[fe80::1%25eth0]", "127.0.0.1%2f", "a%2eb", "a\\b", "a_b;c", "[127.0.0.1", "a:x"]
+)
+def test_a_host_that_is_none_is_not_let_in(host: str) -> None:
+    """Two readers of such a URL may find two hosts in it."""
+    table = Table(webhook_private_targets=True)
+    with pytest.raises(WebhookInvalid):
+        table.table.define(w.SetWebhook(url=f"http://{host}/", events=["*"]), NOW_MS)
+
+
+def test_a_webhook_cannot_be_replaced_by_one_with_a_private_address() -> None:
+    """Another way to the same."""
+    table = Table()
+    known = table.add("*")
+    request = w.SetWebhook(url="http://10.0.0.1/", events=["*"], webhook=known.webhook.id)
+    with pytest.raises(WebhookInvalid):
+        table.table.define(request, NOW_MS)
+    assert known.webhook.url == URL
+
+
 def test_what_cannot_be_told_anything_is_not_let_in() -> None:
     """Bounds on everything that a client says."""
     table = Table(webhooks_max=1)

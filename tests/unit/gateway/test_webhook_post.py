@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from flashq.gateway.webhook_post import HEAD_BYTES_MAX, PostFailed, post
+from flashq.gateway.webhook_post import HEAD_BYTES_MAX, NotPublic, PostFailed, post
 from flashq.gateway.webhooks import Target
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -70,6 +70,16 @@ async def test_the_status_is_what_counts_and_redirects_are_not_followed() -> Non
     assert await status_of(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n") == 500
 
 
+async def test_a_redirect_leads_nowhere() -> None:
+    """Neither to the receiver's own other address, nor to anybody: its status is the answer."""
+    heard: list[bytes] = []
+    async with receiver(saying(b"HTTP/1.1 204 No\r\n\r\n", heard)) as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            answer = b"HTTP/1.1 %d X\r\nLocation: http://127.0.0.1:%d/\r\n\r\n"
+            assert await status_of(answer % (status, elsewhere.port)) == status
+    assert not heard
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
@@ -117,7 +127,7 @@ async def test_nobody_is_there() -> None:
         await post(target, [], b"{}", timeout_s=LATE_S, allow_private=True)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "2130706433"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "2130706433", "0x7f.1", "0"])
 async def test_a_private_address_is_not_connected_to(host: str) -> None:
     """Neither by number nor by a name or a spelling that leads there."""
     heard: list[bytes] = []
@@ -148,6 +158,21 @@ async def test_the_address_connected_to_is_the_one_that_was_judged(
     with pytest.raises(PostFailed, match="nobody"):
         await post(target, [], b"{}", timeout_s=LATE_S, allow_private=False)
     assert connected == ["8.8.8.8"]
+
+
+async def test_a_public_name_that_resolves_to_private_addresses_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody can give a name of his own any address."""
+    private = ("10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fec0::1", "64:ff9b:1::1")
+
+    async def resolve(*_args: object, **_more: object) -> list[object]:
+        return [(0, 0, 0, "", (address, 80)) for address in private]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    target = Target("example.com", 80, False, "example.com", "/")
+    with pytest.raises(NotPublic, match=r"10\.0\.0\.1.*webhook_private_targets"):
+        await post(target, [], b"{}", timeout_s=LATE_S, allow_private=False)
 
 
 async def test_a_name_that_does_not_exist_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
