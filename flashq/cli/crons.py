@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from flashq.cli.parameters import DURATION, JSON
+from flashq.cli.pushing import given_of, job_options
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import duration, moment, payload_text, shortened, table_of
 from flashq.clock import SystemClock
@@ -21,11 +22,14 @@ def cron() -> None:
 @click.argument("name")
 @click.argument("queue")
 @click.argument("data", type=JSON)
-@click.option("--schedule", help="Five fields, six with seconds first, or */N for N seconds.")
+@click.option(
+    "--schedule",
+    help="Five fields, six with seconds first, */N for N seconds, or @daily and its like.",
+)
 @click.option("--every", "repeat_every", type=DURATION, help="Time between firings, instead.")
-@click.option("--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=0)
 @click.option("--limit", type=click.IntRange(min=1), help="Firings until it is removed.")
 @click.option("--tz", help="The schedule's IANA time zone; UTC by default.")
+@job_options
 @pass_invocation
 def add(
     invocation: Invocation,
@@ -37,11 +41,16 @@ def add(
     repeat_every: int | None,
     **options: Any,
 ) -> None:
-    """Add or replace the cron NAME: it pushes DATA, a JSON value, to QUEUE."""
+    """Add or replace the cron NAME: it pushes DATA, a JSON value, to QUEUE.
+
+    The same cron again changes nothing. The flags of `flashq push` are for the jobs it adds.
+    """
     if (schedule is None) == (repeat_every is None):
         raise click.UsageError("say when: either --schedule or --every")
     with invocation.client() as client:
-        client.add_cron(name, queue, data, schedule=schedule, repeat_every=repeat_every, **options)
+        client.add_cron(
+            name, queue, data, schedule=schedule, repeat_every=repeat_every, **given_of(options)
+        )
     invocation.done(f"{name} pushes to {queue}", {"name": name, "queue": queue})
 
 

@@ -37,7 +37,6 @@ _OPTIONS: Final = (
         "--jitter", type=click.FloatRange(0, 1), help="How far a retry's wait may be off."
     ),
     click.option("--unique-key", help="No other unfinished job of the queue may have it."),
-    click.option("--depends-on", type=JOB_ID, multiple=True, help="Job to complete first."),
     click.option(
         "--on-dependency-failure",
         type=click.Choice(["fail", "ignore", "wait"]),
@@ -58,16 +57,26 @@ _OPTIONS: Final = (
 
 
 def job_options(function: F) -> F:
-    """Add a flag for every option of a job."""
+    """Add a flag for every option of a job but the jobs it depends on."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def given_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, lists as the client takes them."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if value is not None and value != ()
+    }
 
 
 @click.command(cls=Verb)
 @click.argument("queue")
 @click.argument("data")
 @job_options
+@click.option("--depends-on", type=JOB_ID, multiple=True, help="Job to complete first.")
 @click.option("--batch", type=click.IntRange(1, 10_000), default=1000, help="Lines in one request.")
 @pass_invocation
 def push(invocation: Invocation, /, queue: str, data: str, batch: int, **options: Any) -> None:
@@ -76,11 +85,7 @@ def push(invocation: Invocation, /, queue: str, data: str, batch: int, **options
     With `-` as DATA every line of stdin is the JSON payload of one job. Durations are milliseconds,
     or as in 1.5s, 10m, 2h, 7d.
     """
-    given: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in options.items()
-        if value is not None and value != ()
-    }
+    given = given_of(options)
     if data != "-":
         value = JSON.convert(data, None, None)
         with invocation.client() as client:

@@ -6,9 +6,9 @@ Generated from flashq/client/queue_methods.py by `python -m tools.generate`; do 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from flashq.client.arguments import id_of
+from flashq.client.arguments import FlowOptions, id_of
 from flashq.client.async_caller import AsyncCaller
 from flashq.client.calls import WAIT_MARGIN_MS
 from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
@@ -145,13 +145,18 @@ class AsyncQueueMethods(AsyncCaller):
         priority: int = 0,
         limit: int | None = None,
         tz: str | None = None,
+        **options: Unpack[FlowOptions],
     ) -> None:
         """Add or replace a cron: a push that the server makes by a schedule.
 
+        The same cron again changes nothing, and one with the same timing keeps its next run: an app
+        may set its crons each time it starts.
+
         Args:
             name: its name.
-            queue, data, priority: what it pushes.
-            schedule: five fields, six with seconds first, or `*/N` for every N seconds.
+            queue, data, priority, options: what it pushes, as in `push`, but without `depends_on`.
+            schedule: five fields, six with seconds first, `*/N` for every N seconds, or `@yearly`,
+                `@monthly`, `@weekly`, `@daily`, `@hourly`.
             repeat_every: ms between firings; it wins over `schedule`.
             limit: firings until it is removed.
             tz: the schedule's IANA time zone; UTC by default.
@@ -168,6 +173,7 @@ class AsyncQueueMethods(AsyncCaller):
             priority=priority or None,
             limit=limit,
             tz=tz,
+            **options,
         )
         await self._call(request, Reply)
 

@@ -15,9 +15,10 @@ from msgspec import Raw, Struct
 from flashq.errors import FlashQError
 from flashq.protocol.base import Reply
 from flashq.protocol.columns import values_of
+from flashq.protocol.crons import CronJob
 from flashq.protocol.jobs import BatchError
-from flashq.protocol.objects import CronJob, JobColumns, JobView
 from flashq.protocol.objects import Event as WireEvent
+from flashq.protocol.objects import JobColumns, JobView
 from flashq.protocol.sessions import ClosingNotice, GapNotice, ShardNotice
 
 T = TypeVar("T")

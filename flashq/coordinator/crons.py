@@ -4,6 +4,9 @@ Owns validation, timing and what is stored of a cron. What a firing does is the 
 a message for a shard. A missed firing is not caught up: whatever has passed, one firing, then the
 next regular time. A cron that has fired `limit` times is gone at once; a `limit` of 0 is refused,
 because such a cron would never fire.
+
+Two rules make that true also for a clock that goes wrong: no due time fires twice, as each is later
+than the last; and no cron waits for a clock that was far ahead to come round again.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ import heapq
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, json, msgpack
 
 from flashq.coordinator.outbox import Outbox
 from flashq.coordinator.parts import Form
-from flashq.coordinator.schedule import Schedule, ScheduleError, parse
+from flashq.coordinator.schedule import IntervalSchedule, Schedule, ScheduleError, parse
 from flashq.errors import (
     BadMessage,
     CronInvalid,
@@ -25,36 +28,73 @@ from flashq.errors import (
     PayloadTooLarge,
     StorageDamaged,
 )
+from flashq.protocol.bounds import check_options
 from flashq.protocol.codec import transcode
-from flashq.protocol.crons import SetCron
+from flashq.protocol.crons import CronJob, SetCron
 from flashq.protocol.internal import Fire
+from flashq.protocol.jobs import JobOptions
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.names import check_queue_name
-from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, CronJob
+from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
 
 CRONS_MAX: Final = 10_000
 CRON_NAME_BYTES_MAX: Final = 256
+LAST_DUE_AHEAD_MS_MAX: Final = 2 * 24 * 3600 * 1000
+"""A last firing that is further ahead than this was due by a clock that was wrong, and does not
+hold up the next ones. One less far ahead does: the clock has fired those times already."""
 
 
 class Cron(Struct, array_like=True):
     """A cron as it is stored. `generation` differs from that of any cron that had the name before;
-    times are Unix milliseconds."""
+    times are Unix milliseconds. `options` is the encoded `JobOptions` of its jobs; `last_due` is
+    the due time of its last firing, 0 before the first."""
 
     name: str
     generation: int
     queue: str
     data: bytes
     payload_json: bool
-    priority: int
+    options: bytes
     schedule: str | None
     repeat_every: int | None
     tz: str | None
     limit: int | None
     next_run: int
     executions: int = 0
+    last_due: int = 0
+
+    def has_timing_of(self, request: SetCron) -> bool:
+        """Tell whether a request asks for the times at which this cron fires already."""
+        asked = (request.schedule, request.repeat_every, request.tz)
+        return (self.schedule, self.repeat_every, self.tz) == asked
+
+    def is_as_asked(self, request: SetCron, options: bytes, *, json: bool) -> bool:
+        """Tell whether a request asks for just this cron."""
+        return (
+            self.has_timing_of(request)
+            and (self.queue, self.limit, self.options) == (request.queue, request.limit, options)
+            and _is_same(self.data, bytes(request.data), self.payload_json, json)
+        )
 
 
-FORM: Final = Form("cron.", Cron)
+def _is_same(known: bytes, given: bytes, known_json: bool, given_json: bool) -> bool:
+    """Tell whether two payloads say the same, in whatever order of keys and encoding."""
+    if known == given and known_json == given_json:
+        return True
+    try:
+        return _canonical(known, known_json) == _canonical(given, given_json)
+    except (ValueError, TypeError, RecursionError):  # what one encoding cannot say, or not in order
+        return False
+
+
+def _canonical(data: bytes, is_json: bool) -> bytes:
+    value = json.decode(data) if is_json else msgpack.decode(data)
+    return msgpack.encode(value, order="sorted")
+
+
+_decode_options: Final = msgpack.Decoder(JobOptions).decode
+
+FORM: Final = Form("cron.", Cron, version=2)
 
 
 class CronTable:
@@ -91,12 +131,46 @@ class CronTable:
                 schedule = parse(cron.schedule, cron.repeat_every, cron.tz)
             except ScheduleError as error:
                 raise StorageDamaged(detail=f"coordinator's cron {name}: {error}") from None
-            cron.next_run = min(cron.next_run, schedule.next_after(now_ms))
-            self._keep(cron, schedule)
             self._generation_last = max(self._generation_last, cron.generation)
+            self._crons[name], self._schedules[name] = cron, schedule
+        self.set_clock_back(now_ms)
+
+    def set_clock_back(self, now_ms: int) -> None:
+        """Reckon anew when crons are due, by a clock that may be behind the one of before.
+
+        Args:
+            now_ms: the wall clock. No cron is due later than it would be if it was set now, but for
+                times that it has fired already.
+        """
+        self._due.clear()
+        for cron in self._crons.values():
+            if self._is_far_ahead(cron, now_ms):
+                # Other times, by another clock: they may be the numbers of those before.
+                cron.generation = self._new_generation(now_ms)
+                cron.last_due = 0
+            cron.next_run = min(cron.next_run, self._next_run(cron, now_ms))
+            self.postpone(cron)
+
+    def _is_far_ahead(self, cron: Cron, now_ms: int) -> bool:
+        """Tell whether a cron's last firing was due by a clock that was wrong."""
+        schedule = self._schedules[cron.name]
+        if isinstance(schedule, IntervalSchedule):
+            return cron.last_due > schedule.next_after(now_ms)
+        return cron.last_due > now_ms + LAST_DUE_AHEAD_MS_MAX
+
+    def _next_run(self, cron: Cron, now_ms: int) -> int:
+        """Return when a cron is due after `now_ms`, later than when it was due last."""
+        schedule = self._schedules[cron.name]
+        if isinstance(schedule, IntervalSchedule):
+            return max(schedule.next_after(now_ms), cron.last_due + 1)
+        return schedule.next_after(max(now_ms, cron.last_due))
+
+    def _new_generation(self, now_ms: int) -> int:
+        self._generation_last = max(self._generation_last + 1, now_ms)
+        return self._generation_last
 
     def set(self, request: SetCron, now_ms: int, *, json: bool) -> None:
-        """Add a cron, or replace the one of that name.
+        """Add a cron, or replace the one of that name; one that is asked for as it is stays.
 
         Args:
             now_ms: the wall clock.
@@ -110,21 +184,27 @@ class CronTable:
             schedule = parse(request.schedule, request.repeat_every, request.tz)
         except ScheduleError as error:
             raise CronInvalid(str(error)) from None
-        self._generation_last = max(self._generation_last + 1, now_ms)
+        options = _options_of(request)
+        known = self._crons.get(request.name)
+        if known is not None and known.is_as_asked(request, options, json=json):
+            return
         cron = Cron(
             name=request.name,
-            generation=self._generation_last,
+            generation=self._new_generation(now_ms),
             queue=request.queue,
             data=bytes(request.data),
             payload_json=json,
-            priority=request.priority or 0,
+            options=options,
             schedule=request.schedule,
             repeat_every=request.repeat_every,
             tz=request.tz,
             limit=request.limit,
             next_run=schedule.next_after(now_ms),
         )
-        self._keep(cron, schedule)
+        if known is not None and known.has_timing_of(request):
+            cron.next_run, cron.last_due = known.next_run, known.last_due
+        self._crons[cron.name], self._schedules[cron.name] = cron, schedule
+        self.postpone(cron)
         self._write(cron)
 
     def _check(self, request: SetCron) -> None:
@@ -137,6 +217,9 @@ class CronTable:
         payload_bytes, bytes_max = len(bytes(request.data)), self._limits.payload_bytes_max
         if payload_bytes > bytes_max:
             raise PayloadTooLarge(size=payload_bytes, limit=bytes_max)
+        check_options(request, depends_on_max=self._limits.depends_on_max)
+        if request.depends_on:
+            raise CronInvalid("A cron cannot have depends_on: each of its jobs would wait for one")
         if request.limit == 0:
             raise CronInvalid("Invalid limit: 0 (the cron would never fire)")
         if request.name not in self._crons and len(self._crons) >= CRONS_MAX:
@@ -194,21 +277,17 @@ class CronTable:
             cron.queue,
             cron.data,
             cron.payload_json,
-            cron.priority,
+            cron.options,
         )
+        cron.last_due = cron.next_run
         cron.executions += 1
         if cron.limit is not None and cron.executions >= cron.limit:
             self._remove(cron.name)
         else:
-            cron.next_run = self._schedules[cron.name].next_after(now_ms)
+            cron.next_run = self._next_run(cron, now_ms)
             self.postpone(cron)
             self._write(cron)
         return fire
-
-    def _keep(self, cron: Cron, schedule: Schedule) -> None:
-        self._crons[cron.name] = cron
-        self._schedules[cron.name] = schedule
-        self.postpone(cron)
 
     def _write(self, cron: Cron) -> None:
         self._outbox.write(FORM.put(cron.name, cron))
@@ -226,15 +305,23 @@ def _view(cron: Cron, *, json: bool) -> CronJob:
             data = transcode(data, to_json=json)
         except BadMessage:  # JSON has no form for it; the rest of the list still counts
             data = NULL_JSON if json else NULL_MSGPACK
+    options = _decode_options(cron.options)
+    said = {name: getattr(options, name) for name in JobOptions.__struct_fields__}
     return CronJob(
+        **{**said, "priority": options.priority or 0},
         name=cron.name,
         queue=cron.queue,
         data=Raw(data),
         schedule=cron.schedule,
         repeat_every=cron.repeat_every,
-        priority=cron.priority,
         next_run=cron.next_run,
         executions=cron.executions,
         limit=cron.limit,
         tz=cron.tz,
     )
+
+
+def _options_of(request: SetCron) -> bytes:
+    """Return what a request says of the jobs to come, encoded; what it does not say is left out."""
+    said = {name: getattr(request, name) for name in JobOptions.__struct_fields__}
+    return msgpack.encode(JobOptions(**said))

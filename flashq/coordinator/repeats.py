@@ -15,6 +15,7 @@ from flashq.coordinator.outbox import Outbox
 from flashq.coordinator.parts import Form
 from flashq.errors import FlashQError, error_from
 from flashq.protocol.base import Mutation
+from flashq.protocol.crons import SetCron
 
 SESSIONS_MAX: Final = 1000
 NUMBERS_MAX: Final = 1000
@@ -47,7 +48,7 @@ class Repeats:
         for session, ends in FORM.stored(parts):
             self._sessions[bytes.fromhex(session)] = ends
 
-    def has(self, request: Mutation) -> bool:
+    def has(self, request: Mutation | SetCron) -> bool:
         """Tell whether the request was carried out before.
 
         Raises:
@@ -62,7 +63,7 @@ class Repeats:
             raise error_from(*end)
         return n in ends
 
-    def number_of(self, request: Mutation) -> int:
+    def number_of(self, request: Mutation | SetCron) -> int:
         """Return the number that the answer to a request told that was carried out before."""
         assert request.session is not None
         assert request.n is not None
@@ -71,7 +72,11 @@ class Repeats:
         return number
 
     def note(
-        self, request: Mutation, refusal: FlashQError | None = None, *, number: int | None = None
+        self,
+        request: Mutation | SetCron,
+        refusal: FlashQError | None = None,
+        *,
+        number: int | None = None,
     ) -> None:
         """Write how the request ended, if it is protected.
 

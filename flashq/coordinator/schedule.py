@@ -6,16 +6,18 @@ from outside is the IANA time zone database, once per zone, while parsing. It ma
 cron entry fires, nor store anything.
 
 Syntax
-    ``*/N`` alone is every N seconds, N >= 1. Otherwise five fields (minute, hour, day of month,
-    month, day of week; second 0) or six (second first). Each field takes ``*``, numbers, ranges
-    ``a-b`` (one that runs backwards wraps round, ``22-2``), lists, steps ``*/n``, ``a/n``,
+    ``*/N`` alone is every N seconds, N >= 1. A nickname stands for five fields, in any case:
+    ``@yearly`` or ``@annually``, ``@monthly``, ``@weekly`` (Sunday), ``@daily`` or ``@midnight``,
+    ``@hourly``; each is due at the beginning of its time. Otherwise five fields (minute, hour, day
+    of month, month, day of week; second 0) or six (second first). Each field takes ``*``, numbers,
+    ranges ``a-b`` (one that runs backwards wraps round, ``22-2``), lists, steps ``*/n``, ``a/n``,
     ``a-b/n``; month and day names of three letters in any case; ``?`` for ``*`` in the two day
     fields. Day of month: ``L`` the last day, ``15W`` the weekday nearest to the 15th in the same
     month (a day that the month lacks counts as its last). Day of week: 0 to 7, 0 and 7 Sunday;
     ``5#2`` or ``FRI#2`` the second Friday; ``5L``, ``L5``, ``FRIL`` or ``FRI#L`` the last Friday.
     If both day fields restrict, a day matches when **either** does; each ``W``, ``#`` and ``L``
     item is one more way to match. Not supported and refused: ``LW``, ``L-n``, a bare ``L`` as day
-    of week, ``#`` and ``L`` on a list or range of days, nicknames such as ``@daily``, years, and
+    of week, ``#`` and ``L`` on a list or range of days, ``@every``, ``@reboot``, years, and
     croniter's hashed and random fields (``H``, ``R``), which would not be repeatable.
 
 Daylight saving
@@ -93,6 +95,16 @@ _FIELDS = (
     _Field("day of week", "0-7 or SUN-SAT, 5#2, 5L or ?", _WEEKDAYS),
 )
 _HOUR, _DAY, _WEEKDAY = 2, 3, 5
+
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 
 _INTERVAL = re.compile(r"\*/([0-9]+)")
 _RANGE = re.compile(r"(\w+)-(\w+)(?:/0*[1-9][0-9]*)?", re.ASCII)
@@ -204,7 +216,8 @@ def parse(schedule: str | None, repeat_every: int | None, tz: str | None) -> Sch
     """Reads the timing of a cron entry.
 
     Args:
-        schedule: ``*/N``, or five or six cron fields, at most ``SCHEDULE_BYTES_MAX`` bytes.
+        schedule: ``*/N``, a nickname, or five or six cron fields, at most ``SCHEDULE_BYTES_MAX``
+            bytes.
         repeat_every: interval in ms, 1 to ``INTERVAL_MS_MAX``. Decides the timing if both are
             given; the schedule is checked all the same.
         tz: IANA name of the zone whose local time the fields mean; None is UTC.
@@ -265,6 +278,8 @@ def _from_schedule(schedule: str, zone: ZoneInfo) -> Schedule:
 
 def _from_fields(fields: list[str], zone: ZoneInfo) -> CronSchedule:
     """Raises ScheduleError with the bare reason."""
+    if fields and fields[0].startswith("@"):
+        fields = _named(fields)
     if len(fields) not in (5, 6):
         raise ScheduleError(f"expected 5 or 6 fields, got {len(fields)}")
     if len(fields) == 5:
@@ -284,6 +299,16 @@ def _from_fields(fields: list[str], zone: ZoneInfo) -> CronSchedule:
     hour = _search(["*", "*", ",".join(items[_HOUR]), "*", "*", "*"]).expanded[1]
     every_hour = hour == ["*"] or any(item.startswith("*") for item in items[_HOUR])
     return CronSchedule(tuple(searches), zone, every_hour)
+
+
+def _named(words: list[str]) -> list[str]:
+    """The fields that a nickname stands for; raises ScheduleError with the bare reason."""
+    nickname = words[0].lower()
+    if nickname == "@every":
+        raise ScheduleError("intervals are given by repeat_every, in ms, or by */N, in seconds")
+    if len(words) > 1 or nickname not in _NICKNAMES:
+        raise ScheduleError(f"unknown nickname; there are {', '.join(_NICKNAMES)}")
+    return _NICKNAMES[nickname].split()
 
 
 def _search(fields: list[str]) -> croniter[datetime]:

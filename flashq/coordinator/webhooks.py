@@ -217,11 +217,12 @@ class WebhookTable:
             endpoint = self.find(request.webhook)
             old = endpoint.webhook
             secret = old.secret if request.secret is None else request.secret or None
-            endpoint.define(
-                replace(
-                    old, url=request.url, events=request.events, queue=request.queue, secret=secret
-                )
+            fresh = replace(
+                old, url=request.url, events=request.events, queue=request.queue, secret=secret
             )
+            if fresh == old:
+                return old.number
+            endpoint.define(fresh)
             endpoint.blocked_until_ms = 0
         else:
             if len(self._endpoints) >= self._limits.webhooks_max:

@@ -6,26 +6,47 @@ from typing import Final
 
 from msgspec import Raw
 
-from flashq.protocol.base import I32, Mutation, Reply, Request, Unsigned
+from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
 from flashq.protocol.command import Role, Scope, command, reading
-from flashq.protocol.objects import CronJob
+from flashq.protocol.jobs import JobOptions
 
 
-class SetCron(Mutation, kw_only=True, omit_defaults=True, tag="CRON"):
-    """Adds or replaces the cron `name`.
+class SetCron(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="CRON"):
+    """Adds or replaces the cron `name`. Set again with nothing changed, it goes on as it was.
 
-    `schedule` has five fields, six with seconds first, or is `*/N` for every N seconds;
-    `repeat_every` is milliseconds and decides the timing when both are given. `tz` is an IANA time
-    zone (default UTC). After `limit` firings the cron is gone.
+    `schedule` has five fields, six with seconds first, is `*/N` for every N seconds, or one of
+    `@yearly`, `@annually`, `@monthly`, `@weekly`, `@daily`, `@midnight` and `@hourly`;
+    `repeat_every` is milliseconds and decides the timing when both are given. A cron whose timing
+    stays keeps its next run. `tz` is an IANA time zone (default UTC). After `limit` firings the
+    cron is gone. The options are those of the jobs it pushes, all but `depends_on`. A firing that
+    `unique_key`, `job_id` or `debounce_id` makes a repeat adds no job.
     """
 
+    # The last three are those of `Mutation`: a Struct cannot inherit them beside the options.
     name: str
     queue: str
     data: Raw
     schedule: str | None = None
     repeat_every: Unsigned | None = None
-    priority: I32 | None = None
     limit: Unsigned | None = None
+    tz: str | None = None
+    session: SessionId | None = None
+    n: Unsigned | None = None
+    done_below: Unsigned | None = None
+
+
+class CronJob(JobOptions, kw_only=True, omit_defaults=True):
+    """A cron, with the options of its jobs. `next_run` is Unix milliseconds; `tz` is an IANA time
+    zone, absent when none was given."""
+
+    name: str
+    queue: str
+    data: Raw
+    schedule: str | None
+    repeat_every: int | None
+    next_run: int
+    executions: int
+    limit: int | None
     tz: str | None = None
 
 

@@ -297,7 +297,8 @@ class DependencyAnswer(PeerMessage, tag="dep"):
 
 
 class Fire(PeerMessage, tag="fire"):
-    """A cron's firing that was due at `due` ms. `payload_json` says how `data` is encoded."""
+    """A cron's firing that was due at `due` ms. `payload_json` says how `data` is encoded;
+    `options` is the encoded `JobOptions` of its push."""
 
     name: str
     generation: int
@@ -305,7 +306,7 @@ class Fire(PeerMessage, tag="fire"):
     queue: str
     data: bytes
     payload_json: bool
-    priority: int
+    options: bytes
 
 
 class Obliterated(PeerMessage, tag="gone"):

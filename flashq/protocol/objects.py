@@ -132,21 +132,6 @@ class QueueInfo(Struct, kw_only=True):
     concurrency_limit: int | None
 
 
-class CronJob(Struct, kw_only=True, omit_defaults=True):
-    """`next_run` is Unix milliseconds; `tz` is an IANA time zone, absent when none was given."""
-
-    name: str
-    queue: str
-    data: Raw
-    schedule: str | None
-    repeat_every: int | None
-    priority: int
-    next_run: int
-    executions: int
-    limit: int | None
-    tz: str | None = None
-
-
 class QueueMetrics(Struct, kw_only=True):
     name: str
     pending: int

@@ -26,7 +26,10 @@ class PausedReply(Reply, kw_only=True):
 
 
 class SetRateLimit(Mutation, kw_only=True, tag="RATELIMIT"):
-    """At most `limit` deliveries a second, by a token bucket that starts full; 0 stops all."""
+    """At most `limit` deliveries a second, by a token bucket that starts full; 0 stops all.
+
+    The same limit again changes nothing; another one keeps the tokens, as far as it has room.
+    """
 
     queue: str
     limit: U32

@@ -109,6 +109,8 @@ _MUTATING: Final = frozenset(
 
 _PUSHES: Final = frozenset({jobs.Push, jobs.PlainPush})
 
+_CHANGING_RATE: Final = frozenset({queues.SetRateLimit, queues.ClearRateLimit, queues.Obliterate})
+
 _NAMING_JOBS: Final = frozenset(
     kind for kind, command in BY_REQUEST.items() if command.scope in (Scope.JOB, Scope.JOBS)
 )
@@ -405,8 +407,8 @@ class Engine:
         first, last = records[0], records[-1]
         if isinstance(first, r.Adopted):
             self._leases.watch_adopted(first.ids)
-        if kind is queues.SetRateLimit or kind is queues.ClearRateLimit:
-            self._pulling.fill_bucket(command.queue)
+        if kind in _CHANGING_RATE:
+            self._pulling.change_rate(command.queue)
         elif kind is leases.HeartbeatJob:
             self._leases.beat(command.id if command.id is not None else command.job_id)
         if isinstance(last, r.Awaited):

@@ -25,13 +25,24 @@ class TokenBucket:
         self._tokens = float(limit if full else 0)
         self._at_ms = mono_ms
 
+    def change_limit(self, limit: int, mono_ms: int) -> None:
+        """Earn at another rate from now on. What is saved up stays, as far as the limit lets it, so
+        that a limit which is set over and over gives no more than its rate."""
+        tokens = self._earned(mono_ms)
+        self.limit = limit
+        self._tokens = min(float(limit), tokens)
+
     def available(self, mono_ms: int) -> int:
         """Return how many whole tokens there are now."""
+        return int(self._earned(mono_ms) + 1e-9)
+
+    def _earned(self, mono_ms: int) -> float:
+        """Bring the tokens up to date, and return them."""
         if mono_ms > self._at_ms:
             earned = (mono_ms - self._at_ms) * self.limit / 1000
             self._tokens = min(float(self.limit), self._tokens + earned)
             self._at_ms = mono_ms
-        return int(self._tokens + 1e-9)
+        return self._tokens
 
     def spend(self, count: int) -> None:
         """Take `count` tokens that `available` has just shown."""

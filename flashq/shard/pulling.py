@@ -212,17 +212,21 @@ class Pulling:
             self._buckets[queue.name] = bucket
         return bucket
 
-    def fill_bucket(self, name: str) -> None:
-        """Start a queue's bucket full: its limit has just been set."""
+    def change_rate(self, name: str) -> None:
+        """Let a queue's new rate limit count: a first one starts with a full bucket."""
+        core = self._core
         refill = self._refills.pop(name, None)
         if refill is not None:
             refill.open = 0  # it was reckoned by the limit before
-        queue = self._core.state.queues.get(name)
+        queue = core.state.queues.get(name)
         if queue is None or queue.settings.rate_limit is None:
             self._buckets.pop(name, None)
             return
-        limit = queue.settings.rate_limit
-        self._buckets[name] = TokenBucket(limit, self._core.clock_ms, full=True)
+        limit, bucket = queue.settings.rate_limit, self._buckets.get(name)
+        if bucket is None:
+            self._buckets[name] = TokenBucket(limit, core.clock_ms, full=True)
+        else:
+            bucket.change_limit(limit, core.clock_ms)
 
     def _refilled(self, refill: _Refill) -> None:
         refill.open = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from tests.property.model_life import Life
@@ -23,9 +24,14 @@ class Queues(Life):
         return {"paused": self.setting(queue)["paused"]}
 
     def do_ratelimit(self, corr: int, queue: str, limit: int, **_: Any) -> Fields:
+        before = self.setting(queue)["rate_limit"]
         self.configure(queue, rate_limit=limit)
-        self.changed = True
-        self.buckets[queue] = Bucket(limit, self.mono, limit)
+        if before is None:
+            self.buckets[queue] = Bucket(limit, self.mono, limit)
+        elif before != limit:
+            bucket = self.buckets[queue]
+            bucket.available(self.mono)
+            bucket.limit, bucket.tokens = limit, min(bucket.tokens, Fraction(limit))
         return {}
 
     def do_ratelimitclear(self, corr: int, queue: str, **_: Any) -> Fields:

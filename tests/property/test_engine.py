@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from msgspec import msgpack
 
 from flashq.protocol.internal import COORDINATOR, Fire
 from flashq.protocol.records import decode_entries, encode_entries
@@ -230,7 +231,8 @@ class EngineBesideModel(RuleBasedStateMachine):
     @rule(queue=queues, priority=st.sampled_from([0, 5]), again=st.booleans())
     def fire(self, queue: str, priority: int, again: bool) -> None:
         number = self.mail if again and self.mail else self.mail + 1
-        body = Fire("cron", 1, 1, queue, b"\x05", False, priority)
+        options = msgpack.encode({"priority": priority})
+        body = Fire("cron", 1, 1, queue, b"\x05", False, options)
         assert not self.live.mail(COORDINATOR, self.mail + 2, body), "a message is missing"
         assert self.live.mail(COORDINATOR, number, body)
         if number > self.mail:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from flashq.coordinator.crons import FORM
+from flashq.coordinator.crons import FORM, Cron
 from flashq.coordinator.mailboxes import MESSAGES
+from flashq.protocol.crons import SetCron
 from flashq.protocol.internal import Fire
 from flashq.storage.port import Put
 from tests.simulation.world import Violation, World
@@ -40,8 +41,9 @@ class Firings:
         self._stored: Final[dict[Key, Fire]] = {}
         #: those of a storage that is lost, or of the end that it has lost
         self._lost: Final[set[Key]] = set()
-        #: when a cron was stored last, by name
+        #: when a cron was stored last, and as what, by name
         self._set_us: Final[dict[str, int]] = {}
+        self._kept: Final[dict[str, Cron]] = {}
         #: name, generation and due time of what has fired
         self._dues: Final[set[tuple[str, int, int]]] = set()
         #: how often each cron, by name and generation
@@ -49,17 +51,25 @@ class Firings:
 
     def stored(self, put: Put) -> None:
         """The coordinator has stored a part."""
-        if put.name.startswith(FORM.prefix) and put.content:
-            self._set_us[put.name.removeprefix(FORM.prefix)] = self._world.now_us
+        if put.name.startswith(FORM.prefix):
+            name = put.name.removeprefix(FORM.prefix)
+            self._kept.pop(name, None)
+            for _, cron in FORM.stored({put.name: put.content} if put.content else {}):
+                self._kept[name] = cron
+                self._set_us[name] = self._world.now_us
         for key, fire in _fires(put):
             if self._stored.get(key) != fire:  # else written again, since the answer was lost
                 self._fired(fire)
                 self._stored[key] = fire
 
-    def told_set(self, name: str, asked_us: int) -> None:
+    def told_set(self, asked: SetCron, asked_us: int) -> None:
         """A client was told that a cron is set, which it had asked for then."""
-        if self._set_us.get(name, -1) < asked_us:
-            raise Violation(f"cron {name} is said to be set, and was not stored")
+        kept = self._kept.get(asked.name)
+        is_kept = kept is not None and (kept.queue, kept.data, kept.repeat_every, kept.limit) == (
+            *(asked.queue, bytes(asked.data), asked.repeat_every, asked.limit),
+        )
+        if self._set_us.get(asked.name, -1) < asked_us and not is_kept:
+            raise Violation(f"cron {asked.name} is said to be set, and was not stored")
 
     def _fired(self, fire: Fire) -> None:
         due = (fire.name, fire.generation, fire.due)

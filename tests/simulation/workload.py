@@ -457,7 +457,7 @@ class Owner(Habit):
     def _set_cron(self, cron: crons.SetCron) -> None:
         def then(outcome: Outcome) -> None:
             if outcome.error is None:
-                self.town.witness.firings.told_set(cron.name, outcome.sent_us)
+                self.town.witness.firings.told_set(cron, outcome.sent_us)
 
         self.ask(cron, then)
 

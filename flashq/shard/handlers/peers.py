@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import DecodeError, Raw, msgpack
+from contextlib import suppress
+
+from msgspec import DecodeError, msgpack
 from msgspec.structs import replace
 
+from flashq.errors import Busy, Debounced, DuplicateJob
 from flashq.ids import job_id
 from flashq.protocol import records as r
 from flashq.protocol.internal import (
@@ -16,7 +19,7 @@ from flashq.protocol.internal import (
     Fire,
     Watch,
 )
-from flashq.protocol.jobs import NewJob
+from flashq.protocol.jobs import JobOptions
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context
 from flashq.shard.dependencies import (
@@ -25,10 +28,11 @@ from flashq.shard.dependencies import (
     dependency_answered,
     outcome_of,
 )
-from flashq.shard.handlers.producing import options_of_push
+from flashq.shard.handlers.producing import Batch
 from flashq.shard.lifecycle import Damage
 
 _decode_options = msgpack.Decoder(Options).decode
+_decode_push = msgpack.Decoder(JobOptions).decode
 
 
 def take_mail(context: Context, body: AnyPeerMessage) -> list[AnyRecord]:
@@ -84,10 +88,12 @@ def _watch(context: Context, body: Watch) -> list[AnyRecord]:
 
 
 def _fire(context: Context, body: Fire) -> list[AnyRecord]:
-    """A cron's firing: an ordinary push that says nothing but payload and priority."""
-    state = context.state
-    plain = NewJob(data=Raw(body.data))
-    queue = state.queues.get(body.queue)
-    options = options_of_push(context, queue, plain, json=body.payload_json)
-    data, priorities, run_at = [body.data], [body.priority], context.now_ms
-    return [r.Pushed(body.queue, state.next_sequence, data, priorities, run_at, options)]
+    """A cron's firing: an ordinary push. One that a key of it makes a repeat adds no job."""
+    try:
+        options = _decode_push(body.options)
+    except DecodeError as error:
+        raise Damage(f"options of the cron {body.name}: {error}") from None
+    batch = Batch(context, body.queue, json=body.payload_json)
+    with suppress(DuplicateJob, Debounced, Busy):
+        batch.add(options, body.data)
+    return batch.records

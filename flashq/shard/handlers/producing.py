@@ -24,6 +24,7 @@ from flashq.errors import (
 from flashq.ids import job_id, shard_of_queue
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply
+from flashq.protocol.bounds import check_options
 from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.internal import CreateChild, Watch
 from flashq.protocol.jobs import (
@@ -54,9 +55,6 @@ from flashq.shard.pages import encode_page, image_of
 from flashq.shard.views import job_view
 
 DEBOUNCE_TTL_MS: Final = 5000
-TEXT_BYTES_MAX: Final = 1024
-"""The longest unique key, custom id, debounce id or tag."""
-TAGS_MAX: Final = 64
 
 _CHILD_FORBIDS: Final = ("unique_key", "job_id", "debounce_id", "depends_on")
 
@@ -70,19 +68,9 @@ def options_of_push(
     """Return what the job's record says of it; None when it says nothing.
 
     Raises:
-        FieldTooLarge: a text or list is beyond its bound.
+        LevelInvalid: its level cannot have dependencies.
     """
-    for field in ("unique_key", "job_id", "debounce_id"):
-        _check_text(field, getattr(push, field))
-    tags = push.tags or ()
-    if len(tags) > TAGS_MAX:
-        raise FieldTooLarge(field="tags", size=f"{len(tags)} tags", limit=TAGS_MAX)
-    for tag in tags:
-        _check_text("tags", tag)
     depends_on = tuple(dict.fromkeys(push.depends_on or ()))
-    limit = context.limits.depends_on_max
-    if len(depends_on) > limit:
-        raise FieldTooLarge(field="depends_on", size=f"{len(depends_on)} ids", limit=limit)
     level = context.level_for(queue, push.durability)
     if depends_on:
         context.check_joinable(level)
@@ -95,7 +83,7 @@ def options_of_push(
         jitter=push.jitter or 0.0,
         unique_key=push.unique_key,
         custom_id=push.job_id,
-        tags=tuple(tags),
+        tags=tuple(push.tags or ()),
         depends_on=depends_on,
         on_dependency_failure=push.on_dependency_failure or "fail",
         lifo=push.lifo or False,
@@ -110,12 +98,6 @@ def options_of_push(
     return None if options == NO_OPTIONS else options
 
 
-def _check_text(field: str, text: str | None) -> None:
-    if text is not None and len(text.encode()) > TEXT_BYTES_MAX:
-        size = f"{len(text.encode())} bytes"
-        raise FieldTooLarge(field=field, size=size, limit=f"{TEXT_BYTES_MAX} bytes")
-
-
 def check_payload(context: Context, data: bytes) -> None:
     """Check a payload's size.
 
@@ -127,7 +109,7 @@ def check_payload(context: Context, data: bytes) -> None:
         raise PayloadTooLarge(size=len(data), limit=limit)
 
 
-class _Batch:
+class Batch:
     """The records of one push or batch, and the keys that its own entries have taken so far."""
 
     def __init__(self, context: Context, queue_name: str, *, json: bool) -> None:
@@ -154,8 +136,13 @@ class _Batch:
         Raises:
             FlashQError: it is refused, and left no trace.
         """
+        check_payload(self.context, data)
+        check_options(push, depends_on_max=self.context.limits.depends_on_max)
+        return self.add(push, data)
+
+    def add(self, push: JobOptions, data: bytes) -> int:
+        """Decide one entry whose sizes have been checked; see `push`."""
         context, queue = self.context, self.queue
-        check_payload(context, data)
         options = options_of_push(context, queue, push, json=self.json)
         self._check_debounce(push.debounce_id)
         if push.job_id is not None:
@@ -279,7 +266,7 @@ def push(context: Context, command: Push, origin: Origin) -> Decision:
     check_queue_name(command.queue)
     data = bytes(command.data)
     context.check_room(1, len(data))
-    batch = _Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json)
     durable = is_durable_push(context, batch.queue, command.durability)
     try:
         new = batch.push(command, data)
@@ -325,7 +312,7 @@ def push_batch(context: Context, command: PushBatch, origin: Origin) -> Decision
     check_batch(context, jobs)
     datas = [bytes(job.data) for job in jobs]
     context.check_room(len(datas), sum(map(len, datas)))
-    batch = _Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json)
     ids: list[int | None] = []
     errors: list[tuple[int, str, str]] = []
     durable = False
@@ -394,8 +381,9 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     children = command.children
     _check_children(context, command, children)
     check_payload(context, data)
+    check_options(command, depends_on_max=context.limits.depends_on_max)
     context.check_room(1, len(data))
-    batch = _Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json)
     options = options_of_push(context, batch.queue, command, json=origin.json)
     context.check_joinable(None if options is None else options.level)
     durable = is_durable_push(context, batch.queue, command.durability)
@@ -444,13 +432,14 @@ def _check_children(context: Context, command: Flow, children: list[NewChild]) -
     for child in children:
         check_queue_name(child.queue)
         check_payload(context, bytes(child.data))
+        check_options(child, depends_on_max=context.limits.depends_on_max)
         for field in _CHILD_FORBIDS:
             if getattr(child, field) is not None:
                 raise InvalidRequest(detail=f"a flow's child cannot have {field}")
         context.check_joinable(child.durability)
 
 
-def _known_flow(batch: _Batch, command: Flow, options: Options | None) -> Any:
+def _known_flow(batch: Batch, command: Flow, options: Options | None) -> Any:
     """Return the answer to a flow that repeats a custom id or unique key; None for a new one.
 
     Raises:

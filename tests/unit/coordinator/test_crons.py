@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from msgspec.msgpack import decode
 
 from flashq.coordinator import crons
 from flashq.coordinator.engine import POSTPONED_MS
@@ -14,6 +15,7 @@ from flashq.protocol.base import ErrorReply, Reply
 from flashq.protocol.codec import encode
 from flashq.protocol.crons import CronsReply
 from flashq.protocol.internal import Fire, Mail, MailAck
+from flashq.protocol.jobs import JobOptions
 from tests.unit.coordinator.bench import NOW_MS, SHARDS, Bench, Outcome
 
 SHARD = shard_of_queue("reports", SHARDS)
@@ -121,6 +123,10 @@ def test_a_deleted_cron_is_gone(bench: Bench) -> None:
         ),
         ({"data": "x" * 1_048_576}, "Job data too large (1048581 bytes, max 1048576 bytes)"),
         ({"queue": 5}, "Invalid: invalid type: "),
+        ({"depends_on": [1]}, "A cron cannot have depends_on: each of its jobs would wait for one"),
+        ({"tags": ["x"] * 65}, "Field tags too large (65 tags, max 64)"),
+        ({"unique_key": "x" * 1025}, "Field unique_key too large (1025 bytes, max 1024 bytes)"),
+        ({"max_attempts": -1}, "Invalid: "),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(
@@ -150,7 +156,8 @@ def test_a_cron_fires_when_it_is_due_and_not_before(bench: Bench) -> None:
     set_cron(bench, priority=3)
     assert after(bench, 59_999) == []
     [fire] = after(bench, 1)
-    assert (fire.name, fire.queue, fire.priority) == ("nightly", "reports", 3)
+    assert (fire.name, fire.queue) == ("nightly", "reports")
+    assert decode(fire.options) == {"priority": 3}
     assert fire.due == NOW_MS + 60_000
     assert (fire.data, fire.payload_json) == (encode({"n": 1}), False)
     [cron] = listed(bench)
@@ -202,6 +209,161 @@ def test_a_cron_of_the_same_name_replaces_the_old_one(bench: Bench) -> None:
     assert after(bench, 60_000) == []
     [new] = after(bench, 30_000)
     assert new.generation > old.generation
+
+
+OPTIONS: dict[str, Any] = {
+    "priority": 2,
+    "delay": 3,
+    "ttl": 4000,
+    "timeout": 5,
+    "max_attempts": 6,
+    "backoff": 7,
+    "jitter": 0.5,
+    "unique_key": "one",
+    "tags": ["red"],
+    "lifo": True,
+    "remove_on_complete": True,
+    "remove_on_fail": True,
+    "stall_timeout": 8,
+    "debounce_id": "soon",
+    "debounce_ttl": 9,
+    "job_id": "mine",
+    "keep_completed_age": 10,
+    "keep_completed_count": 11,
+    "durability": "async",
+}
+
+
+def test_a_cron_carries_every_option_of_a_push(bench: Bench) -> None:
+    """All but those about jobs to wait for; the list shows them, and a restart keeps them."""
+    assert set_cron(bench, **OPTIONS).ok
+    bench.restart(lose=False)
+    bench.start_shard(SHARD, IDENTITY)
+    [cron] = listed(bench)
+    left = set(JobOptions.__struct_fields__) - {"depends_on", "on_dependency_failure"}
+    assert set(OPTIONS) == left
+    assert {name: getattr(cron, name) for name in OPTIONS} == OPTIONS
+    [fire] = after(bench, 60_000)
+    assert decode(fire.options) == OPTIONS
+
+
+# --- setting again
+
+
+def test_a_cron_set_again_unchanged_goes_on_as_it_was(bench: Bench) -> None:
+    """
+    1. An app sets its cron for every minute whenever it starts, and starts every 40 s.
+    2. The interval used to begin anew each time, so that the cron never fired.
+    """
+    fires = []
+    for _ in range(6):
+        set_cron(bench, tags=["a"], limit=9, data={"b": 1, "a": [2]})
+        fires += after(bench, 40_000)
+    assert [fire.due - NOW_MS for fire in fires] == [60_000, 140_000, 220_000]
+    assert len({fire.generation for fire in fires}) == 1
+    [cron] = listed(bench)
+    assert cron.executions == 3
+
+
+def test_the_same_payload_is_known_in_another_order_and_encoding(bench: Bench) -> None:
+    """Some languages write the keys of a map in an order that changes, and doors differ."""
+    request: dict[str, Any] = {"cmd": "CRON", "name": "n", "queue": "reports"}
+    request["repeat_every"] = 60_000
+    assert bench.ask(Reply, **request, data={"a": 1, "b": [2]}).ok
+    after(bench, 30_000)
+    assert bench.ask(Reply, **request, data={"b": [2], "a": 1}).ok
+    assert bench.ask(Reply, json=True, **request, data={"b": [2], "a": 1}).ok
+    assert len(after(bench, 30_000)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": {"n": True}}, {"priority": 1}, {"limit": 5}, {"tags": ["b"]}, {"timeout": 7}],
+)
+def test_a_cron_with_the_same_timing_keeps_its_next_run(
+    bench: Bench, change: dict[str, Any]
+) -> None:
+    """What it pushes is another from now on, and it starts to count its firings again."""
+    set_cron(bench)
+    first = after(bench, 60_000)
+    after(bench, 40_000)
+    set_cron(bench, **change)
+    [cron] = listed(bench)
+    assert (cron.executions, cron.next_run) == (0, NOW_MS + 120_000)
+    [fire] = after(bench, 20_000)
+    assert fire.generation > first[0].generation
+
+
+def test_a_cron_with_another_timing_starts_anew(bench: Bench) -> None:
+    """Its old times mean nothing any more."""
+    set_cron(bench)
+    after(bench, 40_000)
+    set_cron(bench, tz="Europe/Berlin")
+    [cron] = listed(bench)
+    assert cron.next_run == bench.now_ms + 60_000
+
+
+# --- a clock that goes wrong
+
+
+def restart_at(bench: Bench, now_ms: int) -> None:
+    """Start the coordinator anew, by a clock that shows this."""
+    bench.now_ms = now_ms
+    bench.restart(lose=False)
+    bench.start_shard(SHARD, IDENTITY)
+
+
+@pytest.mark.parametrize("schedule", ["0 * * * *", "*/5 * * * *", "30 3 * * *"])
+@pytest.mark.parametrize("ahead_ms", [600_000, 3_600_000, 86_400_000])
+def test_no_time_fires_twice_when_the_clock_was_ahead(
+    bench: Bench, schedule: str, ahead_ms: int
+) -> None:
+    """
+    1. The clock is set forward, and the cron fires what comes due by it.
+    2. The clock is set back, and the coordinator started anew.
+    3. What has fired does not fire again: each due time is later than the one before.
+    """
+    set_cron(bench, schedule=schedule)
+    restart_at(bench, bench.now_ms + ahead_ms)
+    fires = fired(bench) + after(bench, 1000)
+    for _ in range(3):
+        fires += after(bench, 3_600_000)
+    restart_at(bench, NOW_MS + 10_000)
+    for _ in range(60):
+        fires += after(bench, 3_600_000)
+    dues = [fire.due for fire in fires]
+    assert len(dues) > 1
+    assert dues == sorted(set(dues))
+
+
+def test_an_interval_does_not_fire_for_one_time_twice(bench: Bench) -> None:
+    """A clock that was ahead by just the interval gives the same time again."""
+    set_cron(bench)
+    fires = after(bench, 60_000)
+    restart_at(bench, NOW_MS)
+    for _ in range(3):
+        fires += after(bench, 60_001)
+    keys = [(fire.generation, fire.due) for fire in fires]
+    assert len(keys) == len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("schedule", ["0 * * * *", "30 3 * * *"])
+def test_no_cron_is_silent_for_a_month(bench: Bench, schedule: str) -> None:
+    """
+    1. The clock was a month ahead for long enough to be believed, and a cron fired.
+    2. Back in time it fires at its next time, not after a month.
+    """
+    set_cron(bench, schedule=schedule)
+    restart_at(bench, NOW_MS + 30 * 86_400_000)
+    old = fired(bench) + after(bench, 1000)
+    old += after(bench, 86_400_000)
+    restart_at(bench, NOW_MS)
+    [cron] = listed(bench)
+    assert cron.next_run <= NOW_MS + 86_400_000
+    new = after(bench, 86_400_000)
+    assert len(new) == 1
+    keys = [(fire.generation, fire.due) for fire in old + new]
+    assert len(keys) == len(set(keys))
 
 
 def test_no_cron_waits_for_a_clock_that_was_set_back(bench: Bench) -> None:

@@ -222,7 +222,7 @@ def test_new_mail_does_not_put_off_the_repeat_of_older_mail(bench: Bench) -> Non
 def test_stored_mail_beyond_its_counter_is_damage() -> None:
     """A message whose number was never posted cannot be."""
     mail = Mail(
-        sender=COORDINATOR, incarnation=1, number=4, body=Fire("n", 1, 2, "q", b"", False, 0)
+        sender=COORDINATOR, incarnation=1, number=4, body=Fire("n", 1, 2, "q", b"", False, b"\x80")
     )
     boxes = Mailboxes(SHARDS, 1, Outbox())
     stored = MESSAGES.put("0.4", mail)

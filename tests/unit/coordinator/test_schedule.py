@@ -176,6 +176,25 @@ def test_a_day_matches_when_either_day_field_does(schedule: str, days: list[int]
     assert found == days
 
 
+@pytest.mark.parametrize(
+    ("nickname", "fields"),
+    [
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+        ("@monthly", "0 0 1 * *"),
+        ("@weekly", "0 0 * * SUN"),
+        ("@daily", "0 0 * * *"),
+        ("@midnight", "0 0 * * *"),
+        ("@hourly", "0 * * * *"),
+        ("@Daily", "0 0 * * *"),
+    ],
+)
+def test_a_nickname_stands_for_its_fields(nickname: str, fields: str) -> None:
+    """As in every cron since Vixie's."""
+    start = "2026-03-07 10:20"
+    assert due(nickname, start, 3) == due(fields, start, 3)
+
+
 def test_a_date_that_cannot_be_leaves_the_other_day_field_alone() -> None:
     """30 February is no reason to lose the Mondays."""
     assert due("0 0 30 2 MON", "2026-01-01", 2) == [
@@ -189,7 +208,17 @@ def test_a_date_that_cannot_be_leaves_the_other_day_field_alone() -> None:
     [
         ("", "expected 5 or 6 fields, got 0"),
         ("nonsense", "expected 5 or 6 fields, got 1"),
-        ("@daily", "expected 5 or 6 fields, got 1"),
+        (
+            "@reboot",
+            (
+                "unknown nickname; there are @yearly, @annually, @monthly, @weekly, @daily, "
+                "@midnight, @hourly"
+            ),
+        ),
+        (
+            "@every 5m",
+            "intervals are given by repeat_every, in ms, or by */N, in seconds",
+        ),
         ("* * * *", "expected 5 or 6 fields, got 4"),
         ("0 0 0 1 1 * 2030", "expected 5 or 6 fields, got 7"),
         ("60 * * * *", "minute field '60' is not valid (takes 0-59)"),

@@ -204,6 +204,18 @@ def test_a_webhook_cannot_be_replaced_by_one_with_a_private_address() -> None:
     assert known.webhook.url == URL
 
 
+def test_a_webhook_set_again_unchanged_waits_for_its_next_attempt_all_the_same() -> None:
+    """An app that is started over and over does not drive the attempts at an address that fails."""
+    table = Table()
+    endpoint = table.add("failed", secret="s")
+    endpoint.blocked_until_ms = 500
+    again = table.add("failed", webhook=endpoint.webhook.id)
+    assert again is endpoint
+    assert endpoint.blocked_until_ms == 500
+    table.add("completed", webhook=endpoint.webhook.id)
+    assert endpoint.blocked_until_ms == 0
+
+
 def test_what_cannot_be_told_anything_is_not_let_in() -> None:
     """Bounds on everything that a client says."""
     table = Table(webhooks_max=1)

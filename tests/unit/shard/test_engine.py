@@ -502,7 +502,7 @@ class TestWhatFollows:
 
 class TestMail:
     def test_is_taken_once_and_in_order(self, shard: Shard) -> None:
-        fire = Fire("c", 1, 1, "q", b"\x01", False, 0)
+        fire = Fire("c", 1, 1, "q", b"\x01", False, b"\x80")
         assert not shard.mail(COORDINATOR, 2, fire)
         assert shard.mail(COORDINATOR, 1, fire)
         assert shard.mail(COORDINATOR, 1, fire)
@@ -513,7 +513,7 @@ class TestMail:
         assert shard.ask("COUNT", queue="q")["count"] == 2
 
     def test_a_peer_that_lost_its_state_counts_anew(self, shard: Shard) -> None:
-        fire = Fire("c", 1, 1, "q", b"\x01", False, 0)
+        fire = Fire("c", 1, 1, "q", b"\x01", False, b"\x80")
         shard.mail(COORDINATOR, 1, fire, incarnation=7)
         assert shard.mail(COORDINATOR, 1, fire, incarnation=8)
         assert shard.ask("COUNT", queue="q")["count"] == 2

@@ -155,7 +155,7 @@ def test_an_acknowledgement_of_mail_that_is_lost_says_nothing_of_what_has_its_nu
     assert not pending
 
 
-FIRE: Final = Fire("c", 1, 1, "q", b"\x01", False, 0)
+FIRE: Final = Fire("c", 1, 1, "q", b"\x01", False, b"\x80")
 
 
 def taken(*mails: tuple[int, int, int, int]) -> list[int]:
@@ -199,7 +199,7 @@ def test_mail_that_is_repeated_by_another_process_is_taken_once() -> None:
 def test_a_shard_that_lost_its_state_takes_up_a_peers_mail_where_it_had_confirmed() -> None:
     """Storage and shard had died together; then flows of that peer stood still for ever."""
     shard = Shard()
-    fire = Fire("c", 1, 1, "q", b"\x01", False, 0)
+    fire = Fire("c", 1, 1, "q", b"\x01", False, b"\x80")
     assert not shard.mail(COORDINATOR, 6, fire, confirmed=4)
     assert shard.mail(COORDINATOR, 5, fire, confirmed=4)
     assert shard.mail(COORDINATOR, 6, fire, confirmed=4)
