@@ -19,7 +19,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Final, Protocol
 
@@ -28,7 +28,15 @@ from setproctitle import setproctitle
 from flashq.clock import SystemClock
 from flashq.config import Settings, settings_of
 from flashq.errors import FlashQError
-from flashq.observability.logging import STDERR_FILENO, STDOUT_FILENO, configure_log, write_all
+from flashq.observability.logging import configure_log
+from flashq.observability.output import (
+    STDERR_FILENO,
+    STDOUT_FILENO,
+    close_outputs,
+    flush_outputs,
+    output,
+    replace_stderr,
+)
 from flashq.protocol.server import SupervisorStats
 from flashq.supervision import SupervisionPage
 
@@ -146,9 +154,8 @@ class TerminalReport:
 
 
 def _say(fd: int, *lines: str) -> None:
-    """Write lines for whoever started the program; nobody who reads them is no reason to end."""
-    with suppress(OSError):
-        write_all(fd, "\n".join(lines) + "\n")
+    """Write lines for the person who started the program; without a reader it goes on."""
+    output(fd).write("\n".join(lines) + "\n")
 
 
 class Beat(Protocol):
@@ -363,6 +370,8 @@ class Lifecycle:
         """
         self._beat.beat()
         longest_ms = self._beat.interval_ms
+        if (retry_ms := flush_outputs()) is not None:
+            longest_ms = min(longest_ms, retry_ms)
         return longest_ms if wait_ms is None or wait_ms > longest_ms else wait_ms
 
     @contextmanager
@@ -431,6 +440,8 @@ def carry_out(run: Callable[[Lifecycle], None], lifecycle: Lifecycle) -> int:
         _say(STDERR_FILENO, traceback.format_exc().rstrip("\n"))
         lifecycle.failed(f"{type(error).__name__}: {error}")
         return 1
+    finally:
+        close_outputs()
     return 0
 
 
@@ -454,7 +465,9 @@ def run_alone(
         settings = settings_of(arguments, environ)
     except FlashQError as error:
         report.failed(str(error))
+        close_outputs()
         return 1
+    replace_stderr()
     configure_log(settings.log_level, settings.log_format)
     dump_stacks_on_abort()
     lifecycle = Lifecycle(report, beat=systemd_beat(report, environ))

@@ -1,27 +1,24 @@
 """The log of the programs' edges: starts, ends, peers that come and go; never a line per job.
 
-Owns format and level, and that a log which cannot be written (its disk is full, its reader is gone)
-ends nobody: the next line that can be says how many it has lost. `structlog` is imported on the
-first use, so that whoever only parses flags does not pay for it; the supervisor uses it before it
-forks, so that its children share it.
+Owns format and level, and the line that counts what a log has lost. A log that cannot be written
+(its disk is full, its reader is gone or does not read) ends nobody and stops nobody: see `output`.
+`structlog` is imported on the first use, so that a program which only parses flags does not pay for
+it; the supervisor uses it before it forks, so that its children share it.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import sys
-from typing import TYPE_CHECKING, Final, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import msgspec
 
 from flashq.config import LogFormat, LogLevel
+from flashq.observability.output import STDERR_FILENO, output
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, FilteringBoundLogger
-
-STDOUT_FILENO: Final = 1
-STDERR_FILENO: Final = 2
 
 
 def configure_log(level: LogLevel, log_format: LogFormat) -> None:
@@ -47,7 +44,7 @@ def configure_log(level: LogLevel, log_format: LogFormat) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            lines.tell_lost,
+            lines.note_program,
             structlog.processors.format_exc_info
             if log_format == "json"
             else structlog.processors.StackInfoRenderer(),
@@ -60,42 +57,26 @@ def configure_log(level: LogLevel, log_format: LogFormat) -> None:
 
 
 class _Lines(io.TextIOBase):
-    """Standard error for a log: each line is written at once, and a failure ends nobody."""
+    """Standard error for a log: a line leaves at once, or waits in a bounded queue."""
 
     def __init__(self) -> None:
-        #: lines since the last one that could be written
-        self._lost = 0
+        #: of the last line
+        self._program = "flashq"
+        self._output = output(STDERR_FILENO)
+        self._output.tell_lost = self._tell_lost
 
     def write(self, text: str) -> int:
-        """Write a line, or count it as lost."""
-        try:
-            write_all(STDERR_FILENO, text)
-        except OSError:
-            self._lost += 1
-        else:
-            self._lost = 0
+        """Write a line; one that cannot be written is counted."""
+        self._output.write(text)
         return len(text)
 
-    def tell_lost(self, _logger: object, _level: str, event: EventDict) -> EventDict:
-        """Add to an event how many lines before it were lost."""
-        if self._lost:
-            event["lines_lost"] = self._lost
+    def note_program(self, _logger: object, _level: str, event: EventDict) -> EventDict:
+        """Remember the program, for a line that nobody asked for."""
+        self._program = event.get("program", self._program)
         return event
 
-
-def write_all(fd: int, text: str) -> None:
-    """Write a text to a descriptor, without a buffer that could keep a part of it.
-
-    Args:
-        fd: the descriptor, which blocks.
-        text: what to write; what UTF-8 does not have is replaced.
-
-    Raises:
-        OSError: the disk is full, the reader is gone.
-    """
-    data = text.encode(errors="replace")
-    while data:
-        data = data[os.write(fd, data) :]
+    def _tell_lost(self, lines: int) -> None:
+        log_of(self._program).warning("lines of the log were lost", lines_lost=lines)
 
 
 def log_of(program: str) -> FilteringBoundLogger:

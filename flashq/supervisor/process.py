@@ -39,6 +39,7 @@ from flashq.lifecycle import (
     systemd_beat,
 )
 from flashq.observability.logging import configure_log, log_of
+from flashq.observability.output import close_outputs, flush_outputs, replace_stderr
 from flashq.supervision import SupervisionPage, signal_name
 from flashq.supervisor.beats import BeatPage
 from flashq.supervisor.engine import (
@@ -145,6 +146,7 @@ class Supervisor:
             counts = {name: self._beats.count(name) for name in self._pids}
             self._engine.look(counts, self._clock.mono_ms())
             self._engine.tick(self._clock.mono_ms())
+        close_outputs()
         return status
 
     @property
@@ -213,6 +215,8 @@ class Supervisor:
         wait_ms = self._beat.interval_ms
         if (interval_ms := self._engine.beat_interval_ms) is not None:
             wait_ms = min(wait_ms, interval_ms)  # its programs watch it too, also in a drain
+        if (retry_ms := flush_outputs()) is not None:
+            wait_ms = min(wait_ms, retry_ms)
         deadline_ms = self._engine.next_deadline_ms()
         if deadline_ms is not None:
             wait_ms = min(wait_ms, max(0, deadline_ms - self._clock.mono_ms()))
@@ -355,9 +359,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         settings.run().create()
     except FlashQError as error:
         report.failed(str(error))
+        close_outputs()
         return 1
     # A signal that comes while everything is imported waits until there is somebody to handle it.
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+    replace_stderr()
     configure_log(settings.log_level, settings.log_format)
     for name in names_without_effect(environ):
         log_of("flashq serve").info(f"{name} has no effect in this version")

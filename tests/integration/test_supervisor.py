@@ -22,11 +22,11 @@ LIMIT_MS = 4000
 class Server:
     """A supervisor in a process of its own, and what its programs told so far."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, stderr: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.supervised", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         self.pids: dict[str, int] = {}
@@ -78,8 +78,8 @@ def start() -> Iterator[Start]:
     """Return what starts a server, and end it after the test."""
     servers: list[Server] = []
 
-    def started(*arguments: str) -> Server:
-        servers.append(Server(*arguments))
+    def started(*arguments: str, **options: int) -> Server:
+        servers.append(Server(*arguments, **options))
         return servers[-1]
 
     yield started
@@ -119,6 +119,28 @@ def test_a_killed_program_is_started_again(start: Start, number: int, name: str)
     assert server.rest() == ["-router", "-shard", "-coordinator"]
     assert server.process.wait() == 0
     assert f"shard was killed by {name}; it is started again" in server.errors()
+
+
+def test_a_log_that_nobody_reads_stops_no_restart(start: Start) -> None:
+    """A log driver that stalls, or Ctrl-S in a terminal: the supervisor once waited in `write`, and
+    the next program that died stayed dead."""
+    read, write = os.pipe2(os.O_NONBLOCK)
+    full = b"x" * 4096
+    try:
+        while os.write(write, full):
+            continue
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    server = start(stderr=write)
+    os.close(write)
+    server.until("ready")
+    for _ in range(2):
+        os.kill(server.pids["shard"], signal.SIGKILL)
+        server.until("+shard")
+    server.process.send_signal(signal.SIGINT)
+    assert server.rest() == ["-router", "-shard", "-coordinator"]
+    assert server.process.wait() == 0
+    os.close(read)
 
 
 def test_a_program_that_cannot_start_ends_the_server_with_its_sentence(start: Start) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from flashq.observability.logging import STDERR_FILENO, configure_log, log_of
+from flashq.observability.logging import configure_log, log_of
+from flashq.observability.output import STDERR_FILENO, flush_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +86,15 @@ def test_a_log_that_cannot_be_written_ends_nobody_and_tells_what_it_misses(
     monkeypatch.setattr(os, "write", write)
     log.info("one")
     log.info("two")
+    flush_outputs()  # as a loop does before it waits
     monkeypatch.setattr(os, "write", real)
     log.info("three")
+    flush_outputs()
     log.info("four")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     told = [(line["event"], line.get("lines_lost")) for line in lines]
-    assert told == [("three", 2), ("four", None)]
+    assert told == [("three", None), ("lines of the log were lost", 2), ("four", None)]
+    assert {line["program"] for line in lines} == {"flashq-router"}
 
 
 def test_a_line_that_is_taken_in_pieces_is_written_whole(
