@@ -290,6 +290,15 @@ class WaitJobNotFound(FlashQError):
     grpc_status = "NOT_FOUND"
 
 
+class ResultNotKept(FlashQError):
+    """The job has completed, and its result was among the oldest when the shard had too many."""
+
+    code = "result_not_kept"
+    template = "result no longer kept: job {id} has completed"
+    http_status = 410
+    grpc_status = "NOT_FOUND"
+
+
 class WaitTimeout(FlashQError):
     code = "wait_timeout"
     template = "Timeout waiting for job {id} after {timeout}ms"

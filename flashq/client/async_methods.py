@@ -384,7 +384,11 @@ class AsyncMethods(AsyncQueueMethods):
         return (await self._call(jobs.GetState(id=id_of(job)), jobs.StateReply)).state
 
     async def get_result(self, job: Job | int) -> Any:
-        """Return a completed job's result; None when there is none (yet, or any more)."""
+        """Return a completed job's result; None when there is none, or none yet.
+
+        Raises:
+            ResultNotKept: it has completed, and its result is no longer kept.
+        """
         return payload((await self._call(jobs.GetResult(id=id_of(job)), jobs.ResultReply)).result)
 
     async def finished(self, job: Job | int, timeout: int | None = None) -> Any:
@@ -399,6 +403,7 @@ class AsyncMethods(AsyncQueueMethods):
 
         Raises:
             JobFailed: it became a dead letter.
+            ResultNotKept: it has completed, and its result is no longer kept.
             WaitJobNotFound: there is no such job (any more).
             WaitTimeout: it has not ended in time.
         """

@@ -389,7 +389,11 @@ class Methods(QueueMethods):
         return self._call(jobs.GetState(id=id_of(job)), jobs.StateReply).state
 
     def get_result(self, job: Job | int) -> Any:
-        """Return a completed job's result; None when there is none (yet, or any more)."""
+        """Return a completed job's result; None when there is none, or none yet.
+
+        Raises:
+            ResultNotKept: it has completed, and its result is no longer kept.
+        """
         return payload(self._call(jobs.GetResult(id=id_of(job)), jobs.ResultReply).result)
 
     def finished(self, job: Job | int, timeout: int | None = None) -> Any:
@@ -404,6 +408,7 @@ class Methods(QueueMethods):
 
         Raises:
             JobFailed: it became a dead letter.
+            ResultNotKept: it has completed, and its result is no longer kept.
             WaitJobNotFound: there is no such job (any more).
             WaitTimeout: it has not ended in time.
         """

@@ -73,7 +73,7 @@ class Ask:
         outline: what was read of it.
     """
 
-    __slots__ = ("body", "command", "full", "json", "outline", "shard")
+    __slots__ = ("body", "command", "full", "json", "older", "outline", "shard")
 
     def __init__(
         self, command: Command, body: bytes, outline: JsonOutline | MsgpackOutline, *, json: bool
@@ -84,6 +84,8 @@ class Ask:
         self.json = json
         #: job objects in the reply have all their keys
         self.full = command.word not in _WITHOUT_JOBS
+        #: the asker is a client of the older protocols
+        self.older = False
         #: where it goes whatever it says; None for where it says
         self.shard: int | None = None
 
@@ -192,12 +194,13 @@ class Ask:
         return ROUTE_ANY
 
 
-def read_ask(body: bytes, *, json: bool) -> Ask:
+def read_ask(body: bytes, *, json: bool, older: bool = False) -> Ask:
     """Read a request.
 
     Args:
         body: one encoded map, and nothing around it.
         json: its encoding.
+        older: whether its asker is a client of the older protocols.
 
     Raises:
         InvalidRequest: it names no command, or a field that is read here has a wrong type.
@@ -213,7 +216,9 @@ def read_ask(body: bytes, *, json: bool) -> Ask:
     command = BY_WORD.get(word) or BY_WORD.get(WORD_ALIASES.get(word, ""))
     if command is None:
         raise InvalidRequest(detail=f"unknown variant `{word[:64]}`, there is no such command")
-    return Ask(command, body, outline, json=json)
+    ask = Ask(command, body, outline, json=json)
+    ask.older = older
+    return ask
 
 
 def explain(text: str) -> str:

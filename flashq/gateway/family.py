@@ -67,7 +67,7 @@ class Family:
                 wanted = [child for child in reply.children_ids if child in missing]
                 json = self._ask.json
                 more = read_ask(encode(GetJobsBatch(ids=wanted), json=json), json=json)
-                more.full = self._ask.full
+                more.full, more.older = self._ask.full, self._ask.older
                 try:
                     self._more(more, self._children_known)
                 except FlashQError:

@@ -14,7 +14,7 @@ from typing import Final
 from flashq.errors import FlashQError, RequestTimeout
 from flashq.gateway.asking import Ask
 from flashq.gateway.lanes import Holder, Lane
-from flashq.protocol.framing import FULL, JSON
+from flashq.protocol.framing import FULL, JSON, OLDER
 
 ANSWER_MS: Final = 4500
 """For a request that does not wait by itself. The older clients give up after 5 s, so that an error
@@ -60,7 +60,9 @@ class Pending:
         self.corr: Final = corr
         self.ask: Final = ask
         self.body: Final = ask.body
-        self.flags: Final = (JSON if ask.json else 0) | (FULL if ask.full else 0)
+        self.flags: Final = (
+            (JSON if ask.json else 0) | (FULL if ask.full else 0) | (OLDER if ask.older else 0)
+        )
         self.holder: Final = holder
         self.route: Final = route
         #: None when nobody waits for the outcome

@@ -334,14 +334,14 @@ class Conversation:
 
     def _read(self, body: bytes) -> Ask:
         try:
-            return read_ask(body, json=self._json)
+            return read_ask(body, json=self._json, older=True)
         except BadMessage:
             raise
         except InvalidRequest:
             better = repaired(body, json=self._json)
             if better is None:
                 raise
-            return read_ask(better, json=self._json)
+            return read_ask(better, json=self._json, older=True)
 
     def _refuse_unread(self, request_id: bytes | None, error: FlashQError, size: int) -> None:
         """Answer a request that could not be read, in its turn."""
@@ -474,7 +474,7 @@ class Conversation:
         if better is None:
             return False
         exchange.is_repaired = True
-        exchange.ask = read_ask(better, json=self._json)
+        exchange.ask = read_ask(better, json=self._json, older=True)
         grant = self._grant() if self._is_guarded else EVERYTHING
         try:
             if grant is None:

@@ -48,8 +48,11 @@ BOUNCED: Final = 0x20
 """A DELIVERY that could not be delivered, on its way back to the shard that sent it."""
 INTERNAL: Final = 0x40
 """Between flashq's own processes; never accepted from a client."""
+OLDER: Final = 0x80
+"""The asker is a client of the older protocols: states and refusals that those do not have are told
+in what they do have."""
 
-CLIENT_FLAGS: Final = JSON | FULL
+CLIENT_FLAGS: Final = JSON | FULL | OLDER
 """The flags that a client may set."""
 
 _LAYOUT: Final = struct.Struct(">BBHQ")

@@ -119,13 +119,28 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=100_000_000,
-            description="Completed jobs kept per shard; the oldest go first.",
+            description="Completed jobs kept per shard that did not ask for it; the oldest go "
+            "first.",
         ),
     ] = 50_000
     results_max: Annotated[
         int,
-        Meta(ge=0, le=100_000_000, description="Results kept per shard; the oldest go first."),
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Results kept per shard of jobs that did not ask for it; the oldest go "
+            "first.",
+        ),
     ] = 5000
+    retained_jobs_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="Most jobs in one shard that asked to be kept once completed "
+            "(keep_completed_age, keep_completed_count); above it such a push is refused.",
+        ),
+    ] = 100_000
     outcomes_max: Annotated[
         int,
         Meta(

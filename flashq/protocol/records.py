@@ -15,7 +15,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 
-STORED_FORM: Final = 3
+STORED_FORM: Final = 4
 """The form of the log and of checkpoints: of the records here, the messages of peers in them, and
 what `shard/pages.py` and `shard/checkpoint.py` write. Any change of what is encoded, or of what it
 means, raises it; `tests/unit/shard/test_stored_form.py` fails until then."""

@@ -147,6 +147,7 @@ class Router:
         return {
             pack_header(flags, route, 0)[:4]: lane
             for flags in range(CLIENT_FLAGS + 1)
+            if not flags & ~CLIENT_FLAGS
             for route, lane in routes
         }
 

@@ -21,6 +21,7 @@ from flashq.shard.lifecycle import (
     WAITING,
     Damage,
     Job,
+    is_retained,
     options_of,
 )
 from flashq.shard.state import JOB_BYTES, ShardState
@@ -87,6 +88,8 @@ def _file_plain(state: ShardState, record: r.Pushed, jobs: list[Job]) -> None:
         done += len(chunk)
     if record.options is not None and record.options.level == "memory":
         state.volatile_jobs += count
+    if is_retained(jobs[0]):
+        state.retained += count
     state.index.count += count
     queue.counts[WAITING] += count
     state.counts[WAITING] += count

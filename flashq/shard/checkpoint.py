@@ -30,6 +30,7 @@ from flashq.shard.lifecycle import (
     Damage,
     Delivery,
     Job,
+    expires_at,
     options_of,
 )
 from flashq.shard.pages import (
@@ -388,9 +389,8 @@ class JobLoader:
                 queue.dlq[job.id] = job
             elif job.state == PENDING and job.id not in state.awaiting:
                 raise Damage(f"job {job.id} is pending for no push")
-            ttl = options_of(job).ttl
-            if ttl and job.state in (WAITING, DELAYED):
-                state.expiring.add(job.created_at + ttl + 1, job.id)
+            if options_of(job).ttl and job.state in (WAITING, DELAYED):
+                state.expiring.add(expires_at(job), job.id)
         self._jobs.clear()
 
 

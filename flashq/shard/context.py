@@ -9,17 +9,18 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.errors import Busy, JobNotFound, LevelInvalid
+from flashq.errors import Busy, JobNotFound, LevelInvalid, LimitReached
 from flashq.ids import shard_of_job
 from flashq.protocol import records as r
 from flashq.protocol.internal import AnyPeerMessage, ChildEnded, DependencyAnswer
 from flashq.protocol.limits import EngineLimits
-from flashq.protocol.records import AnyRecord
+from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.holdings import Queue
 from flashq.shard.lifecycle import (
     COMPLETED,
     FAILED,
     Job,
+    asks_to_be_kept,
     is_special,
     options_of,
 )
@@ -130,6 +131,17 @@ class Context:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_jobs_max} jobs")
         if state.bytes + size > limits.shard_bytes_max:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_bytes_max} bytes")
+
+    def check_retention(self, options: Options | None, jobs: int) -> None:
+        """Check that so many more jobs with these options can be kept as they ask for.
+
+        Raises:
+            LimitReached: too many are.
+        """
+        limit = self.limits.retained_jobs_max
+        if asks_to_be_kept(options) and self.state.retained + jobs > limit:
+            what = f"shard {self.state.shard} holds {limit} jobs to be kept once completed"
+            raise LimitReached(detail=f"{what} (retained_jobs_max)")
 
     def check_joinable(self, level: str | None) -> None:
         """Check that a job of this stored level may join flows and dependencies.

@@ -38,7 +38,7 @@ from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, p
 from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING
+from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, expires_at
 from flashq.shard.outbox import Origin
 from flashq.shard.pulling import Pulling
 from flashq.shard.state import ShardState
@@ -339,9 +339,9 @@ class Engine:
         expired = []
         for at, job_id in state.expiring.pop_until(state.now_ms):
             job = state.index.get(job_id)
-            if job is None or job.state not in (WAITING, DELAYED) or job.options is None:
+            if job is None or job.state not in (WAITING, DELAYED):
                 continue
-            if job.created_at + job.options.ttl + 1 == at:
+            if expires_at(job) == at:
                 expired.append(job)
         unique = list({job.id: job for job in expired}.values())
         if unique:

@@ -331,6 +331,7 @@ def _results_dropped(state: ShardState, record: r.ResultsDropped) -> None:
         extra = state.take(job_id).need_extra()
         if extra.result is not None:
             extra.result = None
+            extra.result_dropped = True
             state.results -= 1
 
 
@@ -346,6 +347,8 @@ def _retried(state: ShardState, record: r.Retried) -> None:
         extra.error = None
         extra.lost = 0
         extra.stall_count = 0
+        if options_of(job).ttl:
+            extra.ttl_since = state.now_ms
         state.enqueue(job, queue)
 
 

@@ -25,6 +25,8 @@ from flashq.shard.lifecycle import (
     STATES,
     WAITING,
     Job,
+    expires_at,
+    is_retained,
     is_volatile,
     options_of,
 )
@@ -208,7 +210,7 @@ def _check_times(state: ShardState, jobs: dict[int, Job]) -> None:
         if job.state == DELAYED:
             assert (job.run_at, job.id) in delayed, f"never due: {job!r}"
         if job.state in (WAITING, DELAYED) and options.ttl:
-            end = (job.created_at + options.ttl + 1, job.id)
+            end = (expires_at(job), job.id)
             assert end in expiring, f"never expires: {job!r}"
         if job.state == COMPLETED and options.keep_completed_age:
             end = (job.ended_at + options.keep_completed_age, job.id)
@@ -216,29 +218,36 @@ def _check_times(state: ShardState, jobs: dict[int, Job]) -> None:
 
 
 def _check_completed(state: ShardState, jobs: dict[int, Job]) -> None:
-    completed = {job.id for job in jobs.values() if job.state == COMPLETED}
-    filed = [job for job in state.completed if job.state == COMPLETED]
-    assert {job.id for job in filed} == completed, "completed jobs are not all filed"
-    assert len(filed) == len(completed), "completed jobs are filed twice"
-    assert all(jobs[job.id] is job for job in filed), "an older object of a job is filed"
-    ends = [job.ended_at for job in filed]
-    assert ends == sorted(ends), f"completed jobs are not oldest first: {ends}"
-    by_queue: dict[str, list[int]] = {}
-    for job in filed:
-        by_queue.setdefault(job.queue, []).append(job.id)
+    completed = [job for job in jobs.values() if job.state == COMPLETED]
+    retained = sum(map(is_retained, jobs.values()))
+    assert state.retained == retained, f"{state.retained} to be kept, found {retained}"
+    loose = {job.id for job in completed if not is_retained(job)}
+    kept = len(completed) - len(loose)
+    assert state.retained_completed == kept, f"{state.retained_completed} kept, found {kept}"
+    _check_filed([job for job in state.completed if job.state == COMPLETED], loose, jobs)
     for name, queue in state.queues.items():
-        listed = [job.id for job in queue.completed if job.state == COMPLETED]
-        assert listed == by_queue.get(name, []), f"queue {name} files {listed}"
+        listed = [job for job in queue.completed if job.state == COMPLETED]
+        _check_filed(listed, {job.id for job in completed if job.queue == name}, jobs)
     with_result = [
         job.id
         for job in state.with_result
         if job.state == COMPLETED and job.extra is not None and job.extra.result is not None
     ]
     found = {
-        job.id for job in jobs.values() if job.extra is not None and job.extra.result is not None
+        job.id
+        for job in jobs.values()
+        if job.extra is not None and job.extra.result is not None and not is_retained(job)
     }
     assert set(with_result) == found, f"results filed {with_result}, found {found}"
     assert len(with_result) == len(found) == state.results, f"{state.results} results counted"
+
+
+def _check_filed(filed: list[Job], ids: set[int], jobs: dict[int, Job]) -> None:
+    assert {job.id for job in filed} == ids, f"completed jobs {ids} are not all filed: {filed}"
+    assert len(filed) == len(ids), "completed jobs are filed twice"
+    assert all(jobs[job.id] is job for job in filed), "an older object of a job is filed"
+    ends = [job.ended_at for job in filed]
+    assert ends == sorted(ends), f"completed jobs are not oldest first: {ends}"
 
 
 def _check_sessions(state: ShardState, jobs: dict[int, Job]) -> None:

@@ -132,6 +132,10 @@ class Extra(Struct, gc=False):
     """Why a pending push will be refused: text and code."""
     doomed: str | None = None
     """Why the job will die once its push is answered: a dependency or child that failed."""
+    ttl_since: int = 0
+    """When a retry of the dead letter started the job's ttl anew; 0 for its creation."""
+    result_dropped: bool = False
+    """There was a result, which is no longer kept."""
 
 
 class Job(Struct, gc=False):
@@ -174,6 +178,13 @@ def state_name(job: Job | None) -> str:
     return "unknown" if job is None else STATE_NAMES[job.state]
 
 
+def expires_at(job: Job) -> int:
+    """Return the first millisecond at which a job that has a ttl is too old to be handed out."""
+    extra = job.extra
+    since = job.created_at if extra is None else extra.ttl_since or job.created_at
+    return since + options_of(job).ttl + 1
+
+
 NO_OPTIONS: Final = Options()
 JSON_ONLY: Final = Options(json=True)
 """What a push in JSON without options says. `ShardState.intern` gives this very object, so that
@@ -188,6 +199,21 @@ def is_plain(job: Job) -> bool:
 def is_volatile(job: Job) -> bool:
     """Tell whether the job is of level memory: neither the log nor a checkpoint has it."""
     return job.options is not None and job.options.level == "memory"
+
+
+def asks_to_be_kept(options: Options | None) -> bool:
+    """Tell whether a push, or its queue, asked to keep the job once it has completed."""
+    return (
+        options is not None
+        and bool(options.keep_completed_age or options.keep_completed_count)
+        and not options.remove_on_complete
+    )
+
+
+def is_retained(job: Job) -> bool:
+    """Tell whether the job is to be kept once it has completed: a shard's bounds on completed jobs
+    and results are not for those."""
+    return asks_to_be_kept(job.options)
 
 
 def is_special(job: Job) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from flashq.protocol.framing import FULL, JSON
+from flashq.protocol.framing import FULL, JSON, OLDER
 from flashq.protocol.objects import Event
 from flashq.protocol.records import Entry
 
@@ -18,7 +18,7 @@ class Origin(Struct, frozen=True):
         peer: the link's routing id.
         corr: the asker's number of the request.
         tail: what its header carried behind the fixed part; echoed.
-        flags: the asker's flags (JSON, FULL).
+        flags: the asker's flags (JSON, FULL, OLDER).
     """
 
     peer: bytes
@@ -33,6 +33,10 @@ class Origin(Struct, frozen=True):
     @property
     def full(self) -> bool:
         return bool(self.flags & FULL)
+
+    @property
+    def older(self) -> bool:
+        return bool(self.flags & OLDER)
 
 
 class Reply(Struct):

@@ -44,6 +44,8 @@ class ExtraImage(Struct, array_like=True):
     children_completed: int
     rejected: tuple[str, str] | None
     doomed: str | None
+    ttl_since: int
+    result_dropped: bool
 
 
 class JobImage(Struct, array_like=True):

@@ -26,6 +26,7 @@ from flashq.protocol.leases import (
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
 from flashq.shard.core import Core, Waiter
+from flashq.shard.handlers.inspecting import check_result_kept
 from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
 from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
@@ -288,6 +289,7 @@ class Pulling:
 
         Raises:
             WaitJobNotFound: there is no such job.
+            ResultNotKept: it has completed, and its result is no longer kept.
             JobFailed: it has failed.
             Busy: too many are parked.
         """
@@ -298,6 +300,7 @@ class Pulling:
         if job.state == FAILED:
             raise JobFailed
         if job.state == COMPLETED:
+            check_result_kept(job, origin)
             core.reply(origin, WaitReply(result=result_view(job, origin)))
             return
         core.check_waiters()

@@ -1,7 +1,9 @@
 """Which ended jobs and results are kept: never more than the bounds, oldest first.
 
 Decides only. The bounds are a shard's (`completed_jobs_max`, `results_max`, `dlq_jobs_max`) and
-each job's own (`keep_completed_age`, `keep_completed_count`).
+each job's own (`keep_completed_age`, `keep_completed_count`). A job with a bound of its own is kept
+up to that, with its result, whatever the shard's are; how many such jobs there may be is bounded
+when they are pushed (`retained_jobs_max`).
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def beyond_bounds(context: Context) -> list[AnyRecord]:
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
     gone: list[int] = []
-    excess = state.counts[COMPLETED] - limits.completed_jobs_max
+    excess = state.counts[COMPLETED] - state.retained_completed - limits.completed_jobs_max
     if excess > limits.completed_jobs_max >> SLACK_SHIFT:
         filed = (job for job in state.completed if job.state == COMPLETED)
         gone = _first_ids(filed, excess)

@@ -34,6 +34,8 @@ from flashq.shard.lifecycle import (
     Damage,
     Delivery,
     Job,
+    expires_at,
+    is_retained,
     is_volatile,
     move,
     options_of,
@@ -86,6 +88,9 @@ class ShardState:
         self.bytes = 0
         #: jobs of level memory, which the log does not know
         self.volatile_jobs = 0
+        #: jobs that are to be kept once they have completed, and those of them that have
+        self.retained = 0
+        self.retained_completed = 0
         self.totals = Totals()
         #: at least all jobs in state DELAYED, by run_at
         self.delayed = DueHeap()
@@ -93,9 +98,9 @@ class ShardState:
         self.expiring = DueHeap()
         #: at least all COMPLETED jobs with keep_completed_age, by its end
         self.ages = DueHeap()
-        #: all COMPLETED jobs, oldest first, and some that are gone
+        #: all COMPLETED jobs that nobody asked to keep, oldest first, and some that are gone
         self.completed: deque[Job] = deque()
-        #: all COMPLETED jobs with a result, oldest first, and some that are gone or have lost it
+        #: those of them with a result, and some that are gone or have lost it
         self.with_result: deque[Job] = deque()
         self.results = 0
         self._debounce_ends: list[tuple[int, str, str]] = []
@@ -283,6 +288,7 @@ class ShardState:
             queue.custom_ids[options.custom_id] = max(known, job.id)
         if options.level == "memory":
             self.volatile_jobs += 1
+        self.retained += is_retained(job)
 
     def set_state(self, job: Job, queue: Queue, to: int) -> None:
         """Move a job along the transition table and keep the counts."""
@@ -307,7 +313,7 @@ class ShardState:
         else:
             self.delayed.add(job.run_at, job.id)
         if job.options is not None and job.options.ttl:
-            self.expiring.add(job.created_at + job.options.ttl + 1, job.id)
+            self.expiring.add(expires_at(job), job.id)
 
     def withdraw(self, job: Job, queue: Queue) -> Job:
         """Take a job out of what its state has put it into, before it goes to another.
@@ -370,10 +376,15 @@ class ShardState:
         queue.counts[was] -= 1
         self.counts[was] -= 1
         self.bytes -= JOB_BYTES + len(job.data)
-        if was == COMPLETED and job.extra is not None and job.extra.result is not None:
-            self.results -= 1
         options = job.options
+        is_kept_for_good = is_retained(job)
+        if was == COMPLETED:
+            if is_kept_for_good:
+                self.retained_completed -= 1
+            elif job.extra is not None and job.extra.result is not None:
+                self.results -= 1
         if options is not None:
+            self.retained -= is_kept_for_good
             custom = options.custom_id
             if custom is not None and queue.custom_ids.get(custom) == job.id:
                 del queue.custom_ids[custom]
@@ -480,14 +491,18 @@ class ShardState:
 
     def file_completed(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED job, newer than all that are filed, for retention."""
-        for filed in (self.completed, queue.completed):
-            _drop_gone(filed)
-            filed.append(job)
+        _drop_gone(queue.completed)
+        queue.completed.append(job)
+        if is_retained(job):
+            self.retained_completed += 1
+            age = options_of(job).keep_completed_age
+            if age:
+                self.ages.add(job.ended_at + age, job.id)
+            return
+        _drop_gone(self.completed)
+        self.completed.append(job)
         if job.extra is not None and job.extra.result is not None:
             self.keep_result(job, job.extra.result)
-        age = options_of(job).keep_completed_age
-        if age:
-            self.ages.add(job.ended_at + age, job.id)
 
     def file_plain(self, jobs: list[Job], queue: Queue) -> None:
         """File many jobs of one queue that have just become COMPLETED and have no options."""
@@ -498,7 +513,7 @@ class ShardState:
         queue.counts[COMPLETED] += len(jobs)
 
     def keep_result(self, job: Job, result: bytes) -> None:
-        """Keep a completed job's result, newer than all that are kept."""
+        """Keep the result of a completed job that nobody asked to keep, newer than all others."""
         kept = self.with_result
         while kept and (kept[0].extra is None or kept[0].extra.result is None):
             kept.popleft()

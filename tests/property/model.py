@@ -295,6 +295,8 @@ class Model(Queues):
 
     def do_getresult(self, corr: int, id: int) -> Fields:
         job = self.jobs.get(id)
+        if self.gone.get(id) == "completed" or (job is not None and job.result_dropped):
+            raise Error("result_not_kept", f"result no longer kept: job {id} has completed")
         done = job is not None and job.state == "completed"
         return {"id": id, "result": job.result if done and job is not None else None}
 
@@ -321,6 +323,8 @@ class Model(Queues):
         job = self.need(id, "wait_job_not_found", "Job not found")
         if job.state == "failed":
             raise Error("job_failed", "Job failed")
+        if job.result_dropped:
+            raise Error("result_not_kept", f"result no longer kept: job {id} has completed")
         if job.state == "completed":
             return {"result": job.result}
         self.waiters.append(Waiter(corr, self.mono + timeout, job_id=id, timeout=timeout))

@@ -114,11 +114,11 @@ class Life:
 
     def is_expired(self, job: Job) -> bool:
         ttl = job.options["ttl"]
-        return bool(ttl) and job.state in ("waiting", "delayed") and self.now > job.created_at + ttl
+        return bool(ttl) and job.state in ("waiting", "delayed") and self.now > job.ttl_since + ttl
 
     def expire(self) -> None:
         late = [job for job in self.jobs.values() if self.is_expired(job)]
-        late.sort(key=lambda job: (job.created_at + job.options["ttl"], job.id))
+        late.sort(key=lambda job: (job.ttl_since + job.options["ttl"], job.id))
         self.remove(late, "expired")
 
     def lease_end(self, job: Job) -> tuple[int, str] | None:
@@ -135,7 +135,7 @@ class Life:
         """When something happens next by itself, on the monotonic clock."""
         walls = [job.run_at for job in self.of(None, "delayed")]
         walls += [
-            job.created_at + job.options["ttl"] + 1
+            job.ttl_since + job.options["ttl"] + 1
             for job in self.of(None, "waiting", "delayed")
             if job.options["ttl"]
         ]
@@ -215,13 +215,15 @@ class Life:
 
     def tidy(self) -> None:
         """Let go of what is beyond the bounds, oldest first."""
-        beyond = len(self.completed) - self.limits["completed_jobs_max"]
-        for job_id in self.completed[: max(0, beyond)]:
+        loose = [key for key in self.completed if not self.jobs[key].is_retained()]
+        beyond = len(loose) - self.limits["completed_jobs_max"]
+        for job_id in loose[: max(0, beyond)]:
             self.evict(job_id)
-        with_result = [key for key in self.completed if self.jobs[key].result is not None]
+        loose = [key for key in loose if key in self.jobs]
+        with_result = [key for key in loose if self.jobs[key].result is not None]
         beyond = len(with_result) - self.limits["results_max"]
         for job_id in with_result[: max(0, beyond)]:
-            self.jobs[job_id].result = None
+            self.jobs[job_id].result, self.jobs[job_id].result_dropped = None, True
         beyond = len(self.dead) - self.limits["dlq_jobs_max"]
         oldest = sorted(
             self.dead, key=lambda job_id: (self.jobs[job_id].ended_at, self.jobs[job_id].queue)

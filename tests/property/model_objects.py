@@ -85,12 +85,18 @@ class Job:
         self.lost = 0
         self.error: str | None = None
         self.result: Any = None
+        self.result_dropped = False
+        self.ttl_since = now
         self.logs: list[Fields] = []
         self.history: list[Fields] = []
         self.watchers: list[int] = []
         self.open: list[int] = []
         self.children: list[int] | None = None
         self.children_completed = 0
+
+    def is_retained(self) -> bool:
+        """Whether somebody asked to keep it once it has completed."""
+        return bool(self.options["keep_completed_age"] or self.options["keep_completed_count"])
 
     def order(self) -> tuple[int, int, int, int]:
         """Where it stands among the ready jobs of its queue."""

@@ -133,6 +133,7 @@ class Queues(Life):
             self.dead.remove(job.id)
             job.attempts, job.run_at, job.ended_at = 0, self.now, 0
             job.error, job.lost, job.stall_count = None, 0, 0
+            job.ttl_since = self.now
             self.enqueue(job)
         return {"ids": [len(jobs)]}
 

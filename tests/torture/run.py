@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from flashq.client.sync_client import Client
-from flashq.errors import FlashQError
+from flashq.errors import FlashQError, ResultNotKept
 from tests.postgres import Postgres
 from tests.server import eventually
 from tests.torture.books import Books
@@ -257,7 +257,10 @@ class Run:
             and not books.wanted[books.deliveries[job_id][0].uid].is_removed
         ]
         for job_id in Random(self._plan.seed).sample(done, min(RESULTS_MAX, len(done))):
-            result = client.get_result(job_id)
+            try:
+                result = client.get_result(job_id)
+            except ResultNotKept:
+                result = None
             uid = "" if result is None else msgspec.convert(result, Payload).u
             self._pen.write(Kept(job_id, uid))
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from flashq.errors import BatchTooLarge, FieldTooLarge, InvalidRequest, ReplyTooLarge
+from flashq.errors import (
+    BatchTooLarge,
+    FieldTooLarge,
+    InvalidRequest,
+    ReplyTooLarge,
+    ResultNotKept,
+)
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply
 from flashq.protocol.jobs import (
@@ -32,6 +38,7 @@ from flashq.protocol.jobs import (
 from flashq.shard.context import Context, Decision
 from flashq.shard.lifecycle import COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
 from flashq.shard.outbox import Origin
+from flashq.shard.state import OUTCOME_COMPLETED
 from flashq.shard.views import (
     REPLY_BYTES_MAX,
     fitting,
@@ -73,10 +80,31 @@ def get_state(context: Context, command: GetState, origin: Origin) -> Decision:
 
 
 def get_result(context: Context, command: GetResult, origin: Origin) -> Decision:
-    """Give a completed job's result; null when there is none."""
+    """Give a completed job's result; null when there is none.
+
+    Raises:
+        ResultNotKept: there was one, or can have been.
+    """
     job = context.state.job(command.id)
+    if job is None:
+        if context.state.outcome(command.id) == OUTCOME_COMPLETED and not origin.older:
+            raise ResultNotKept(id=command.id)
+    else:
+        check_result_kept(job, origin)
     result = None if job is None or job.state != COMPLETED else result_view(job, origin)
     return Decision(ResultReply(id=command.id, result=result))
+
+
+def check_result_kept(job: Job, origin: Origin) -> None:
+    """Refuse to say of a job that it has no result, when it had one.
+
+    Older clients do not know the difference, and are not refused.
+
+    Raises:
+        ResultNotKept: its result was let go.
+    """
+    if job.extra is not None and job.extra.result_dropped and not origin.older:
+        raise ResultNotKept(id=job.id)
 
 
 def get_job_by_custom_id(context: Context, command: GetJobByCustomId, origin: Origin) -> Decision:

@@ -93,7 +93,7 @@ def _fire(context: Context, body: Fire) -> list[AnyRecord]:
         options = _decode_push(body.options)
     except DecodeError as error:
         raise Damage(f"options of the cron {body.name}: {error}") from None
-    batch = Batch(context, body.queue, json=body.payload_json)
+    batch = Batch(context, body.queue, json=body.payload_json, is_bounded=False)
     with suppress(DuplicateJob, Debounced, Busy):
         batch.add(options, body.data)
     return batch.records

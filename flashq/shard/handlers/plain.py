@@ -46,6 +46,8 @@ def push_plain(context: Context, command: PlainPush, origin: Origin) -> Decision
     check_payload(context, data)
     context.check_room(1, len(data))
     options = _plain_options(context, queue, command.data, json=origin.json)
+    if options is not None:
+        context.check_retention(options, 1)
     first = state.next_sequence
     record = r.Pushed(command.queue, first, [data], [command.priority], state.now_ms, options)
     new = job_id(first, state.shard, state.shard_count)
@@ -91,6 +93,8 @@ def _push_many(
     state = context.state
     queue = state.queues.get(command.queue)
     options = _plain_options(context, queue, raws[0], json=origin.json)
+    if options is not None:
+        context.check_retention(options, len(datas))
     if priorities.count(priorities[0]) == len(priorities):
         del priorities[1:]
     first = state.next_sequence

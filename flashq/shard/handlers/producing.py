@@ -49,6 +49,7 @@ from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import (
     NO_OPTIONS,
     Job,
+    asks_to_be_kept,
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.pages import encode_page, image_of
@@ -110,10 +111,20 @@ def check_payload(context: Context, data: bytes) -> None:
 
 
 class Batch:
-    """The records of one push or batch, and the keys that its own entries have taken so far."""
+    """The records of one push or batch, and the keys that its own entries have taken so far.
 
-    def __init__(self, context: Context, queue_name: str, *, json: bool) -> None:
+    Args:
+        context: the moment.
+        queue_name: where its jobs go.
+        json: how their payloads are encoded.
+        is_bounded: whether an entry may be refused for a bound of the shard.
+    """
+
+    def __init__(
+        self, context: Context, queue_name: str, *, json: bool, is_bounded: bool = True
+    ) -> None:
         self.context = context
+        self.is_bounded = is_bounded
         self.queue_name = queue_name
         self.queue = context.state.queues.get(queue_name)
         self.json = json
@@ -123,6 +134,7 @@ class Batch:
         self._unique: dict[str, int] = {}
         self._custom: dict[str, int] = {}
         self._debounced: set[str] = set()
+        self._retained = 0
         #: the record that the next entry joins, and what its entries share
         self._open: r.Pushed | None = None
 
@@ -159,6 +171,9 @@ class Batch:
             if holder is not None:
                 self.raise_level(holder, options)
                 raise DuplicateJob(key=push.unique_key)
+        if self.is_bounded:
+            context.check_retention(options, self._retained + 1)
+        self._retained += asks_to_be_kept(options)
         new = self.next_id()
         if options is not None and options.depends_on:
             self._park(push, data, options)
@@ -390,6 +405,7 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     known = _known_flow(batch, command, options)
     if known is not None:
         return Decision(known, batch.records, durable)
+    context.check_retention(options, 1)
     records: list[AnyRecord] = [
         r.Parked(
             command.queue,

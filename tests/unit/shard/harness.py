@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from flashq.protocol.codec import decode_request, encode
-from flashq.protocol.framing import ALL_QUEUES, FULL, JSON, pack_wish
+from flashq.protocol.framing import ALL_QUEUES, FULL, JSON, OLDER, pack_wish
 from flashq.protocol.internal import AnyPeerMessage, Mail
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.objects import Event
@@ -86,13 +86,20 @@ class Shard:
         return self.engine.state
 
     def send(
-        self, cmd: str, *, json: bool = False, full: bool = False, corr: int = 0, **fields: Any
+        self,
+        cmd: str,
+        *,
+        json: bool = False,
+        full: bool = False,
+        older: bool = False,
+        corr: int = 0,
+        **fields: Any,
     ) -> int:
         """Send a request; return the number under which its answer will be found."""
         if not corr:
             self._corr += 1
             corr = self._corr
-        flags = (JSON if json else 0) | (FULL if full else 0)
+        flags = (JSON if json else 0) | (FULL if full else 0) | (OLDER if older else 0)
         body = msgspec.json.encode if json else msgspec.msgpack.encode
         command = decode_request(body({"cmd": cmd, **fields}), json=json)
         self.engine.handle(command, Origin(b"peer", corr, b"", flags), self.now_ms, self.mono_ms)

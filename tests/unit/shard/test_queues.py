@@ -195,6 +195,24 @@ class TestDeadLetters:
         assert shard.pull_ids() == [jobs[0], jobs[1], jobs[2]]
         shard.check_recovery()
 
+    def test_the_ttl_of_a_retried_dead_letter_starts_anew(self, shard: Shard) -> None:
+        """1. A job with a ttl becomes a dead letter, and its ttl passes. 2. Somebody puts it back
+        to work, and was told that it is; it used to expire at that very moment, and was gone."""
+        job_id = shard.make_failed(ttl=1000)
+        created = shard.job(job_id)["created_at"]
+        shard.advance(5000)
+        assert shard.ask("RETRYDLQ", queue="q")["ids"] == [1]
+        shard.advance(0)
+        assert shard.state_of(job_id) == "waiting"
+        assert shard.job(job_id)["created_at"] == created
+        shard = shard.crash(downtime_ms=0)
+        shard.advance(1000)
+        assert shard.state_of(job_id) == "waiting"
+        shard.check_recovery()
+        shard.advance(1)
+        assert shard.state_of(job_id) == "unknown"
+        assert shard.ask("METRICS")["metrics"]["total_expired"] == 1
+
     def test_a_retried_poison_job_has_its_losses_forgiven(self, shard: Shard) -> None:
         job_id = shard.push()
         for lost in range(3):

@@ -45,10 +45,40 @@ class TestShardBounds:
         shard = Shard(results_max=2)
         jobs = [shard.make_completed(number) for number in range(4)]
         shard.tick()
-        results = [shard.ask("GETRESULT", id=job_id)["result"] for job_id in jobs]
-        assert results == [None, None, 2, 3]
+        kept = [shard.ask("GETRESULT", id=job_id)["result"] for job_id in jobs[2:]]
+        assert kept == [2, 3]
         assert completed_of(shard) == jobs
         shard.check_recovery()
+
+    @pytest.mark.parametrize("word", ["GETRESULT", "WAITJOB"])
+    def test_a_result_that_is_no_longer_kept_is_not_none(self, word: str) -> None:
+        """1. A job completes with a result, and is forgotten in part, then as a whole. 2. Who asks
+        for the result was told None, as for a job that had none."""
+        shard = Shard(results_max=1, completed_jobs_max=4)
+        first = shard.make_completed("first")
+        none = shard.make_completed(None)
+        shard.make_completed("third")
+        shard.tick()
+        assert shard.state_of(first) == "completed"
+        said = ("result_not_kept", f"result no longer kept: job {first} has completed")
+        assert shard.refuse(word, id=first) == said
+        assert shard.ask(word, id=none)["result"] is None
+        shard = shard.crash()
+        assert shard.refuse(word, id=first) == said
+        for _ in range(4):
+            shard.make_completed()
+        shard.tick()
+        assert shard.state_of(first) == "unknown"
+        assert shard.refuse("GETRESULT", id=first) == said
+        assert shard.refuse("WAITJOB", id=first) == ("wait_job_not_found", "Job not found")
+
+    def test_older_clients_see_no_result_as_ever(self) -> None:
+        """They know neither the refusal nor what it says."""
+        shard = Shard(results_max=0)
+        job_id = shard.make_completed("gone")
+        shard.tick()
+        assert shard.ask("GETRESULT", id=job_id, older=True)["result"] is None
+        assert shard.ask("WAITJOB", id=job_id, older=True)["result"] is None
 
     def test_a_result_goes_with_its_job_and_not_a_second_time(self) -> None:
         """Both bounds passed at once: the shard died of dropping the results of removed jobs, and
@@ -105,6 +135,58 @@ class TestShardBounds:
         assert shard.job(waiting)["error"] == f"dependency {first} removed: evicted"
 
 
+class TestRetained:
+    @pytest.mark.parametrize("asked", ["keep_completed_age", "keep_completed_count"])
+    def test_what_the_push_asked_for_is_kept_beyond_the_bounds_of_the_shard(
+        self, asked: str
+    ) -> None:
+        """With its result; the bounds are for those that did not ask."""
+        shard = Shard(completed_jobs_max=2, results_max=1)
+        kept = [shard.make_completed(n, **{asked: 60_000}) for n in range(4)]
+        loose = [shard.make_completed(n) for n in range(4)]
+        shard.tick()
+        assert completed_of(shard) == [*kept, *loose[2:]]
+        assert [shard.ask("GETRESULT", id=key)["result"] for key in kept] == [0, 1, 2, 3]
+        shard = shard.crash()
+        shard.tick()
+        assert completed_of(shard) == [*kept, *loose[2:]]
+        assert [shard.ask("GETRESULT", id=key)["result"] for key in kept] == [0, 1, 2, 3]
+        shard.check_recovery()
+
+    def test_a_push_that_asks_is_refused_when_too_many_have(self) -> None:
+        """Kept or refused: unfinished ones count, as they will have to be kept."""
+        shard = Shard(retained_jobs_max=2)
+        shard.make_completed(keep_completed_age=500)
+        shard.push(keep_completed_count=3)
+        text = "limit reached: shard 0 holds 2 jobs to be kept once completed (retained_jobs_max)"
+        push = {"queue": "q", "data": 1, "keep_completed_age": 500}
+        assert shard.refuse("PUSH", **push) == ("limit_reached", text)
+        children = [{"queue": "q", "data": 1}]
+        assert shard.refuse("FLOW", **push, children=children) == ("limit_reached", text)
+        reply = shard.ask("PUSHB", queue="q", jobs=[push, {"data": 2}])
+        assert reply["ids"][0] is None
+        assert reply["ids"][1] is not None
+        shard.ask("QUEUECONFIG", queue="other", keep_completed_count=1)
+        assert shard.refuse("PUSH", queue="other", data=1)[0] == "limit_reached"
+        assert shard.ask("PUSHB", queue="other", payloads=[1, 2])["ids"] == [None, None]
+        shard.advance(500)
+        shard.push(keep_completed_age=500)
+
+    def test_a_batch_is_kept_as_far_as_there_is_room(self) -> None:
+        """Each of its entries counts for those behind it."""
+        shard = Shard(retained_jobs_max=2)
+        jobs = [{"data": n, "keep_completed_age": 5} for n in range(3)]
+        reply = shard.ask("PUSHB", queue="q", jobs=jobs)
+        assert [key is not None for key in reply["ids"]] == [True, True, False]
+
+    def test_one_that_is_removed_at_once_is_not_to_be_kept(self) -> None:
+        """Its own words contradict each other: gone is gone."""
+        shard = Shard(retained_jobs_max=1)
+        for _ in range(3):
+            shard.make_completed(keep_completed_age=500, remove_on_complete=True)
+        assert completed_of(shard) == []
+
+
 class TestKeepCompletedAge:
     def test_goes_after_its_time(self) -> None:
         shard = Shard()
@@ -115,7 +197,7 @@ class TestKeepCompletedAge:
         assert completed_of(shard) == [short, long]
         shard.advance(1)
         assert completed_of(shard) == [long]
-        assert shard.ask("GETRESULT", id=short)["result"] is None
+        assert shard.refuse("GETRESULT", id=short)[0] == "result_not_kept"
         shard.check_recovery()
 
     def test_counts_on_through_a_restart(self) -> None:
