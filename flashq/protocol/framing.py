@@ -54,6 +54,8 @@ in what they do have."""
 
 CLIENT_FLAGS: Final = JSON | FULL | OLDER
 """The flags that a client may set."""
+CLIENT_FLAG_SETS: Final = tuple(flags for flags in range(256) if not flags & ~CLIENT_FLAGS)
+"""Every combination of them."""
 
 _LAYOUT: Final = struct.Struct(">BBHQ")
 _pack = _LAYOUT.pack

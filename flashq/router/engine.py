@@ -38,6 +38,7 @@ from flashq.protocol.codec import (
 from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     BOUNCED,
+    CLIENT_FLAG_SETS,
     CLIENT_FLAGS,
     DELIVERY,
     HEADER_BYTES,
@@ -131,8 +132,7 @@ class Router:
         self._draining = False
         #: when the last reply of a peer passed, or the drain began
         self._last_reply_ms = now_ms
-        #: clients that leave so much unread that their requests are refused; whoever sends to them
-        #: maintains it
+        #: clients that leave so much unread that their requests are refused; the sender keeps it
         self.overfull: set[bytes] = set()
         self._supervisor = supervisor
         #: what the coordinator has said last
@@ -146,8 +146,7 @@ class Router:
         routes = [*enumerate(self._lanes[:-1]), (ROUTE_COORDINATOR, self._coordinator)]
         return {
             pack_header(flags, route, 0)[:4]: lane
-            for flags in range(CLIENT_FLAGS + 1)
-            if not flags & ~CLIENT_FLAGS
+            for flags in CLIENT_FLAG_SETS
             for route, lane in routes
         }
 
