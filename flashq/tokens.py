@@ -18,7 +18,6 @@ import hmac
 import tomllib
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -33,6 +32,7 @@ from flashq.errors import (
 )
 from flashq.protocol.codec import decode_request
 from flashq.protocol.command import Command, Role, Scope
+from flashq.protocol.patterns import PATTERNS_CHARS_MAX, PATTERNS_MAX, Pattern, pattern_set
 
 TOKENS_MAX: Final = 1000
 TOKEN_RANDOM_BYTES: Final = 32
@@ -80,10 +80,12 @@ class TokenEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
     role: Literal["admin", "producer", "worker", "read"]
-    queues: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=100)
-    ] = ()
+    queues: Annotated[tuple[Pattern, ...], Meta(max_length=PATTERNS_MAX)] = ()
     name: Annotated[str, Meta(max_length=100)] = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(len, self.queues)) > PATTERNS_CHARS_MAX:
+            raise ValueError(f"`queues` has more than {PATTERNS_CHARS_MAX} characters")
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -166,9 +168,9 @@ class Grant(Struct, frozen=True):
             json: its encoding.
 
         Returns:
-            Patterns, one of which the queues of the jobs that it names by id have to fit. Only
-            their shard knows their queues: the request has to say it as `within`. Empty for no
-            condition.
+            Patterns, one of which the queue of a job has to fit that it names by an id or is shown.
+            Only their shard knows their queues: the request has to say it as `within`. Empty for
+            no condition.
 
         Raises:
             NotAllowed: it is not allowed.
@@ -177,23 +179,21 @@ class Grant(Struct, frozen=True):
         self.check_role(command.role)
         if not self.queues:
             return ()
-        if command.scope in _BY_ID:
-            return self.queues
         if command.scope in _BY_QUEUE:
             self.check_queue(queue)
             if command.word == "FLOW":
                 for child in decode_request(body, json=json).children:
                     self.check_queue(child.queue)
-        elif command.scope is not Scope.ROUTER:
+        elif command.scope is not Scope.ROUTER and command.scope not in _BY_ID:
             self.check_queue(None)
         elif command.word in _SUBSCRIPTIONS:
             self.check_queue(queue)
-        return ()
+        return self.queues if "within" in command.request.__struct_fields__ else ()
 
 
 def fits(queue: str, patterns: Collection[str]) -> bool:
     """Tell whether a queue's name fits one of the patterns."""
-    return any(fnmatchcase(queue, pattern) for pattern in patterns)
+    return pattern_set(patterns).fits(queue)
 
 
 EVERYTHING: Final = Grant(Role.ADMIN)

@@ -40,7 +40,7 @@ class _Counters(NamedTuple):
 
 
 COUNTERS: Final = Form("mailbox.", _Counters)
-MESSAGES: Final = Form("mail.", Mail, version=2)
+MESSAGES: Final = Form("mail.", Mail, version=3)
 
 
 class _Mailbox:

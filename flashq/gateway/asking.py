@@ -17,6 +17,7 @@ from flashq.gateway.splicing import append_fields
 from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.base import OptionalRaw
 from flashq.protocol.command import Command, Scope
+from flashq.protocol.complaints import explain
 from flashq.protocol.framing import ROUTE_ANY, ROUTE_COORDINATOR
 from flashq.protocol.registry import BY_WORD, WORD_ALIASES
 
@@ -219,13 +220,6 @@ def read_ask(body: bytes, *, json: bool, older: bool = False) -> Ask:
     ask = Ask(command, body, outline, json=json)
     ask.older = older
     return ask
-
-
-def explain(text: str) -> str:
-    """Put a decoder's complaint into the words that older clients know."""
-    if text.startswith("Object missing required field"):
-        return text.replace("Object missing required field", "missing field", 1)
-    return f"invalid type: {text}" if text.startswith("Expected") else text
 
 
 def _array_size(head: bytes) -> int:

@@ -161,6 +161,7 @@ class Commands:
 
     async def _pull(self, command: Command, request: Request, visitor: Visitor) -> Response:
         query = request.query_params
+        http_requests.check_query(query, ("count", "timeout"))
         count = http_requests.whole_number(query, "count", 1, COUNT_MAX)
         timeout = http_requests.whole_number(query, "timeout", WAIT_MS, WAIT_MS_MAX)
         if count == 0:

@@ -7,7 +7,7 @@ members and what the path says behind them, where it wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -23,11 +23,12 @@ from flashq.errors import (
     MessageTooLarge,
     ParameterInvalid,
 )
-from flashq.gateway.asking import Ask, JsonOutline, explain, read_ask
+from flashq.gateway.asking import Ask, JsonOutline, read_ask
 from flashq.gateway.leniency import repaired
 from flashq.ids import JOB_ID_MAX
 from flashq.protocol.codec import encode_json
 from flashq.protocol.command import Command
+from flashq.protocol.complaints import explain, nearest
 from flashq.protocol.registry import BY_WORD
 
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -36,9 +37,11 @@ DISCARDED_BYTES_MAX: Final = 8 * BODY_BYTES_MAX
 """How much of a body that is too large is still read, so that its sender gets to read why."""
 BATCH_JOBS_MAX: Final = 1000
 
-OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view"})
+OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view", "reqId"})
 """Fields that are the gateway's own: it numbers what it asks, says what a token is for, and shows
 every job that was pushed."""
+IGNORED_PARAMETERS: Final = frozenset({"token", "_"})
+"""Parameters of any query: a token, which is looked at before, and what keeps caches out."""
 BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
 """Commands whose body may be left out; what does not say that it is JSON is ignored."""
 
@@ -187,23 +190,37 @@ def ask_with_parameters(
 
     Args:
         command: what is asked.
-        path, query: as they came, decoded; names in the query that it does not have are ignored.
+        path, query: as they came, decoded.
         fixed: fields that neither of them says.
 
     Raises:
-        ParameterInvalid: one of them has no such value.
+        ParameterInvalid: one of them has no such value, or the query a name that there is not.
     """
+    check_query(query, open_fields(command))
     fields: dict[str, Any] = {name: query[name] for name in open_fields(command) if name in query}
     fields |= _from_path(command, path)
     fields |= fixed
     try:
         request: Struct = msgspec.convert(fields, command.request, strict=False)
     except msgspec.ValidationError as error:
-        raise ParameterInvalid(detail=explain(str(error))) from None
+        raise ParameterInvalid(detail=explain(str(error), command.request)) from None
     try:
         return read_ask(encode_json(request), json=True)
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise ParameterInvalid(detail=str(error)) from None
+
+
+def check_query(query: Mapping[str, str], known: Sequence[str]) -> None:
+    """Refuse a query with a name that it does not have.
+
+    Raises:
+        ParameterInvalid: it has one; the text says which was probably meant.
+    """
+    for name in query:
+        if name not in known and name not in IGNORED_PARAMETERS:
+            meant = nearest(name, known)
+            hint = "" if meant is None else f"; did you mean `{meant}`?"
+            raise ParameterInvalid(detail=f"unknown parameter `{name[:64]}`{hint}")
 
 
 def ask_about_job(command: Command, job_id: int) -> Ask:

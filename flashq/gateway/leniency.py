@@ -1,8 +1,9 @@
 """What older clients write a little differently, put into the form that the shards read.
 
-Owns the two repairs of a request that was refused as it stands: numbers that are whole but written
-as floats (or beyond what any of our numbers can be), and the request id of one that cannot be read
-at all. Requests that are right never come here. Pure.
+Owns the repairs of a request that was refused as it stands: numbers that are whole but written as
+floats (or beyond what any of our numbers can be), fields that the command does not have, which the
+older TCP protocol ignores, and the request id of one that cannot be read at all. Requests that are
+right never come here. Pure.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ _JSON_REQUEST_ID: Final = re.compile(
 _MSGPACK_REQUEST_ID: Final = b"\xa5reqId"
 
 
-def repaired(body: bytes, *, json: bool) -> bytes | None:
+def repaired(body: bytes, *, json: bool, ignores_unknown: bool = False) -> bytes | None:
     """Return a request with its numbers as the shards read them; None when nothing is to be done.
 
     `5.0` becomes 5, and a duration or a count beyond 2**53 - 1 becomes that. Payloads stay as they
     are.
+
+    Args:
+        body: the request.
+        json: its encoding.
+        ignores_unknown: leave out fields of the request itself that its command does not have.
     """
     try:
         fields = decode(body, dict[str, Raw], json=json)
@@ -46,6 +52,11 @@ def repaired(body: bytes, *, json: bool) -> bytes | None:
     if command is None:
         return None
     changed = _repair(fields, command.request, json=json)
+    if ignores_unknown:
+        unknown = fields.keys() - _names_of(command.request)
+        for name in unknown:
+            del fields[name]
+        changed = changed or bool(unknown)
     return encode(fields, json=json) if changed else None
 
 
@@ -96,6 +107,12 @@ def _whole(value: Any, *, clamp: bool) -> Any:
     if clamp and type(value) is int and value > JOB_ID_MAX:
         return JOB_ID_MAX
     return value
+
+
+@cache
+def _names_of(kind: type[Struct]) -> frozenset[str]:
+    """Return the names that a request's fields have on the wire."""
+    return frozenset({"cmd", *kind.__struct_encode_fields__})
 
 
 @cache

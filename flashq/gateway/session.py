@@ -338,7 +338,7 @@ class Conversation:
         except BadMessage:
             raise
         except InvalidRequest:
-            better = repaired(body, json=self._json)
+            better = repaired(body, json=self._json, ignores_unknown=True)
             if better is None:
                 raise
             return read_ask(better, json=self._json, older=True)
@@ -399,7 +399,7 @@ class Conversation:
 
     def _answer_here(self, exchange: _Exchange, ask: Ask, grant: Grant | None) -> None:
         """Answer what is about the connection itself, and whoever has not shown a token."""
-        request = decode_request(ask.body, json=self._json)
+        request = self._decode(ask)
         if isinstance(request, Auth):
             self._shown = self._guard.show(request.token, self.address, self._mono_ms())
         elif grant is None:
@@ -414,6 +414,15 @@ class Conversation:
             word = ask.command.word
             raise InvalidRequest(detail=f"unknown variant `{word}`, it is not for this door")
         self._send(exchange, _OK_JSON if self._json else _OK_MSGPACK)
+
+    def _decode(self, ask: Ask) -> Any:
+        try:
+            return decode_request(ask.body, json=self._json)
+        except InvalidRequest:
+            better = repaired(ask.body, json=self._json, ignores_unknown=True)
+            if better is None:
+                raise
+            return decode_request(better, json=self._json)
 
     def _subscribe(self, exchange: _Exchange, request: Subscribe) -> None:
         """Listen, and answer once nothing is missed any more."""
@@ -470,7 +479,9 @@ class Conversation:
         """Repair a request that was refused as it stood, if it can be and was not yet."""
         ask = exchange.ask
         assert ask is not None
-        better = None if exchange.is_repaired else repaired(ask.body, json=self._json)
+        if exchange.is_repaired:
+            return False
+        better = repaired(ask.body, json=self._json, ignores_unknown=True)
         if better is None:
             return False
         exchange.is_repaired = True

@@ -26,7 +26,7 @@ QUEUES_MAX: Final = 1000
 _HEARTBEAT: Final = BY_WORD["SESSIONHEARTBEAT"]
 
 
-class Registration(Struct, kw_only=True):
+class Registration(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a worker says of itself."""
 
     queues: list[str] = []

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from flashq.errors import BadMessage, FlashQError, InvalidRequest, error_from
 from flashq.protocol.base import ErrorReply
+from flashq.protocol.complaints import explain
 from flashq.protocol.jobs import PayloadBatch, PlainPush, PlainPushBatch
 from flashq.protocol.registry import BY_WORD, COMMANDS, WORD_ALIASES
 from flashq.protocol.sessions import Notice
@@ -99,7 +100,9 @@ def decode_request(body: bytes, *, json: bool = False) -> Any:
         aliased = _decode_alias(body, json=json)
         if aliased is not None:
             return aliased
-        raise InvalidRequest(detail=_explain(str(error))) from None
+        known = BY_WORD.get(request_word(body, json=json))
+        request = None if known is None else known.request
+        raise InvalidRequest(detail=explain(str(error), request)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(detail=str(error)) from None
 
@@ -125,21 +128,6 @@ def with_field(body: bytes, name: str, value: Any, *, json: bool = False) -> byt
     return encode(fields, json=json)
 
 
-EXPLANATION_CHARS_MAX: Final = 300
-
-
-def _explain(text: str) -> str:
-    if len(text) > EXPLANATION_CHARS_MAX:  # it quotes what was sent
-        text = f"{text[: EXPLANATION_CHARS_MAX // 2]}…{text[-EXPLANATION_CHARS_MAX // 2 :]}"
-    if "Invalid value" in text and "$.cmd" in text:
-        return text.replace("Invalid value", "unknown command", 1)
-    if text.startswith("Object missing required field `cmd`"):
-        return "missing field `cmd`"
-    if text.startswith("Object missing required field"):
-        return text.replace("Object missing required field", "missing field", 1)
-    return f"invalid type: {text}" if text.startswith("Expected") else text
-
-
 def decode_outline(body: bytes, *, json: bool = False) -> Outline:
     """Read of a request only what routing needs.
 
@@ -150,7 +138,7 @@ def decode_outline(body: bytes, *, json: bool = False) -> Outline:
     try:
         return (_outline_json if json else _outline_msgpack)(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(detail=_explain(str(error))) from None
+        raise InvalidRequest(detail=explain(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(detail=str(error)) from None
 

@@ -6,12 +6,28 @@ from typing import Final
 
 from msgspec import Raw
 
-from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
+from flashq.protocol.base import (
+    Mutation,
+    OptionalRaw,
+    Reply,
+    Request,
+    SessionId,
+    Text,
+    Unsigned,
+    Within,
+)
 from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.jobs import JobOptions
 
 
-class SetCron(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="CRON"):
+class SetCron(
+    JobOptions,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="cmd",
+    tag="CRON",
+    forbid_unknown_fields=True,
+):
     """Adds or replaces the cron `name`. Set again with nothing changed, it goes on as it was.
 
     `schedule` has five fields, six with seconds first, is `*/N` for every N seconds, or one of
@@ -22,17 +38,19 @@ class SetCron(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag
     `unique_key`, `job_id` or `debounce_id` makes a repeat adds no job.
     """
 
-    # The last three are those of `Mutation`: a Struct cannot inherit them beside the options.
-    name: str
+    # The last five are those of `Mutation`: a Struct cannot inherit them beside the options.
+    name: Text
     queue: str
     data: Raw
-    schedule: str | None = None
+    schedule: Text | None = None
     repeat_every: Unsigned | None = None
     limit: Unsigned | None = None
-    tz: str | None = None
+    tz: Text | None = None
     session: SessionId | None = None
     n: Unsigned | None = None
     done_below: Unsigned | None = None
+    within: Within | None = None
+    reqId: OptionalRaw = None  # noqa: N815
 
 
 class CronJob(JobOptions, kw_only=True, omit_defaults=True):
@@ -51,7 +69,7 @@ class CronJob(JobOptions, kw_only=True, omit_defaults=True):
 
 
 class DeleteCron(Mutation, kw_only=True, tag="CRONDELETE"):
-    name: str
+    name: Text
 
 
 class ListCrons(Request, kw_only=True, tag="CRONLIST"):

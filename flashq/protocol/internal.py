@@ -279,10 +279,12 @@ class ChildEnded(PeerMessage, tag="ended"):
 
 class Watch(PeerMessage, tag="watch"):
     """`dependent` waits for the end of `dependency`; answered by DependencyAnswer at once, and
-    again at its end when it has not ended."""
+    again at its end when it has not ended. There are no jobs for it but those of queues that fit
+    one of `within`, where that names any."""
 
     dependency: int
     dependent: int
+    within: tuple[str, ...] = ()
 
 
 class DependencyAnswer(PeerMessage, tag="dep"):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from flashq.protocol.base import (
     I32,
+    IDS_MAX,
     U32,
     Durability,
     Fraction,
+    Ids,
     Mutation,
     OnDependencyFailure,
     OptionalRaw,
     Reply,
     Request,
     SessionId,
+    Text,
     Unsigned,
+    Within,
 )
 from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobView, LogEntry, StateView
@@ -38,47 +42,56 @@ class JobOptions(Struct, kw_only=True, omit_defaults=True):
     max_attempts: U32 | None = None
     backoff: Unsigned | None = None
     jitter: Fraction | None = None
-    unique_key: str | None = None
-    depends_on: list[Unsigned] | None = None
+    unique_key: Text | None = None
+    depends_on: Ids | None = None
     on_dependency_failure: OnDependencyFailure | None = None
-    tags: list[str] | None = None
+    tags: Annotated[list[Text], Meta(max_length=IDS_MAX)] | None = None
     lifo: bool | None = None
     remove_on_complete: bool | None = None
     remove_on_fail: bool | None = None
     stall_timeout: Unsigned | None = None
-    debounce_id: str | None = None
+    debounce_id: Text | None = None
     debounce_ttl: Unsigned | None = None
-    job_id: str | None = None
+    job_id: Text | None = None
     keep_completed_age: Unsigned | None = None
     keep_completed_count: Unsigned | None = None
     durability: Durability | None = None
 
 
-class NewJob(JobOptions, kw_only=True, omit_defaults=True):
+class NewJob(JobOptions, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One entry of a batch."""
 
     data: Raw
 
 
-class NewChild(JobOptions, kw_only=True, omit_defaults=True):
+class NewChild(JobOptions, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One child of a flow."""
 
     queue: str
     data: Raw
 
 
-class Push(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="PUSH"):
+class Push(
+    JobOptions,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="cmd",
+    tag="PUSH",
+    forbid_unknown_fields=True,
+):
     """A push is flat: the options stand beside `queue` and `data`. With `view` the reply shows the
     job as it stands in the queue, or the one that stands for it; a repeat, and a push that waited
     for other shards, are answered without."""
 
-    # The last three are those of `Mutation`: a Struct cannot inherit them beside the options.
+    # The last five are those of `Mutation`: a Struct cannot inherit them beside the options.
     queue: str
     data: Raw
     view: bool | None = None
     session: SessionId | None = None
     n: Unsigned | None = None
     done_below: Unsigned | None = None
+    within: Within | None = None
+    reqId: OptionalRaw = None  # noqa: N815
 
 
 class PushReply(Reply, kw_only=True):
@@ -98,17 +111,13 @@ class PlainJob(Struct, forbid_unknown_fields=True):
     priority: I32 = 0
 
 
-class PlainPush(Mutation, kw_only=True, forbid_unknown_fields=True, tag="PUSH"):
-    """A PUSH that says nothing but payload and priority. Decoded first; not in the registry.
-
-    `reqId` is what older clients add to every request; it means nothing here.
-    """
+class PlainPush(Mutation, kw_only=True, tag="PUSH"):
+    """A PUSH that says nothing but payload and priority. Decoded first; not in the registry."""
 
     queue: str
     data: Raw
     priority: I32 = 0
     view: bool | None = None
-    reqId: OptionalRaw = None  # noqa: N815
 
 
 class PlainPushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
@@ -130,8 +139,8 @@ class PushBatch(Mutation, kw_only=True, omit_defaults=True, tag="PUSHB"):
     """`payloads` may stand in the place of `jobs`: those of jobs that say nothing else."""
 
     queue: str
-    jobs: list[NewJob] | None = None
-    payloads: list[Raw] | None = None
+    jobs: Annotated[list[NewJob], Meta(max_length=IDS_MAX)] | None = None
+    payloads: Annotated[list[Raw], Meta(max_length=IDS_MAX)] | None = None
 
 
 class BatchError(Struct, kw_only=True):
@@ -150,17 +159,26 @@ class PushBatchReply(Reply, kw_only=True, omit_defaults=True):
     errors: list[BatchError] = []
 
 
-class Flow(JobOptions, kw_only=True, omit_defaults=True, tag_field="cmd", tag="FLOW"):
+class Flow(
+    JobOptions,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="cmd",
+    tag="FLOW",
+    forbid_unknown_fields=True,
+):
     """A parent that runs when all its children have ended. `parent_data` is another name of
     `data`; the options are the parent's (`depends_on` is refused)."""
 
     queue: str
-    children: list[NewChild]
+    children: Annotated[list[NewChild], Meta(max_length=IDS_MAX)]
     data: OptionalRaw = None
     parent_data: OptionalRaw = None
     session: SessionId | None = None
     n: Unsigned | None = None
     done_below: Unsigned | None = None
+    within: Within | None = None
+    reqId: OptionalRaw = None  # noqa: N815
 
 
 class FlowReply(Reply, kw_only=True):
@@ -187,7 +205,7 @@ class GetJob(Request, kw_only=True, tag="GETJOB"):
 class GetJobByCustomId(Request, kw_only=True, omit_defaults=True, tag="GETJOBBYCUSTOMID"):
     """Without `queue` every shard is asked, and the newest job with that id is given."""
 
-    job_id: str
+    job_id: Text
     queue: str | None = None
 
 
@@ -226,7 +244,7 @@ class WaitReply(Reply, kw_only=True):
 
 
 class GetJobsBatch(Request, kw_only=True, tag="GETJOBSBATCH"):
-    ids: list[Unsigned]
+    ids: Ids
 
 
 class GetJobs(Request, kw_only=True, omit_defaults=True, tag="GETJOBS"):
@@ -275,7 +293,7 @@ class Log(Mutation, kw_only=True, omit_defaults=True, tag="LOG"):
     message: str
     id: Unsigned | None = None
     job_id: Unsigned | None = None
-    level: str | None = None
+    level: Text | None = None
 
 
 class GetLogs(Request, kw_only=True, omit_defaults=True, tag="GETLOGS"):

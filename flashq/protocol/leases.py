@@ -6,11 +6,21 @@ no longer its own; one that does not is served by the job's state alone.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from flashq.protocol.base import CountReply, Mutation, OptionalRaw, Reply, Request, Unsigned
+from flashq.protocol.base import (
+    IDS_MAX,
+    CountReply,
+    Ids,
+    Mutation,
+    OptionalRaw,
+    Reply,
+    Request,
+    Tokens,
+    Unsigned,
+)
 from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobColumns, JobView, Progress
 
@@ -91,9 +101,9 @@ class Ack(Mutation, kw_only=True, omit_defaults=True, tag="ACK"):
 class AckBatch(Mutation, kw_only=True, omit_defaults=True, tag="ACKB"):
     """`tokens` and `results`, where given, are in line with `ids`; null stands for none."""
 
-    ids: list[Unsigned]
-    tokens: list[Unsigned | None] | None = None
-    results: list[OptionalRaw] | None = None
+    ids: Ids
+    tokens: Tokens | None = None
+    results: Annotated[list[OptionalRaw], Meta(max_length=IDS_MAX)] | None = None
 
 
 class AckBatchReply(Reply, kw_only=True, omit_defaults=True):
@@ -114,8 +124,8 @@ class Fail(Mutation, kw_only=True, omit_defaults=True, tag="FAIL"):
 class Release(Mutation, kw_only=True, omit_defaults=True, tag="RELEASE"):
     """Gives active jobs back to their queue; no attempt is counted."""
 
-    ids: list[Unsigned]
-    tokens: list[Unsigned | None] | None = None
+    ids: Ids
+    tokens: Tokens | None = None
 
 
 class HeartbeatJob(Mutation, kw_only=True, omit_defaults=True, tag="HEARTBEAT"):

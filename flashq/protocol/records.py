@@ -15,7 +15,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 
-STORED_FORM: Final = 4
+STORED_FORM: Final = 5
 """The form of the log and of checkpoints: of the records here, the messages of peers in them, and
 what `shard/pages.py` and `shard/checkpoint.py` write. Any change of what is encoded, or of what it
 means, raises it; `tests/unit/shard/test_stored_form.py` fails until then."""
@@ -47,6 +47,8 @@ class Options(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False
     """The durability level; None is the server's default."""
     json: bool = False
     """The payload is JSON text instead of MessagePack."""
+    parent_queue: str = ""
+    """The queue of `parent`, which may be in another shard."""
 
 
 class Record(Struct, array_like=True, tag_field="r"):
@@ -71,7 +73,8 @@ class Pushed(Record, tag=1):
 
 
 class Parked(Record, tag=2):
-    """A job that waits for `dependencies`, or a flow parent that waits for `children` jobs.
+    """A job that waits for `dependencies`, or a flow's parent that waits for a job in each of the
+    queues `children`.
 
     Until every one of them has been asked after (or made), the job is pending: nobody sees it and
     its push is not answered.
@@ -83,7 +86,7 @@ class Parked(Record, tag=2):
     priority: int
     run_at: int
     options: Options | None
-    children: int
+    children: list[str]
 
 
 class Confirmed(Record, tag=3):

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from flashq.protocol.base import Mutation, Reply, Request, SessionId, Unsigned
+from flashq.protocol.base import Ids, Mutation, Name, Reply, Request, SessionId, Text, Unsigned
 from flashq.protocol.command import Role, Scope, command
 from flashq.protocol.objects import Event
 
@@ -21,7 +21,7 @@ class Hello(Request, kw_only=True, omit_defaults=True, tag="HELLO"):
     answers it too. `client` says who it is, for people: LISTWORKERS shows it."""
 
     session: SessionId
-    client: str | None = None
+    client: Text | None = None
 
 
 class HelloReply(Reply, kw_only=True):
@@ -39,10 +39,7 @@ class HelloReply(Reply, kw_only=True):
     message_bytes_max: int
 
 
-_Name = Annotated[str, Meta(max_length=256)]
-
-
-class About(Struct, kw_only=True, omit_defaults=True, frozen=True):
+class About(Struct, kw_only=True, omit_defaults=True, frozen=True, forbid_unknown_fields=True):
     """What a session says of itself, for people who look at the server. Who has told its `name` in
     a hello need not say it again.
 
@@ -50,9 +47,9 @@ class About(Struct, kw_only=True, omit_defaults=True, frozen=True):
     has no jobs of this session: so one registers that works over another door.
     """
 
-    id: _Name | None = None
-    name: _Name | None = None
-    queues: Annotated[list[_Name], Meta(max_length=1000)] = []
+    id: Name | None = None
+    name: Name | None = None
+    queues: Annotated[list[Name], Meta(max_length=1000)] = []
     concurrency: Unsigned = 0
     jobs_processed: Unsigned = 0
 
@@ -70,8 +67,8 @@ class Heartbeat(Request, kw_only=True, omit_defaults=True, tag="SESSIONHEARTBEAT
     """
 
     session: SessionId
-    leases: list[Unsigned] = []
-    tokens: list[Unsigned] = []
+    leases: Ids = []
+    tokens: Ids = []
     about: About | None = None
 
 
@@ -100,7 +97,7 @@ class Subscribe(Request, kw_only=True, omit_defaults=True, tag="SUBSCRIBE"):
     request's `corr`, until UNSUBSCRIBE or the session's end. Needs a hello before it."""
 
     queue: str
-    events: list[str]
+    events: Annotated[list[Name], Meta(max_length=100)]
 
 
 class Unsubscribe(Request, kw_only=True, tag="UNSUBSCRIBE"):

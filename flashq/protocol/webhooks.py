@@ -7,17 +7,20 @@ delivers, and is never shown to anybody else again.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from flashq.protocol.base import (
     CountReply,
+    Ids,
     Mutation,
+    Name,
     OptionalRaw,
     Reply,
     Request,
     SessionId,
+    Text,
     Unsigned,
 )
 from flashq.protocol.command import Role, Scope, command
@@ -33,11 +36,11 @@ class SetWebhook(Mutation, kw_only=True, omit_defaults=True, tag="WEBHOOK"):
     where none is given, and loses it to an empty one.
     """
 
-    url: str
-    events: list[str]
+    url: Text
+    events: Annotated[list[Name], Meta(max_length=100)]
     queue: str | None = None
-    secret: str | None = None
-    webhook: str | None = None
+    secret: Text | None = None
+    webhook: Name | None = None
 
 
 class WebhookReply(Reply, kw_only=True):
@@ -47,7 +50,7 @@ class WebhookReply(Reply, kw_only=True):
 class DeleteWebhook(Mutation, kw_only=True, tag="WEBHOOKDELETE"):
     """Removes a webhook, and everything that it was still to be told."""
 
-    webhook: str
+    webhook: Name
 
 
 class ListWebhooks(Request, kw_only=True, tag="WEBHOOKLIST"):
@@ -86,7 +89,7 @@ class WebhooksReply(Reply, kw_only=True):
 class GetDeadDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDEAD"):
     """Gives the dead deliveries of `webhook`, or of all, oldest first; at most `limit` (100)."""
 
-    webhook: str | None = None
+    webhook: Name | None = None
     limit: Unsigned | None = None
 
 
@@ -114,7 +117,7 @@ class RetryDeadDeliveries(Mutation, kw_only=True, omit_defaults=True, tag="WEBHO
     """Puts dead deliveries back to be told after all others, as far as there is room: one, all of
     `webhook`, or all. `delivery` needs `webhook`."""
 
-    webhook: str | None = None
+    webhook: Name | None = None
     delivery: Unsigned | None = None
 
 
@@ -128,7 +131,7 @@ class PullDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKPULL
 
     holder: SessionId
     call: Unsigned
-    held: list[Unsigned] | None = None
+    held: Ids | None = None
     timeout: Unsigned | None = None
     renew_only: bool | None = None
 

@@ -127,9 +127,10 @@ def _parked(state: ShardState, record: r.Parked) -> None:
     )
     extra = job.need_extra()
     if record.children:
-        extra.asked = set(range(record.children))
+        extra.asked = set(range(len(record.children)))
         extra.open = set()
-        extra.children = [0] * record.children
+        extra.children = [0] * len(record.children)
+        extra.children_queues = list(record.children)
     else:
         dependencies = options_of(job).depends_on
         extra.asked = set(dependencies)

@@ -25,6 +25,7 @@ from flashq.shard.lifecycle import (
     options_of,
 )
 from flashq.shard.measuring import Measures
+from flashq.shard.outbox import Origin
 from flashq.shard.retry import is_final, retry_delay_ms
 from flashq.shard.state import ShardState
 
@@ -72,13 +73,24 @@ class Context:
         """The wall clock; it never goes back."""
         return self.state.now_ms
 
-    def need_job(self, job_id: int) -> Job:
-        """Return the job.
+    def job(self, job_id: int, origin: Origin) -> Job | None:
+        """Return a job that a request names, None when there is none for its asker."""
+        job = self.state.job(job_id)
+        return job if job is None or origin.sight is None or origin.sees(job.queue) else None
+
+    def outcome(self, job_id: int, origin: Origin) -> int | None:
+        """Return how a job ended that a request names and that is gone (OUTCOME_ code), None when
+        that is not known: of what queue it was nobody knows, so only one who may name all
+        learns it."""
+        return None if origin.sight is not None else self.state.outcome(job_id)
+
+    def need_job(self, job_id: int, origin: Origin) -> Job:
+        """Return a job that a request names.
 
         Raises:
-            JobNotFound: clients know none under this id.
+            JobNotFound: there is none for its asker.
         """
-        job = self.state.job(job_id)
+        job = self.job(job_id, origin)
         if job is None:
             raise JobNotFound(id=job_id)
         return job

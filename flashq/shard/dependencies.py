@@ -29,6 +29,7 @@ from flashq.shard.lifecycle import (
     is_volatile,
     options_of,
 )
+from flashq.shard.sight import Sight
 from flashq.shard.state import OUTCOME_COMPLETED, ShardState
 
 Outcome = tuple[str, str | None]
@@ -36,9 +37,16 @@ Outcome = tuple[str, str | None]
 reason. Of a volatile one, of level memory, nobody would hear after a crash."""
 
 
-def outcome_of(state: ShardState, job_id: int) -> Outcome:
-    """Return how a job of this shard stands."""
+def outcome_of(state: ShardState, job_id: int, sight: Sight | None) -> Outcome:
+    """Return how a job of this shard stands.
+
+    Args:
+        sight: of whoever waits for it. Of a job that is gone nobody knows the queue, so for an
+            asker that may name some queues only there has been none.
+    """
     job = state.index.get(job_id)
+    if sight is not None and (job is None or not sight.has(job.queue)):
+        return ("unknown", None)
     if job is not None:
         if job.state == COMPLETED:
             return ("completed", None)
@@ -64,7 +72,9 @@ def _refusal(outcome: str, dependency: int) -> FlashQError | None:
     return None
 
 
-def ask_dependencies(context: Context, dependencies: tuple[int, ...]) -> dict[int, Outcome]:
+def ask_dependencies(
+    context: Context, dependencies: tuple[int, ...], sight: Sight | None
+) -> dict[int, Outcome]:
     """Return how those dependencies stand that are of this shard.
 
     Raises:
@@ -75,7 +85,7 @@ def ask_dependencies(context: Context, dependencies: tuple[int, ...]) -> dict[in
     for dependency in dependencies:
         if shard_of_job(dependency, state.shard_count) != state.shard:
             continue
-        known[dependency] = outcome_of(state, dependency)
+        known[dependency] = outcome_of(state, dependency, sight)
         refusal = _refusal(known[dependency][0], dependency)
         if refusal is not None:
             raise refusal

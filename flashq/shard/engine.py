@@ -19,14 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from flashq.errors import FlashQError, InvalidRequest, JobNotFound, SessionExpired
+from msgspec.structs import replace
+
+from flashq.errors import FlashQError, InvalidRequest, SessionExpired
 from flashq.protocol import jobs, leases, queues, server
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply as OkReply
 from flashq.protocol.codec import encode_msgpack, error_reply
-from flashq.protocol.command import Scope
 from flashq.protocol.internal import AnyPeerMessage, Mail, Sampled
 from flashq.protocol.limits import EngineLimits
+from flashq.protocol.names import check_queue_name
 from flashq.protocol.records import Answer, AnyRecord
 from flashq.protocol.registry import BY_REQUEST
 from flashq.protocol.sessions import Goodbye, Heartbeat
@@ -41,9 +43,9 @@ from flashq.shard.leases import Leases
 from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, expires_at
 from flashq.shard.outbox import Origin
 from flashq.shard.pulling import Pulling
+from flashq.shard.sight import Sight
 from flashq.shard.state import ShardState
 from flashq.shard.workers import list_workers
-from flashq.tokens import fits
 from flashq.walltime import WallTime
 
 Handler = Callable[[Context, Any, Origin], Decision]
@@ -111,29 +113,12 @@ _PUSHES: Final = frozenset({jobs.Push, jobs.PlainPush})
 
 _CHANGING_RATE: Final = frozenset({queues.SetRateLimit, queues.ClearRateLimit, queues.Obliterate})
 
-_NAMING_JOBS: Final = frozenset(
-    kind for kind, command in BY_REQUEST.items() if command.scope in (Scope.JOB, Scope.JOBS)
-)
-
 
 def _answer(command: Any, reply: Any) -> Answer | None:
     """Return what repeats of a request are answered from; None for one that is not protected."""
     if type(command) not in _MUTATING or command.session is None or command.n is None:
         return None
     return Answer(command.session, command.n, command.done_below or 0, encode_msgpack(reply))
-
-
-def _job_named_by(command: Any) -> int:
-    """Return the id of the job that a request is about, by any of the names for it.
-
-    Raises:
-        InvalidRequest: it names none.
-    """
-    for name in ("id", "parent_id", "job_id"):
-        job_id = getattr(command, name, None)
-        if isinstance(job_id, int):
-            return job_id
-    raise InvalidRequest(detail="missing field `id`")
 
 
 class Engine:
@@ -228,6 +213,8 @@ class Engine:
         """
         self._observe(now_ms, mono_ms)
         try:
+            if command.within is not None:
+                origin = replace(origin, sight=Sight(command.within))
             self._dispatch(command, origin)
         except FlashQError as error:
             self._refuse(command, origin, error)
@@ -358,8 +345,9 @@ class Engine:
                 # It tells nothing of the state, so it need not wait until that is safe.
                 self._core.reply_now(origin, error_reply(self.refusal))
                 return
-        if kind in _NAMING_JOBS and command.within is not None:
-            self._check_within(command)
+        queue = getattr(command, "queue", None)
+        if queue is not None and queue not in self.state.queues:  # one that exists has passed
+            check_queue_name(queue, bytes_max=self._core.limits.queue_name_bytes_max)
         handler = HANDLERS.get(kind)
         if handler is None:
             self._dispatch_own(command, origin)
@@ -386,22 +374,6 @@ class Engine:
                 reply = inspecting.shown(self._core.context, reply, origin)
             self._core.reply(origin, reply)
 
-    def _check_within(self, command: Any) -> None:
-        """Refuse jobs whose queue the asker may have nothing to do with, in words that do not tell
-        whether they exist.
-
-        Raises:
-            JobNotFound: there is one, or the request is about one job of which nothing is known.
-        """
-        ids = getattr(command, "ids", None)
-        named = [_job_named_by(command)] if ids is None else ids
-        for job_id in named:
-            job = self.state.index.get(job_id)
-            if (job is None and ids is None) or (
-                job is not None and not fits(job.queue, command.within)
-            ):
-                raise JobNotFound(id=job_id)
-
     def _after(self, kind: type, command: Any, records: list[AnyRecord], origin: Origin) -> None:
         """Keep what is volatile in step with what was just decided."""
         first, last = records[0], records[-1]
@@ -422,7 +394,7 @@ class Engine:
         elif isinstance(command, jobs.WaitJob):
             self._pulling.wait(command, origin)
         elif isinstance(command, Heartbeat):
-            self._core.reply_now(origin, self._leases.heartbeat(command))
+            self._core.reply_now(origin, self._leases.heartbeat(command, origin))
         elif isinstance(command, server.ListWorkers):
             self._core.reply_now(origin, list_workers(self._core, self._leases))
         elif isinstance(command, Goodbye):

@@ -26,6 +26,7 @@ from flashq.shard.lifecycle import (
     options_of,
     special_of,
 )
+from flashq.shard.outbox import Origin
 
 PULLED_QUEUES_MAX: Final = 100
 """Queues remembered of one session as those that it pulls from; the oldest is forgotten first."""
@@ -208,7 +209,7 @@ class Leases:
 
     # --- heartbeats
 
-    def heartbeat(self, command: Heartbeat) -> HeartbeatReply:
+    def heartbeat(self, command: Heartbeat, origin: Origin) -> HeartbeatReply:
         """Take in a session's heartbeat and tell it which leases are no longer its own.
 
         A job handed out before a crash whose record was lost goes to the session that names it, if
@@ -223,7 +224,7 @@ class Leases:
         adopted: dict[int, list[int]] = {}
         named: set[int] = set()
         for job_id, token in zip(command.leases, chain(command.tokens, repeat(None)), strict=False):
-            job = state.job(job_id)
+            job = self._core.context.job(job_id, origin)
             lease = None if job is None else job.lease
             if lease is not None and lease.session == session_id and token in (None, lease.token):
                 named.add(job_id)

@@ -127,6 +127,8 @@ class Extra(Struct, gc=False):
     open: set[int] | None = None
     """Dependencies, or made children, that have not ended."""
     children: list[int] | None = None
+    children_queues: list[str] | None = None
+    """The queues of `children`, which may be in other shards."""
     children_completed: int = 0
     rejected: tuple[str, str] | None = None
     """Why a pending push will be refused: text and code."""

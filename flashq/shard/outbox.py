@@ -9,6 +9,7 @@ from msgspec import Struct
 from flashq.protocol.framing import FULL, JSON, OLDER
 from flashq.protocol.objects import Event
 from flashq.protocol.records import Entry
+from flashq.shard.sight import Sight
 
 
 class Origin(Struct, frozen=True):
@@ -19,12 +20,14 @@ class Origin(Struct, frozen=True):
         corr: the asker's number of the request.
         tail: what its header carried behind the fixed part; echoed.
         flags: the asker's flags (JSON, FULL, OLDER).
+        sight: which queues' jobs there are for the asker; None for all.
     """
 
     peer: bytes
     corr: int
     tail: bytes = b""
     flags: int = 0
+    sight: Sight | None = None
 
     @property
     def json(self) -> bool:
@@ -37,6 +40,10 @@ class Origin(Struct, frozen=True):
     @property
     def older(self) -> bool:
         return bool(self.flags & OLDER)
+
+    def sees(self, queue: str) -> bool:
+        """Tell whether the jobs of a queue are there for the asker."""
+        return self.sight is None or self.sight.has(queue)
 
 
 class Reply(Struct):

@@ -41,6 +41,7 @@ class ExtraImage(Struct, array_like=True):
     asked: set[int] | None
     open: set[int] | None
     children: list[int] | None
+    children_queues: list[str] | None
     children_completed: int
     rejected: tuple[str, str] | None
     doomed: str | None

@@ -294,7 +294,7 @@ class Pulling:
             Busy: too many are parked.
         """
         core = self._core
-        job = core.state.job(command.id)
+        job = core.context.job(command.id, origin)
         if job is None:
             raise WaitJobNotFound
         if job.state == FAILED:

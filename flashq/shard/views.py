@@ -81,7 +81,7 @@ def job_view(job: Job, origin: Origin, *, is_single: bool = False) -> JobView:
             job.ended_at,
         )
         return cast("JobView", plain)
-    fields = _fields(job, json)
+    fields = _fields(job, origin)
     if not origin.full:
         return JobView(**fields)
     return _full_view(fields, is_single=is_single)
@@ -121,7 +121,7 @@ def job_columns(jobs: list[Job]) -> JobColumns:
 
 def state_view(job: Job, origin: Origin) -> StateView:
     """Return the job beside its state, for lists."""
-    fields = _fields(job, origin.json)
+    fields = _fields(job, origin)
     state = STATE_NAMES[job.state]
     if origin.full:
         nested = _full_view(fields)
@@ -129,13 +129,13 @@ def state_view(job: Job, origin: Origin) -> StateView:
     return StateView(state=state, **fields)
 
 
-def _fields(job: Job, json: bool) -> dict[str, Any]:
+def _fields(job: Job, origin: Origin) -> dict[str, Any]:
     options = job.options
     is_json = options is not None and options.json
     fields: dict[str, Any] = {
         "id": job.id,
         "queue": job.queue,
-        "data": payload(job.data, is_json=is_json, json=json),
+        "data": payload(job.data, is_json=is_json, json=origin.json),
         "priority": job.priority,
         "created_at": job.created_at,
         "run_at": job.run_at,
@@ -160,32 +160,42 @@ def _fields(job: Job, json: bool) -> dict[str, Any]:
             "stall_timeout": options.stall_timeout,
             "keep_completed_age": options.keep_completed_age,
             "keep_completed_count": options.keep_completed_count,
-            "parent_id": options.parent or None,
+            "parent_id": (options.parent or None) if origin.sees(options.parent_queue) else None,
         }
         if options.jitter:  # a default that is a float is left out only where it is not named
             fields["jitter"] = options.jitter
     if extra := job.extra:
-        fields |= _extra_fields(extra)
+        fields |= _extra_fields(extra, origin)
     if job.state == ACTIVE:
         beaten = extra.last_heartbeat if extra is not None else 0
         fields["last_heartbeat"] = max(beaten, job.started_at)
     return fields
 
 
-def _extra_fields(extra: Extra) -> dict[str, Any]:
+def _extra_fields(extra: Extra, origin: Origin) -> dict[str, Any]:
     return {
         "progress": extra.progress,
         "progress_msg": extra.progress_msg,
         "stall_count": extra.stall_count,
         "lost": extra.lost,
         "error": extra.error,
-        "children_ids": tuple(extra.children or ()),
+        "children_ids": children_of(extra, origin),
         "children_completed": extra.children_completed,
         "history": tuple(
             Attempt(at=at, reason=reason, error=error, started_at=started_at)
             for at, reason, error, started_at in extra.history or ()
         ),
     }
+
+
+def children_of(extra: Extra, origin: Origin) -> tuple[int, ...]:
+    """Return those of a flow's children that there are for the asker, in their order."""
+    children = extra.children or ()
+    if origin.sight is None:
+        return tuple(children)
+    queues = extra.children_queues or ()
+    named = zip(children, queues, strict=True)
+    return tuple(child for child, queue in named if origin.sees(queue))
 
 
 def result_view(job: Job, origin: Origin) -> Raw | None:

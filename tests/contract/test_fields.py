@@ -225,10 +225,12 @@ def test_null_is_the_same_as_absent_where_a_field_is_optional(
 
 
 @pytest.mark.parametrize("word", FIELDS)
-def test_a_field_that_nobody_knows_is_ignored(dealer: Dealer, queue: str, word: str) -> None:
-    """A client of a later version can talk to this one."""
+def test_a_field_that_nobody_knows_is_refused(dealer: Dealer, queue: str, word: str) -> None:
+    """A slip of the pen would be an option that is silently not there."""
     dealer.ask("HELLO", session=_session(dealer))
-    fits(dealer, word, good_request(word, queue) | {"reqId": "r-1", "later": {"x": 1}})
+    text = refusal(dealer, word, good_request(word, queue) | {"later": {"x": 1}})
+    assert "unknown field `later`" in text
+    fits(dealer, word, good_request(word, queue) | {"reqId": "r-1"})
 
 
 @pytest.mark.parametrize("word", FIELDS)

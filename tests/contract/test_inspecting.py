@@ -88,7 +88,7 @@ def test_jobs_are_listed_newest_first_with_the_exact_total(dealer: Dealer, queue
 
 @pytest.mark.covers("GETJOBS")
 def test_jobs_are_listed_by_state_in_either_spelling(dealer: Dealer, queue: str) -> None:
-    """Hyphens and capitals do not matter; a state that does not exist filters nothing."""
+    """Hyphens and capitals do not matter; a state that does not exist is refused."""
     spelled = {
         "waiting": ["Waiting"],
         "delayed": ["DELAYED"],
@@ -107,7 +107,8 @@ def test_jobs_are_listed_by_state_in_either_spelling(dealer: Dealer, queue: str)
         others = [other for other in spelled if other != state]
         for other in (*others, "stalled"):
             assert dealer.ask("GETJOBS", queue=f"{queue}-{state}", state=other)["total"] == 0
-        assert dealer.ask("GETJOBS", queue=f"{queue}-{state}", state="no-such")["total"] == 1
+        refused = dealer.ask("GETJOBS", queue=f"{queue}-{state}", state="no-such")
+        assert refused["code"] == "state_invalid"
 
 
 @pytest.mark.covers("GETJOBCOUNTS", "COUNT")

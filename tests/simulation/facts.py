@@ -183,7 +183,7 @@ class ShardFacts:
     def _parked(self, record: r.Parked) -> list[JobFacts]:
         job = self._new(record.sequence, record.queue, record.data, record.options)
         job.state = PENDING
-        job.children = [0] * record.children
+        job.children = [0] * len(record.children)
         return [job]
 
     def _confirmed(self, record: r.Confirmed) -> list[JobFacts]:

@@ -94,7 +94,7 @@ class TestGrant:
         grant = Grant(Role.ADMIN, ("mail-*", "exact", "x[12]"))
         for queue in ("mail-", "mail-in", "exact", "x1"):
             for word in ("PUSH", "PULLB", "PAUSE", "GETJOBS", "SUBSCRIBE", "DLQ"):
-                assert check(grant, word, queue) == ()
+                assert check(grant, word, queue) == grant.queues, "jobs in the reply name others"
         for queue in ("mail", "Mail-in", "exact2", "x3", "", "*"):
             for word in ("PUSH", "PULLB", "PAUSE", "GETJOBS", "SUBSCRIBE", "DLQ"):
                 with pytest.raises(NotAllowed):
@@ -119,13 +119,15 @@ class TestGrant:
         """They may be of other queues than their parent."""
         grant = Grant(Role.PRODUCER, ("a*",))
         children = [{"queue": "a1", "data": 1}, {"queue": "b", "data": 1}]
-        assert check(grant, "FLOW", "a", data=1, children=children[:1]) == ()
+        assert check(grant, "FLOW", "a", data=1, children=children[:1]) == ("a*",)
         with pytest.raises(NotAllowed):
             check(grant, "FLOW", "a", data=1, children=children)
 
     @pytest.mark.parametrize("word", ["HELLO", "SESSIONHEARTBEAT", "GOODBYE", "AUTH"])
     def test_the_connection_is_everybodys(self, word: str) -> None:
-        assert check(Grant(Role.READ, ("a*",)), word) == ()
+        """A heartbeat names jobs, though."""
+        assert check(Grant(Role.READ, ("a*",)), word) == ("a*",)
+        assert check(Grant(Role.READ), word) == ()
 
     def test_only_an_admin_of_all_queues_needs_no_check(self) -> None:
         assert EVERYTHING.is_everything

@@ -26,7 +26,7 @@ _DISCARDABLE: Final = (WAITING, DELAYED, ACTIVE)
 
 def cancel(context: Context, command: Cancel, origin: Origin) -> Decision:
     """Remove a job that has not ended; whoever works on it learns by its lease."""
-    job = context.need_job(command.id)
+    job = context.need_job(command.id, origin)
     if job.state in _ENDED:
         raise WrongState(f"Job {job.id} cannot be cancelled (already completed/failed)")
     return Decision(Reply(), context.removing([job], "cancelled"), context.is_durable(job))
@@ -34,7 +34,7 @@ def cancel(context: Context, command: Cancel, origin: Origin) -> Decision:
 
 def change_priority(context: Context, command: ChangePriority, origin: Origin) -> Decision:
     """Change a job's priority; a waiting one moves to its new place."""
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is None or job.state == COMPLETED:
         text = f"Job {command.id} not found or cannot change priority"
         raise JobNotFound(text) if job is None else WrongState(text)
@@ -44,7 +44,7 @@ def change_priority(context: Context, command: ChangePriority, origin: Origin) -
 
 def promote(context: Context, command: Promote, origin: Origin) -> Decision:
     """Make a delayed job ready now."""
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is not None and job.state == WAITING:
         raise WrongState(f"Job {job.id} is not delayed")
     if job is None or job.state != DELAYED:
@@ -55,7 +55,7 @@ def promote(context: Context, command: Promote, origin: Origin) -> Decision:
 
 def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
     """Replace a job's payload."""
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is None or job.state not in _UPDATABLE:
         raise JobNotFound(id=command.id)
     data = bytes(command.data)
@@ -67,7 +67,7 @@ def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
 
 def discard(context: Context, command: Discard, origin: Origin) -> Decision:
     """Send a job to the dead letters, whatever attempts it has left."""
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is None or job.state not in _DISCARDABLE:
         text = f"Job {command.id} not found or already in DLQ/completed"
         raise JobNotFound(text) if job is None else WrongState(text)

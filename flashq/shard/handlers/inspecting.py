@@ -15,6 +15,7 @@ from flashq.errors import (
     InvalidRequest,
     ReplyTooLarge,
     ResultNotKept,
+    StateInvalid,
 )
 from flashq.protocol import records as r
 from flashq.protocol.base import Reply
@@ -58,12 +59,12 @@ STALLED_NAME: Final = "stalled"
 
 def get_job(context: Context, command: GetJob, origin: Origin) -> Decision:
     """Give a job and its state."""
-    return Decision(_job_reply(context.state.job(command.id), origin))
+    return Decision(_job_reply(context.job(command.id, origin), origin))
 
 
 def shown(context: Context, pushed: PushReply, origin: Origin) -> PushReply:
     """Return the reply to a push, with the job if it is still there."""
-    job = context.state.job(pushed.id)
+    job = context.job(pushed.id, origin)
     if job is None:
         return pushed
     return ShownPushReply(id=pushed.id, job=job_view(job, origin, is_single=True))
@@ -76,7 +77,7 @@ def _job_reply(job: Job | None, origin: Origin) -> JobReply:
 
 def get_state(context: Context, command: GetState, origin: Origin) -> Decision:
     """Give a job's state."""
-    return Decision(StateReply(id=command.id, state=state_name(context.state.job(command.id))))
+    return Decision(StateReply(id=command.id, state=state_name(context.job(command.id, origin))))
 
 
 def get_result(context: Context, command: GetResult, origin: Origin) -> Decision:
@@ -85,9 +86,10 @@ def get_result(context: Context, command: GetResult, origin: Origin) -> Decision
     Raises:
         ResultNotKept: there was one, or can have been.
     """
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is None:
-        if context.state.outcome(command.id) == OUTCOME_COMPLETED and not origin.older:
+        ended = context.outcome(command.id, origin)
+        if ended == OUTCOME_COMPLETED and not origin.older:
             raise ResultNotKept(id=command.id)
     else:
         check_result_kept(job, origin)
@@ -116,7 +118,7 @@ def get_job_by_custom_id(context: Context, command: GetJobByCustomId, origin: Or
     else:
         found = [queue.custom_ids.get(command.job_id) for queue in queues.values()]
     ids = [job_id for job_id in found if job_id is not None]
-    return Decision(_job_reply(context.state.job(max(ids)) if ids else None, origin))
+    return Decision(_job_reply(context.job(max(ids), origin) if ids else None, origin))
 
 
 def get_jobs_batch(context: Context, command: GetJobsBatch, origin: Origin) -> Decision:
@@ -128,7 +130,7 @@ def get_jobs_batch(context: Context, command: GetJobsBatch, origin: Origin) -> D
     limit = context.limits.batch_jobs_max
     if len(command.ids) > limit:
         raise BatchTooLarge(count=len(command.ids), limit=limit)
-    known = [context.state.job(job_id) for job_id in command.ids]
+    known = [context.job(job_id, origin) for job_id in command.ids]
     jobs = [job for job in known if job is not None]
     if len(fitting(jobs)) < len(jobs):
         raise ReplyTooLarge(limit=REPLY_BYTES_MAX)
@@ -138,11 +140,11 @@ def get_jobs_batch(context: Context, command: GetJobsBatch, origin: Origin) -> D
 def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
     """List jobs, newest ids first; a page ends early when its payloads fill a reply.
 
-    A state that does not exist filters nothing, as older clients expect; `stalled` exists, but no
-    job is ever in it.
+    `stalled` is a state to older clients, and no job is ever in it.
 
     Raises:
         FieldTooLarge: the page is beyond the bound.
+        StateInvalid: there is no such state.
     """
     limit = LIST_LIMIT if command.limit is None else command.limit
     if limit > LIST_LIMIT_MAX:
@@ -151,6 +153,9 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
     if name == STALLED_NAME:
         return Decision(JobsReply(ok=True, jobs=[], total=0))
     state = STATES_BY_NAME.get(name)
+    if name and state is None:
+        known = ", ".join([*STATES_BY_NAME, STALLED_NAME])
+        raise StateInvalid(f"Invalid state '{name[:64]}'. Use: {known}")
     offset = command.offset or 0
     found: list[Job] = []
     if limit:
@@ -193,7 +198,7 @@ def _total(context: Context, queue: str | None, state: int | None) -> int:
 
 def log(context: Context, command: Log, origin: Origin) -> Decision:
     """Add an entry to a job's log."""
-    job = context.need_job(_id(command.id, command.job_id))
+    job = context.need_job(_id(command.id, command.job_id), origin)
     level = "info" if command.level is None else command.level[:LOG_LEVEL_CHARS_MAX]
     message = command.message[:LOG_MESSAGE_CHARS_MAX]
     record = r.Logged(job.id, level, message, context.limits.job_logs_max)
@@ -203,7 +208,7 @@ def log(context: Context, command: Log, origin: Origin) -> Decision:
 def get_logs(context: Context, command: GetLogs, origin: Origin) -> Decision:
     """Give a job's log, oldest entry first; empty for an unknown job."""
     job_id = _id(command.id, command.job_id)
-    job = context.state.job(job_id)
+    job = context.job(job_id, origin)
     return Decision(LogsReply(id=job_id, logs=log_entries(None if job is None else job.extra)))
 
 

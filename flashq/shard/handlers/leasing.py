@@ -75,14 +75,16 @@ def adopting(job: Job, token: int | None, session: bytes | None) -> list[AnyReco
     return [r.Adopted([job.id], token, session or b"")]
 
 
-def _held_job(context: Context, job_id: int, token: int | None, *, text: str | None = None) -> Job:
+def _held_job(
+    context: Context, job_id: int, token: int | None, origin: Origin, *, text: str | None = None
+) -> Job:
     """Return the job that a worker may act on.
 
     Raises:
         JobNotFound: there is none, or it is not active (with `text`: JobNotActive with it).
         LeaseLost: it names a token that is not current.
     """
-    job = context.state.job(job_id)
+    job = context.job(job_id, origin)
     if job is not None and holds(context, job, token):
         return job
     if job is not None and token is not None:
@@ -107,7 +109,7 @@ def _result(context: Context, raw: object, origin: Origin) -> bytes | None:
 
 def ack(context: Context, command: Ack, origin: Origin) -> Decision:
     """Complete a job."""
-    job = _held_job(context, command.id, command.token)
+    job = _held_job(context, command.id, command.token, origin)
     result = _result(context, command.result, origin)
     records = adopting(job, command.token, command.session)
     if not records:
@@ -123,7 +125,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
     """Complete many jobs; those that cannot be are left out and named."""
     ids = command.ids
     _check_batch(context, ids, command.tokens, command.results)
-    held, places, lost, records = _held_of(context, command)
+    held, places, lost, records = _held_of(context, command, origin)
     results: list[bytes | None] = []
     if command.results is not None:
         results = [_result(context, command.results[place], origin) for place in places]
@@ -146,7 +148,7 @@ def ack_batch(context: Context, command: AckBatch, origin: Origin) -> Decision:
 
 
 def _held_of(
-    context: Context, command: AckBatch
+    context: Context, command: AckBatch, origin: Origin
 ) -> tuple[list[Job], Sequence[int], list[int], list[AnyRecord]]:
     """Sort a batch's ids.
 
@@ -158,6 +160,8 @@ def _held_of(
     tokens: Sequence[int | None] = command.tokens or [None] * len(ids)
     index = context.state.index
     jobs = index.get_many(ids)
+    if origin.sight is not None:
+        jobs = [job if job is None or origin.sees(job.queue) else None for job in jobs]
     if _are_all_held(jobs, tokens) and (index.run_of(ids) or len(set(ids)) == len(ids)):
         return cast("list[Job]", jobs), range(len(ids)), [], []
     held: list[Job] = []
@@ -197,7 +201,7 @@ def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object
 
 def fail(context: Context, command: Fail, origin: Origin) -> Decision:
     """End an attempt: the job is retried, or dies."""
-    job = _held_job(context, command.id, command.token)
+    job = _held_job(context, command.id, command.token, origin)
     error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
     records = adopting(job, command.token, command.session)
     if not records:
@@ -213,7 +217,7 @@ def release(context: Context, command: Release, origin: Origin) -> Decision:
     records: list[AnyRecord] = []
     durable = False
     for position, job_id in enumerate(command.ids):
-        job = context.state.job(job_id)
+        job = context.job(job_id, origin)
         token = command.tokens[position] if command.tokens is not None else None
         if job is None or job_id in back or not holds(context, job, token):
             continue
@@ -231,7 +235,7 @@ def heartbeat_job(context: Context, command: HeartbeatJob, origin: Origin) -> De
     if job_id is None:
         raise InvalidRequest(detail="missing field `id`")
     text = "Job {id} not in processing"
-    job = _held_job(context, job_id, command.token, text=text)
+    job = _held_job(context, job_id, command.token, origin, text=text)
     records = adopting(job, command.token, command.session)
     return Decision(Reply(), [*records, r.Beaten(job.id)], durable=False)
 
@@ -239,7 +243,7 @@ def heartbeat_job(context: Context, command: HeartbeatJob, origin: Origin) -> De
 def set_progress(context: Context, command: SetProgress, origin: Origin) -> Decision:
     """Set an active job's progress."""
     text = "Job {id} not found in processing"
-    job = _held_job(context, command.id, command.token, text=text)
+    job = _held_job(context, command.id, command.token, origin, text=text)
     progress = round(min(100, max(0, command.progress)))  # NaN is 0, by the order of these
     message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
     records = adopting(job, command.token, command.session)
@@ -249,7 +253,7 @@ def set_progress(context: Context, command: SetProgress, origin: Origin) -> Deci
 
 def get_progress(context: Context, command: GetProgress, origin: Origin) -> Decision:
     """Give an active job's progress."""
-    job = context.state.job(command.id)
+    job = context.job(command.id, origin)
     if job is None or job.state != ACTIVE:
         raise JobNotFound(id=command.id)
     extra = job.extra
@@ -264,7 +268,7 @@ def get_progress(context: Context, command: GetProgress, origin: Origin) -> Deci
 def move_to_delayed(context: Context, command: MoveToDelayed, origin: Origin) -> Decision:
     """Put an active job back, to run later."""
     text = "Job {id} not in processing"
-    job = _held_job(context, command.id, command.token, text=text)
+    job = _held_job(context, command.id, command.token, origin, text=text)
     records = adopting(job, command.token, command.session)
     records.append(r.Requeued([job.id], "moved", context.now_ms + command.delay))
     return Decision(Reply(), records, context.is_durable(job))

@@ -30,6 +30,7 @@ from flashq.shard.dependencies import (
 )
 from flashq.shard.handlers.producing import Batch
 from flashq.shard.lifecycle import Damage
+from flashq.shard.sight import Sight
 
 _decode_options = msgpack.Decoder(Options).decode
 _decode_push = msgpack.Decoder(JobOptions).decode
@@ -79,7 +80,8 @@ def _create_child(context: Context, body: CreateChild) -> list[AnyRecord]:
 
 
 def _watch(context: Context, body: Watch) -> list[AnyRecord]:
-    outcome, reason = outcome_of(context.state, body.dependency)
+    sight = Sight(body.within) if body.within else None
+    outcome, reason = outcome_of(context.state, body.dependency, sight)
     answer = DependencyAnswer(body.dependency, body.dependent, outcome, reason)
     records: list[AnyRecord] = [context.send(body.dependent, answer)]
     if outcome in ("pending", "failed"):

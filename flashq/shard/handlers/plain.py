@@ -18,7 +18,6 @@ from flashq.protocol.jobs import (
     PushBatchReply,
     PushReply,
 )
-from flashq.protocol.names import check_queue_name
 from flashq.protocol.records import Options
 from flashq.shard.context import Context, Decision
 from flashq.shard.handlers.producing import (
@@ -41,8 +40,6 @@ def push_plain(context: Context, command: PlainPush, origin: Origin) -> Decision
     data = bytes(command.data)
     state = context.state
     queue = state.queues.get(command.queue)
-    if queue is None:  # a queue that exists has passed
-        check_queue_name(command.queue)
     check_payload(context, data)
     context.check_room(1, len(data))
     options = _plain_options(context, queue, command.data, json=origin.json)
@@ -83,7 +80,6 @@ def _push_many(
     priorities: list[int],
     origin: Origin,
 ) -> Decision:
-    check_queue_name(command.queue)
     check_batch(context, raws)
     datas = list(map(bytes, raws))
     sizes = list(map(len, datas))

@@ -53,7 +53,8 @@ from flashq.shard.lifecycle import (
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.pages import encode_page, image_of
-from flashq.shard.views import job_view
+from flashq.shard.sight import Sight
+from flashq.shard.views import children_of, job_view
 
 DEBOUNCE_TTL_MS: Final = 5000
 
@@ -117,16 +118,24 @@ class Batch:
         context: the moment.
         queue_name: where its jobs go.
         json: how their payloads are encoded.
+        sight: which jobs there are for whoever pushes; None for all.
         is_bounded: whether an entry may be refused for a bound of the shard.
     """
 
     def __init__(
-        self, context: Context, queue_name: str, *, json: bool, is_bounded: bool = True
+        self,
+        context: Context,
+        queue_name: str,
+        *,
+        json: bool,
+        sight: Sight | None = None,
+        is_bounded: bool = True,
     ) -> None:
         self.context = context
         self.is_bounded = is_bounded
         self.queue_name = queue_name
         self.queue = context.state.queues.get(queue_name)
+        self.sight = sight
         self.json = json
         self.records: list[AnyRecord] = []
         self.pending: list[int] = []
@@ -245,7 +254,7 @@ class Batch:
     def _park(self, push: JobOptions, data: bytes, options: Options) -> None:
         """Decide a job that waits for others."""
         context = self.context
-        local = ask_dependencies(context, options.depends_on)
+        local = ask_dependencies(context, options.depends_on, self.sight)
         if is_ready_now(local, options):
             self._enqueue(push, data, options)
             return
@@ -254,12 +263,13 @@ class Batch:
         priority = push.priority or 0
         self._open = None
         self.records.append(
-            r.Parked(self.queue_name, self._sequence, data, priority, run_at, options, 0)
+            r.Parked(self.queue_name, self._sequence, data, priority, run_at, options, [])
         )
         self._sequence += 1
         remote = [dependency for dependency in options.depends_on if dependency not in local]
+        within = () if self.sight is None else self.sight.patterns
         for dependency in remote:
-            self.records.append(context.send(dependency, Watch(dependency, new)))
+            self.records.append(context.send(dependency, Watch(dependency, new, within)))
         self.records += settle_known(context, new, options, local, confirm=not remote)
         if remote:
             self.pending.append(new)
@@ -278,10 +288,9 @@ def _window(context: Context, queue: str, push: JobOptions) -> list[r.DebounceSt
 
 def push(context: Context, command: Push, origin: Origin) -> Decision:
     """Add a job."""
-    check_queue_name(command.queue)
     data = bytes(command.data)
     context.check_room(1, len(data))
-    batch = Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json, sight=origin.sight)
     durable = is_durable_push(context, batch.queue, command.durability)
     try:
         new = batch.push(command, data)
@@ -322,12 +331,11 @@ def _awaited(
 
 def push_batch(context: Context, command: PushBatch, origin: Origin) -> Decision:
     """Add many jobs; each entry succeeds or fails by itself."""
-    check_queue_name(command.queue)
     jobs = _entries(command)
     check_batch(context, jobs)
     datas = [bytes(job.data) for job in jobs]
     context.check_room(len(datas), sum(map(len, datas)))
-    batch = Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json, sight=origin.sight)
     ids: list[int | None] = []
     errors: list[tuple[int, str, str]] = []
     durable = False
@@ -388,7 +396,6 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
 
     The parent is pending until every child has been made; then the answer is given.
     """
-    check_queue_name(command.queue)
     raw = command.data if command.data is not None else command.parent_data
     if raw is None:
         raise InvalidRequest(detail="missing field `data`")
@@ -398,11 +405,11 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     check_payload(context, data)
     check_options(command, depends_on_max=context.limits.depends_on_max)
     context.check_room(1, len(data))
-    batch = Batch(context, command.queue, json=origin.json)
+    batch = Batch(context, command.queue, json=origin.json, sight=origin.sight)
     options = options_of_push(context, batch.queue, command, json=origin.json)
     context.check_joinable(None if options is None else options.level)
     durable = is_durable_push(context, batch.queue, command.durability)
-    known = _known_flow(batch, command, options)
+    known = _known_flow(batch, command, options, origin)
     if known is not None:
         return Decision(known, batch.records, durable)
     context.check_retention(options, 1)
@@ -414,7 +421,7 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
             command.priority or 0,
             context.now_ms + (command.delay or 0),
             options,
-            len(children),
+            [child.queue for child in children],
         )
     ]
     parent = batch.next_id()
@@ -427,7 +434,14 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
             bytes(child.data),
             child.priority or 0,
             child.delay or 0,
-            encode_msgpack(replace(said or NO_OPTIONS, parent=parent, position=position)),
+            encode_msgpack(
+                replace(
+                    said or NO_OPTIONS,
+                    parent=parent,
+                    position=position,
+                    parent_queue=command.queue,
+                )
+            ),
         )
         shard = shard_of_queue(child.queue, context.state.shard_count)
         records.append(r.Sent(shard, body))
@@ -446,7 +460,7 @@ def _check_children(context: Context, command: Flow, children: list[NewChild]) -
     if len(children) > limit:
         raise FieldTooLarge(field="children", size=f"{len(children)} jobs", limit=limit)
     for child in children:
-        check_queue_name(child.queue)
+        check_queue_name(child.queue, bytes_max=context.limits.queue_name_bytes_max)
         check_payload(context, bytes(child.data))
         check_options(child, depends_on_max=context.limits.depends_on_max)
         for field in _CHILD_FORBIDS:
@@ -455,7 +469,7 @@ def _check_children(context: Context, command: Flow, children: list[NewChild]) -
         context.check_joinable(child.durability)
 
 
-def _known_flow(batch: Batch, command: Flow, options: Options | None) -> Any:
+def _known_flow(batch: Batch, command: Flow, options: Options | None, origin: Origin) -> Any:
     """Return the answer to a flow that repeats a custom id or unique key; None for a new one.
 
     Raises:
@@ -471,7 +485,7 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None) -> Any:
         known = queue.custom_ids.get(command.job_id)
         if known is not None:
             batch.raise_level(known, options)
-            return flow_reply(batch.context.state.index.get(known), known)
+            return flow_reply(batch.context.state.index.get(known), known, origin)
     if command.unique_key is not None:
         holder = queue.unique_keys.get(command.unique_key)
         if holder is not None:
@@ -483,27 +497,27 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None) -> Any:
     return None
 
 
-def flow_reply(parent: Job | None, parent_id: int) -> FlowReply:
+def flow_reply(parent: Job | None, parent_id: int, origin: Origin) -> FlowReply:
     """Return the reply of a flow."""
-    made = parent.extra.children if parent is not None and parent.extra is not None else None
-    return FlowReply(parent_id=parent_id, children_ids=list(made or ()))
+    made = () if parent is None or parent.extra is None else children_of(parent.extra, origin)
+    return FlowReply(parent_id=parent_id, children_ids=list(made))
 
 
 def get_children(context: Context, command: GetChildren, origin: Origin) -> Decision:
     """Give a flow parent's children. Bodies are given for those of this shard; `children_ids`
-    names all of them."""
-    parent = context.state.job(command.parent_id)
+    names all that there are for the asker."""
+    parent = context.job(command.parent_id, origin)
     if parent is None or parent.extra is None or parent.extra.children is None:
         raise ParentNotFound(id=command.parent_id)
-    children = parent.extra.children
-    here = [context.state.job(child) for child in children]
+    children = children_of(parent.extra, origin)
+    here = [context.job(child, origin) for child in children]
     return Decision(
         ChildrenReply(
             parent_id=parent.id,
             children=[job_view(job, origin) for job in here if job is not None],
             children_ids=list(children),
             completed=parent.extra.children_completed,
-            total=len(children),
+            total=len(parent.extra.children),
         )
     )
 

@@ -12,7 +12,6 @@ from flashq.protocol import queues as q
 from flashq.protocol import records as r
 from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.internal import COORDINATOR, Obliterated
-from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import Metrics, QueueInfo, QueueMetrics
 from flashq.protocol.records import AnyRecord, QueueSettings
 from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
@@ -46,7 +45,6 @@ def _settings(context: Context, name: str) -> QueueSettings:
 
 def _set(context: Context, name: str, reply: Any = None, **changes: Any) -> Decision:
     """Decide a change of a queue's settings."""
-    check_queue_name(name)
     before = _settings(context, name)
     after = replace(before, **changes)
     records: list[AnyRecord] = [] if after == before else [r.QueueSet(name, after)]

@@ -55,7 +55,7 @@ class Filled:
         self.storage.write([slice_])
         self.log(r.Delivered(QUEUE, [3, 5, 7], 99, b""), r.Acked([5], []))
         self.log(r.Removed([6001, 11], "cancelled"))
-        self.log(r.Parked(QUEUE, 4000, b"2", 0, NOW_MS, None, 1))
+        self.log(r.Parked(QUEUE, 4000, b"2", 0, NOW_MS, None, ["x"]))
         self.log(r.Pushed(QUEUE, 9000, [b"3"], [0], NOW_MS, r.Options(json=True)))
 
     def log(self, *records: AnyRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -104,10 +105,11 @@ def test_batches_are_bounded() -> None:
 
 
 def test_path_and_query_make_a_request_without_a_body() -> None:
-    """Texts become numbers; names that the command does not have are ignored."""
-    ask = ask_with_parameters(BY_WORD["GETJOBS"], {}, {"limit": "5", "queue": "q", "x": "y"})
+    """Texts become numbers."""
+    query = {"limit": "5", "queue": "q", "token": "t", "_": "123"}
+    ask = ask_with_parameters(BY_WORD["GETJOBS"], {}, query)
     assert json.loads(ask.body) == {"cmd": "GETJOBS", "limit": 5, "queue": "q"}
-    ask = ask_with_parameters(BY_WORD["GETCHILDREN"], {"id": "7"}, {"parent_id": "8"})
+    ask = ask_with_parameters(BY_WORD["GETCHILDREN"], {"id": "7"}, {})
     assert json.loads(ask.body) == {"cmd": "GETCHILDREN", "parent_id": 7}
 
 
@@ -115,6 +117,20 @@ def test_path_and_query_make_a_request_without_a_body() -> None:
 def test_a_query_that_does_not_fit_is_refused(query: dict[str, str]) -> None:
     """By name."""
     with pytest.raises(ParameterInvalid, match="limit"):
+        ask_with_parameters(BY_WORD["GETJOBS"], {}, query)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ({"stat": "failed"}, "unknown parameter `stat`; did you mean `state`?"),
+        ({"x": "y"}, "unknown parameter `x`"),
+        ({"cmd": "DRAIN"}, "unknown parameter `cmd`"),
+    ],
+)
+def test_a_parameter_that_there_is_not_is_refused(query: dict[str, str], text: str) -> None:
+    """A slip of the pen would list everything."""
+    with pytest.raises(ParameterInvalid, match=re.escape(text) + "$"):
         ask_with_parameters(BY_WORD["GETJOBS"], {}, query)
 
 

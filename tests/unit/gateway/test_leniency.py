@@ -38,6 +38,20 @@ def test_numbers_are_read_as_they_were_meant(
     assert type(kept["n"]) is float
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_fields_that_a_command_does_not_have_are_left_out(binary: bool) -> None:
+    """Of the request itself: the older TCP protocol ignores them. Entries have to be right."""
+    jobs = [{"data": 1, "max_attempt": 3}]
+    fields = {"cmd": "PUSHB", "queue": "q", "jobs": jobs, "reqId": "r1", "traceId": [1]}
+    body = msgpack.packb(fields) if binary else json.dumps(fields).encode()
+    assert repaired(body, json=not binary) is None
+    better = repaired(body, json=not binary, ignores_unknown=True)
+    assert better is not None
+    del fields["traceId"]
+    assert (msgpack.unpackb(better) if binary else json.loads(better)) == fields
+    assert repaired(better, json=not binary, ignores_unknown=True) is None
+
+
 def test_entries_of_a_batch_and_children_of_a_flow() -> None:
     """They have the same fields as a push."""
     jobs = [{"data": 1}, {"data": 2, "delay": 5.0}]

@@ -49,6 +49,7 @@ OPTIONS: Final = r.Options(
     keep_completed_count=8,
     level="durable",
     json=True,
+    parent_queue="flow",
 )
 
 
@@ -74,19 +75,19 @@ def _before() -> list[list[AnyRecord]]:
         [r.Pushed("mail", 1, [b"\x01", b"\x02", b"\x03"], [0], NOW_MS, None)],
         [r.Pushed("mail", 4, [b'{"a":1}'], [5], NOW_MS + 60_000, OPTIONS)],
         [
-            r.Parked("mail", 5, b"\x05", 0, NOW_MS, r.Options(depends_on=(plain, 4)), 0),
+            r.Parked("mail", 5, b"\x05", 0, NOW_MS, r.Options(depends_on=(plain, 4)), []),
             r.DependencyKnown(waits, plain),
             r.WatchedBy(plain, waits),
             r.Sent(0, m.Watch(4, waits)),
             r.Awaited(waits, "push", [waits], [], [waits], ALICE, 3, 1),
         ],
         [
-            r.Parked("mail", 6, b"\x06", 0, NOW_MS, r.Options(depends_on=(plain, 8)), 0),
+            r.Parked("mail", 6, b"\x06", 0, NOW_MS, r.Options(depends_on=(plain, 8)), []),
             r.Sent(0, m.Watch(8, doomed)),
             r.Awaited(doomed, "batch", [None, doomed], [(0, "no", "busy")], [doomed], BOB, 1),
         ],
         [
-            r.Parked("flow", 7, b"\x07", 2, NOW_MS, None, 2),
+            r.Parked("flow", 7, b"\x07", 2, NOW_MS, None, ["mail", "far"]),
             r.Sent(0, m.CreateChild(parent, 0, "a", b"\x08", 1, 50, b"\x90")),
             r.Sent(0, m.CreateChild(parent, 1, "b", b"\x09", 1, 0, b"\x90")),
             r.Awaited(parent, "flow", [parent, None, None], [], [parent], b"", 0),

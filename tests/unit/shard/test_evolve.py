@@ -67,7 +67,7 @@ class TestDamage:
         ("record", "text"),
         [
             (r.Pushed("q", 2, [b""], [0], NOW, None), "sequence 2 pushed, which was used"),
-            (r.Parked("q", 1, b"", 0, NOW, None, 2), "sequence 1 parked, which was used"),
+            (r.Parked("q", 1, b"", 0, NOW, None, ["q", "q"]), "sequence 1 parked, which was used"),
             (r.Acked([9], []), "job 9, which is not there"),
             (r.Acked([5000], []), "page 4, which is not there"),
             (r.Acked([1], []), "job 1 acknowledged, which nobody holds"),
@@ -203,7 +203,7 @@ class TestParked:
         options = Options(depends_on=(1, 3))
         apply(
             state,
-            r.Parked("q", 1, b"", 0, NOW, options, 0),
+            r.Parked("q", 1, b"", 0, NOW, options, []),
             r.Awaited(2, "push", [2], [], [2], b"", 0),
         )
         assert state.counts[PENDING] == 1

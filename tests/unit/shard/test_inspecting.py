@@ -45,7 +45,12 @@ class TestLists:
         for state in ("waiting-children", "WaitingChildren", "WAITING-CHILDREN"):
             assert shard.ask("GETJOBS", queue="q", state=state)["total"] == 1
         assert shard.ask("GETJOBS", state="stalled") == {"ok": True, "jobs": [], "total": 0}
-        assert shard.ask("GETJOBS", state="nonsense")["total"] == 10, "no filter, as it was"
+
+    def test_an_unknown_state_is_refused(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
+        """To list everything instead is an answer to another question."""
+        code, text = shard.refuse("GETJOBS", state="nonsense")
+        assert code == "state_invalid"
+        assert text.startswith("Invalid state 'nonsense'. Use: waiting, delayed, active, ")
 
     def test_pages_newest_first_with_exact_totals(
         self, shard: Shard, jobs: dict[str, list[int]]

@@ -81,10 +81,11 @@ def random_step(shard: Shard, random: Random, *, bytes_max: int) -> None:
             more: dict[str, dict[str, Any]] = {
                 "CHANGEPRIORITY": {"priority": 9},
                 "UPDATEJOB": {"data": data},
+                "LOG": {"message": "m"},
             }
             for job_id in some:
                 what = random.choice(("CANCEL", "PROMOTE", "CHANGEPRIORITY", "UPDATEJOB", "LOG"))
-                shard.send(what, id=job_id, message="m", **more.get(what, {}))
+                shard.send(what, id=job_id, **more.get(what, {}))
         case 9:
             shard.send("RETRYDLQ", queue="q")
             shard.send("RELEASE", ids=held[:20])

@@ -163,7 +163,8 @@ class TestRetained:
         assert shard.refuse("PUSH", **push) == ("limit_reached", text)
         children = [{"queue": "q", "data": 1}]
         assert shard.refuse("FLOW", **push, children=children) == ("limit_reached", text)
-        reply = shard.ask("PUSHB", queue="q", jobs=[push, {"data": 2}])
+        entry = {"data": 1, "keep_completed_age": 500}
+        reply = shard.ask("PUSHB", queue="q", jobs=[entry, {"data": 2}])
         assert reply["ids"][0] is None
         assert reply["ids"][1] is not None
         shard.ask("QUEUECONFIG", queue="other", keep_completed_count=1)
