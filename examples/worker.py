@@ -7,6 +7,7 @@ the job out again after its backoff.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from flashq import AsyncWorkerJob, Worker
 
@@ -22,4 +23,5 @@ async def send(job: AsyncWorkerJob) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
     Worker("emails", send, concurrency=100).run()

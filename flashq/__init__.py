@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flashq.client.results import Event, Gap, Job, PartialBatchError
     from flashq.client.sync_client import Client
     from flashq.errors import FlashQError
-    from flashq.worker.job import AsyncWorkerJob, WorkerJob
+    from flashq.worker.job import AsyncWorkerJob, JobStopped, WorkerJob
     from flashq.worker.process import Worker
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FlashQError",
     "Gap",
     "Job",
+    "JobStopped",
     "PartialBatchError",
     "Worker",
     "WorkerJob",
@@ -41,6 +42,7 @@ _HOMES = {
     "FlashQError": "flashq.errors",
     "Gap": "flashq.client.results",
     "Job": "flashq.client.results",
+    "JobStopped": "flashq.worker.job",
     "PartialBatchError": "flashq.client.results",
     "Worker": "flashq.worker.process",
     "WorkerJob": "flashq.worker.job",

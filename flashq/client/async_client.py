@@ -37,6 +37,7 @@ from flashq.client.happenings import (
     TokenRefused,
 )
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
+from flashq.client.outages import Outages
 from flashq.client.pulse import STUCK_TIMEOUT_MS, Pulse, look_every_ms
 from flashq.client.results import Delivered, Event, Gap
 from flashq.client.sockets import open_socket, send
@@ -139,6 +140,7 @@ class AsyncClient(AsyncMethods):
         stuck_timeout: ms that the event loop may be blocked, once this client has pulled. A thread
             sends the heartbeats as long, and logs what blocks the loop; then the server gives the
             jobs to others.
+        logger: where it says that the server is away or back, and what blocks the event loop.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class AsyncClient(AsyncMethods):
         timeout: int = TIMEOUT_MS,
         on_leases_lost: Callable[[list[int]], None] | None = None,
         stuck_timeout: int = STUCK_TIMEOUT_MS,
+        logger: logging.Logger = _log,
     ) -> None:
         self.url: Final = resolve_url(url, os.environ)
         self._timeout: Final = timeout
@@ -160,6 +163,8 @@ class AsyncClient(AsyncMethods):
             token=token or os.environ.get("FLASHQ_TOKEN") or None,
         )
         self._stuck_timeout: Final = stuck_timeout
+        self._log: Final = logger
+        self._outages: Final = Outages(self.url, logger)
         #: guards connection and socket
         self._lock: Final = threading.RLock()
         self._pulse: Pulse | None = None
@@ -491,7 +496,12 @@ class AsyncClient(AsyncMethods):
     def _start_pulse(self) -> None:
         assert self._loop is not None
         self._pulse = Pulse(
-            self._loop, repr(self), self._stand_in, self._look_every_ms, self._stuck_timeout
+            self._loop,
+            repr(self),
+            self._stand_in,
+            self._look_every_ms,
+            self._stuck_timeout,
+            self._log,
         )
         self._pulse.start()
 
@@ -508,6 +518,7 @@ class AsyncClient(AsyncMethods):
             self._exchange(now)
             for event in self._connection.events():
                 if isinstance(event, Disconnected):
+                    self._outages.gone(event.reason, now)
                     self._replace_socket(now)
                 else:
                     self._postponed.append(event)
@@ -543,8 +554,10 @@ class AsyncClient(AsyncMethods):
             elif isinstance(event, LeasesLost):
                 self._tell_leases_lost(event.ids)
             elif isinstance(event, Connected | TokenRefused):
+                self._outages.back(now_ms())
                 self._connected.set()
             elif isinstance(event, Disconnected):
+                self._outages.gone(event.reason, now_ms())
                 self._close_socket()
                 self._open()
             elif isinstance(event, NoticeReceived | EventsInterrupted | SubscriptionRefused):

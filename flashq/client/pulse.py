@@ -30,8 +30,6 @@ LOOK_MS_MAX: Final = 1000
 FRAMES_MAX: Final = 30
 """Innermost frames shown of what blocks the loop."""
 
-_log: Final = logging.getLogger("flashq.client")
-
 
 class Finding(Enum):
     """What a look at the loop says."""
@@ -84,6 +82,7 @@ class Pulse:
             pulse ends with its object.
         look_ms: gives the time from one look to the next.
         stuck_timeout_ms: how long the loop may be blocked.
+        logger: where it says what blocks it.
     """
 
     def __init__(
@@ -93,8 +92,10 @@ class Pulse:
         take_over: Callable[[], None],
         look_ms: Callable[[], float],
         stuck_timeout_ms: float,
+        logger: logging.Logger,
     ) -> None:
         self._loop: Final = loop
+        self._log: Final = logger
         self._name: Final = name
         self._loop_thread: Final = threading.get_ident()
         self._take_over: Final[weakref.WeakMethod[Callable[[], None]]] = weakref.WeakMethod(
@@ -143,14 +144,14 @@ class Pulse:
     def _act(self, finding: Finding) -> None:
         seconds = self._watch.blocked_ms / 1000
         if finding is Finding.BLOCKED and self._loop.is_running():
-            _log.warning(
+            self._log.warning(
                 "the event loop of %s is blocked; heartbeats go on without it. It is blocked by:\n"
                 "%s",
                 self._name,
                 stack_of(self._loop_thread),
             )
         elif finding is Finding.STUCK:
-            _log.error(
+            self._log.error(
                 "the event loop of %s has been blocked for %.1f s: heartbeats end, and the jobs "
                 "that it holds go to others. It is blocked by:\n%s",
                 self._name,
@@ -158,7 +159,7 @@ class Pulse:
                 stack_of(self._loop_thread),
             )
         elif finding is Finding.TURNS_AGAIN:
-            _log.warning("the event loop of %s turns again", self._name)
+            self._log.warning("the event loop of %s turns again", self._name)
         if finding in (Finding.BLOCKED, Finding.STILL_BLOCKED):
             take_over = self._take_over()
             if take_over is not None:

@@ -23,6 +23,7 @@ from flashq.client.happenings import (
     AnyHappening,
     Completed,
     Connected,
+    Disconnected,
     EventsInterrupted,
     LeasesLost,
     Malformed,
@@ -32,6 +33,7 @@ from flashq.client.happenings import (
 )
 from flashq.client.io_thread import IoThread, now_ms
 from flashq.client.methods import Methods
+from flashq.client.outages import Outages
 from flashq.client.results import Delivered, Event, Gap
 from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
 from flashq.errors import ConnectionClosed
@@ -153,6 +155,7 @@ class Client(Methods):
         self.url: Final = resolve_url(url, os.environ)
         self._timeout: Final = timeout
         self._on_leases_lost: Final = on_leases_lost
+        self._outages: Final = Outages(self.url, _log)
         self._pid: Final = os.getpid()
         self._connection: Final = Connection(
             lambda: os.urandom(16),
@@ -372,7 +375,10 @@ class Client(Methods):
             elif isinstance(event, LeasesLost):
                 self._tell_leases_lost(event.ids)
             elif isinstance(event, Connected | TokenRefused):
+                self._outages.back(now_ms())
                 self._connected.set()
+            elif isinstance(event, Disconnected):
+                self._outages.gone(event.reason, now_ms())
             elif isinstance(event, NoticeReceived | EventsInterrupted | SubscriptionRefused):
                 for reader in self._readers.dispatch(event):
                     reader.wake()

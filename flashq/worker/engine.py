@@ -8,6 +8,11 @@ carries out what it returns, and tells it what came of that. The rules:
   of the last jobs; what is not likely to start within `SURPLUS_MS` is given back.
 * Acknowledgements of a queue gather while one is under way, for at most `ACK_DELAY_MS`.
 * A result that could not be acknowledged is tried again until the lease is lost.
+* A running job is to stop when its lease is lost, when it has been handed out again, and when its
+  time-out is long over without a word from the server. Its place stays taken until its handler has
+  ended, whenever that is.
+* Of one job there is never more than one copy running: a second one is held back until the first
+  has ended, or given back after `HELD_BACK_MS`.
 """
 
 from __future__ import annotations
@@ -26,6 +31,11 @@ ACK_DELAY_MS: Final = 3.0
 RETRY_MS: Final = 500.0
 LAST_WORDS_MS: Final = 5000.0
 """How long after the grace time outcomes may still be reported."""
+OVERTIME_MS: Final = 1000.0
+"""How long the server has to say that a time-out is over, before a worker says so itself."""
+STUBBORN_MS: Final = 2000.0
+"""A handler that has not stopped so long after it was to is named in the log."""
+HELD_BACK_MS: Final = 30_000.0
 RATE_WEIGHT: Final = 0.1
 """How much the latest interval between two ends of jobs counts in the running average."""
 INTERVAL_MS_MIN: Final = 0.001
@@ -57,6 +67,13 @@ class Fail(Struct, frozen=True):
     """Fail this job."""
 
     outcome: Outcome
+
+
+class Stop(Struct, frozen=True):
+    """Interrupt this running job, for this reason."""
+
+    job: Job
+    reason: str
 
 
 class _Outbox:
@@ -100,10 +117,18 @@ class Engine:
         self._fetch_at: dict[str, float] = {}
         #: fetched, not started, oldest first
         self._ready: deque[Job] = deque()
-        #: by identity: a job that was lost and handed out anew can run here twice
+        #: what runs, by job id
         self._running: dict[int, Job] = {}
-        #: identities of running jobs whose lease is lost: their outcome is nobody's business
+        #: ids of those whose lease is lost: their outcome is nobody's business
         self._lost: set[int] = set()
+        #: when those that have a time-out are stopped at the latest
+        self._overtime_at: dict[int, float] = {}
+        #: those that are to stop and have not been named in the log; when they will be
+        self._stubborn_at: dict[int, float] = {}
+        #: orders that the process has not had yet
+        self._stops: list[Stop] = []
+        #: second copies of what runs, and since when
+        self._held_back: dict[int, tuple[Job, float]] = {}
         #: by queue; an empty one is kept for its `under_way`
         self._outboxes: dict[str, _Outbox] = {}
         #: failures to report, and how many reports are under way
@@ -149,7 +174,11 @@ class Engine:
         self._fetching.discard(queue)
         if self._give_up_at is not None:
             return list(jobs)
-        self._ready.extend(jobs)
+        for job in jobs:
+            running = self._running.get(job.id)
+            if running is not None and job.id not in self._lost:
+                self._lose(running, "the job was handed out again", now)
+            self._ready.append(job)
         return self.surplus(now)
 
     def fetch_failed(self, queue: str, now: float) -> None:
@@ -161,7 +190,11 @@ class Engine:
         """Return ready jobs that will not start soon, newest first, to be given back."""
         places = self._concurrency - len(self._running)
         keep = max(0, places) + self._starting_within(SURPLUS_MS, now)
-        return [self._ready.pop() for _ in range(len(self._ready) - keep)]
+        surplus = [self._ready.pop() for _ in range(len(self._ready) - keep)]
+        if self._held_back:
+            old = [i for i, (_, at) in self._held_back.items() if at + HELD_BACK_MS <= now]
+            surplus += [self._held_back.pop(job_id)[0] for job_id in old]
+        return surplus
 
     def _starting_within(self, horizon_ms: float, now: float) -> int:
         """How many jobs are likely to start in that time, at the rate of the last ones."""
@@ -175,9 +208,9 @@ class Engine:
     # --- running
 
     @property
-    def ready(self) -> int:
-        """How many jobs wait for a place to run."""
-        return len(self._ready)
+    def may_start(self) -> bool:
+        """Whether a job waits for a place to run, and there is one."""
+        return bool(self._ready) and len(self._running) < self._concurrency
 
     @property
     def running(self) -> int:
@@ -186,23 +219,35 @@ class Engine:
 
     def take(self, now: float) -> Job | None:
         """Return the next job to start, or None when there is none or no place for it."""
-        if not self._ready or len(self._running) >= self._concurrency:
-            return None
-        if not self._running:
-            self._ended_at = now
-        job = self._ready.popleft()
-        self._running[id(job)] = job
-        return job
+        ready, running = self._ready, self._running
+        while ready and len(running) < self._concurrency:
+            job = ready.popleft()
+            if job.id in running:
+                self._held_back[job.id] = (job, now)
+                continue
+            if not running:
+                self._ended_at = now
+            running[job.id] = job
+            if job.timeout:
+                self._overtime_at[job.id] = now + job.timeout + OVERTIME_MS
+            return job
+        return None
 
     def finished(self, job: Job, result: Raw | None, now: float) -> None:
         """A job has been worked on successfully."""
         if self._end(job, now):
             self._pend(Outcome(job, result), now)
 
-    def errored(self, job: Job, error: str, now: float) -> None:
-        """A job's handler raised."""
-        if self._end(job, now):
+    def errored(self, job: Job, error: str, now: float) -> bool:
+        """A job's handler raised.
+
+        Returns:
+            Whether that counts: the job is still ours, and its attempt will be failed.
+        """
+        ours = self._end(job, now)
+        if ours:
             self._failures.append(Outcome(job, error=error))
+        return ours
 
     def _end(self, job: Job, now: float) -> bool:
         interval = now - self._ended_at
@@ -211,12 +256,49 @@ class Engine:
         self._interval_ms = (
             interval if average is None else average + RATE_WEIGHT * (interval - average)
         )
-        if self._running.pop(id(job), None) is None:
+        if self._running.pop(job.id, None) is None:
             return False  # given up: it has been released
-        if id(job) in self._lost:
-            self._lost.discard(id(job))
+        if self._overtime_at:
+            self._overtime_at.pop(job.id, None)
+        if self._stubborn_at:
+            self._stubborn_at.pop(job.id, None)
+        if self._held_back:
+            second = self._held_back.pop(job.id, None)
+            if second is not None:
+                self._ready.appendleft(second[0])
+        if job.id in self._lost:
+            self._lost.discard(job.id)
             return False
         return True
+
+    # --- stopping what runs
+
+    def _lose(self, job: Job, reason: str, now: float) -> None:
+        self._lost.add(job.id)
+        self._stop(job, reason, now)
+
+    def _stop(self, job: Job, reason: str, now: float) -> None:
+        self._overtime_at.pop(job.id, None)
+        self._stubborn_at[job.id] = now + STUBBORN_MS
+        self._stops.append(Stop(job, reason))
+
+    def stops(self, now: float) -> list[Stop]:
+        """Return what is to be interrupted now; each once."""
+        if self._overtime_at:
+            for job_id in [i for i, at in self._overtime_at.items() if at <= now]:
+                job = self._running[job_id]
+                self._stop(job, f"timed out: the job ran for more than {job.timeout} ms", now)
+        stops, self._stops = self._stops, []
+        return stops
+
+    def stubborn(self, now: float) -> list[Job]:
+        """Return what was to stop long ago and still runs; each once."""
+        if not self._stubborn_at:
+            return []
+        found = [job_id for job_id, at in self._stubborn_at.items() if at <= now]
+        for job_id in found:
+            del self._stubborn_at[job_id]
+        return [self._running[job_id] for job_id in found]
 
     # --- acknowledging
 
@@ -304,21 +386,19 @@ class Engine:
         self._failures.append(order.outcome)
         self._failures_at = now + RETRY_MS
 
-    def leases_lost(self, ids: Iterable[int]) -> list[Job]:
-        """Forget jobs that are no longer ours.
-
-        Returns:
-            Those of them that are running.
-        """
+    def leases_lost(self, ids: Iterable[int], reason: str, now: float) -> None:
+        """Forget jobs that are no longer ours, and stop those of them that run."""
         gone = set(ids)
         self._ready = deque(job for job in self._ready if job.id not in gone)
         for outbox in self._outboxes.values():
             outbox.pending = deque(o for o in outbox.pending if o.job.id not in gone)
         self._failures = deque(o for o in self._failures if o.job.id not in gone)
-        running = [job for job in self._running.values() if job.id in gone]
-        self._lost.update(map(id, running))
+        for job_id in gone:
+            self._held_back.pop(job_id, None)
+            job = self._running.get(job_id)
+            if job is not None and job_id not in self._lost:
+                self._lose(job, reason, now)
         self.lost += len(gone)
-        return running
 
     # --- the end
 
@@ -333,8 +413,9 @@ class Engine:
         if self._give_up_at is not None:
             give_up_at = min(give_up_at, self._give_up_at)
         self._give_up_at = give_up_at
-        unstarted = list(self._ready)
+        unstarted = [*self._ready, *(job for job, _ in self._held_back.values())]
         self._ready.clear()
+        self._held_back.clear()
         return unstarted
 
     @property
@@ -346,9 +427,11 @@ class Engine:
         """Return running jobs whose grace is over, to be given back; their outcome is dropped."""
         if self._give_up_at is None or now < self._give_up_at:
             return []
-        jobs = [job for job in self._running.values() if id(job) not in self._lost]
+        jobs = [job for job in self._running.values() if job.id not in self._lost]
         self._running.clear()
         self._lost.clear()
+        self._overtime_at.clear()
+        self._stubborn_at.clear()
         return jobs
 
     def overdue(self, now: float) -> bool:
@@ -377,4 +460,7 @@ class Engine:
             if self._ready and self._running and self._ended_at + SURPLUS_MS > now:
                 due.append(self._ended_at + SURPLUS_MS)
             due += [at for q, at in self._fetch_at.items() if at > now and q not in self._fetching]
+        due += self._overtime_at.values()
+        due += self._stubborn_at.values()
+        due += [at + HELD_BACK_MS for _, at in self._held_back.values()]
         return min(due, default=None)

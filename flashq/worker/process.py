@@ -12,13 +12,13 @@ import logging
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Self
 
 from msgspec import Raw
 
 from flashq.client.async_client import AsyncClient
+from flashq.client.pulse import STUCK_TIMEOUT_MS
 from flashq.client.results import Job
 from flashq.errors import (
     AuthenticationRequired,
@@ -35,9 +35,14 @@ from flashq.errors import (
     TokenInvalid,
 )
 from flashq.protocol.codec import encode_msgpack
-from flashq.worker.engine import Acknowledge, Engine, Fail
+from flashq.version import __version__
+from flashq.worker.engine import STUBBORN_MS, Acknowledge, Engine, Fail
+from flashq.worker.failures import error_text
 from flashq.worker.job import AsyncWorkerJob, RunningJob, WorkerJob
-from flashq.worker.runners import TaskRunners, ThreadRunners
+from flashq.worker.loop import run_in_own_loop
+from flashq.worker.runners import Runners
+from flashq.worker.tasks import TaskRunners
+from flashq.worker.threads import ThreadRunners
 
 CONCURRENCY_SYNC: Final = 10
 CONCURRENCY_ASYNC: Final = 100
@@ -45,7 +50,8 @@ BATCH: Final = 1000
 GRACE_MS: Final = 10_000
 PARKED_MS: Final = 30_000
 """How long one fetch waits at the server before it is made again."""
-ERROR_CHARS_MAX: Final = 4000
+PATIENCE_S: Final = 5.0
+"""How long a worker waits at its end for handlers that it has cancelled."""
 
 _FATAL: Final = (
     AuthenticationRequired,
@@ -65,20 +71,20 @@ def _now() -> float:
     return time.monotonic_ns() / 1e6
 
 
-def error_text(error: BaseException) -> str:
-    """Return what the server keeps about an exception: its text first, then its traceback's end."""
-    head = "".join(traceback.format_exception_only(error)).strip()[:ERROR_CHARS_MAX]
-    trace = "".join(traceback.format_tb(error.__traceback__))
-    room = ERROR_CHARS_MAX - len(head) - 1
-    return f"{head}\n{trace[-room:]}" if trace and room > 0 else head
-
-
 class Worker:
     """Takes jobs from queues and runs a handler on each.
 
-    What the handler returns is the job's result; what it raises fails the attempt. A handler that
-    is a coroutine function runs in the worker's event loop and gets an `AsyncWorkerJob`; any other
-    one runs on threads and gets a `WorkerJob`.
+    What the handler returns is the job's result; whatever it raises fails the attempt. A handler
+    that is a coroutine function runs in the worker's event loop and gets an `AsyncWorkerJob`; any
+    other one runs on threads and gets a `WorkerJob`.
+
+    A job that is cancelled, times out or goes to others while it runs stops its handler: a
+    coroutine gets `CancelledError` where it awaits; a thread finds `stop_event` set, and its next
+    call of the job's methods raises `JobStopped`. The place of a handler that does not stop stays
+    taken until it ends, and the log says where it is.
+
+    The logger `flashq.worker` hears of start and end, of each failed attempt with its traceback, of
+    each retry, and of outages of the server.
 
     Args:
         queues: one name or several.
@@ -89,6 +95,8 @@ class Worker:
         grace: ms that running jobs have to finish after `stop`; then they go back to their queue.
         batch: most jobs in one fetch or acknowledgement. Jobs are fetched ahead only at the rate
             at which they are worked off, so that they do not wait here while others have nothing.
+        stuck_timeout: ms that a coroutine may block the worker's event loop before the jobs go to
+            others; heartbeats go on as long, and the log says what blocks it.
     """
 
     def __init__(
@@ -101,26 +109,35 @@ class Worker:
         token: str | None = None,
         grace: int = GRACE_MS,
         batch: int = BATCH,
+        stuck_timeout: int = STUCK_TIMEOUT_MS,
     ) -> None:
         names = [queues] if isinstance(queues, str) else list(queues)
         if not names:
             raise ValueError("a worker needs at least one queue")
-        call = getattr(handler, "__call__", None)  # noqa: B004 - of an object, it may be async
-        self._is_async: Final = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            call
-        )
+        self._is_async: Final = _is_async(handler)
         if concurrency is None:
             concurrency = CONCURRENCY_ASYNC if self._is_async else CONCURRENCY_SYNC
         if concurrency < 1 or batch < 1 or grace < 0:
             raise ValueError("concurrency and batch are at least 1, grace at least 0")
         self._handler: Final = handler
         self._concurrency: Final = concurrency
-        self._client: Final = AsyncClient(url, token=token, on_leases_lost=self._on_leases_lost)
+        self._queues: Final = names
+        self._client: Final = AsyncClient(
+            url,
+            token=token,
+            on_leases_lost=self._on_leases_lost,
+            stuck_timeout=stuck_timeout,
+            logger=_log,
+        )
         self._engine: Final = Engine(
             names, concurrency=concurrency, batch_max=batch, grace_ms=grace
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._runners: TaskRunners | ThreadRunners | None = None
+        self._runners: Runners | None = None
+        #: when work began, in ms of the monotonic clock
+        self._began = 0.0
+        #: ids of jobs that did not stop and were named in the log
+        self._stubborn: Final[set[int]] = set()
         #: the objects that handlers hold, by the identity of their job
         self._handed: Final[dict[int, RunningJob]] = {}
         self._requests: Final[set[asyncio.Task[None]]] = set()
@@ -158,7 +175,8 @@ class Worker:
             ConnectionClosed: there is no server.
             TokenInvalid, NotAllowed, ...: it does not let this worker take jobs.
         """
-        asyncio.run(self.serve(signals=threading.current_thread() is threading.main_thread()))
+        is_main = threading.current_thread() is threading.main_thread()
+        run_in_own_loop(self.serve(signals=is_main))
 
     def start(self) -> Self:
         """Work in a thread of its own until `stop`; return when jobs are being fetched.
@@ -216,9 +234,10 @@ class Worker:
         for kind in kinds:
             loop.add_signal_handler(kind, self._on_signal)
         try:
-            await self._client.connect()
+            server = await self._client.connect()
+            self._say_start(server.version)
             self._runners = (
-                TaskRunners(self, self._handler, self._concurrency)
+                TaskRunners(self, self._handler)
                 if self._is_async
                 else ThreadRunners(self, self._handler, self._concurrency)
             )
@@ -238,12 +257,38 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         if self._runners is not None:
-            await self._runners.close()
+            for job in await self._runners.close(PATIENCE_S):
+                _log.warning(
+                    "the worker ends without job %s of %s, whose handler does not. It is at:\n%s",
+                    job.id,
+                    job.queue,
+                    self._runners.stack_of(job),
+                )
         under_way = [*self._fetches, *self._requests]
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         await self._client.close()  # says goodbye: what is still held goes back at once
+        if self._began:
+            _log.info(
+                "worker ends after %.1f s: %s jobs completed, %s attempts failed, %s jobs lost",
+                (_now() - self._began) / 1000,
+                self.completed,
+                self.failed,
+                self.lost,
+            )
+
+    def _say_start(self, server_version: str) -> None:
+        self._began = _now()
+        _log.info(
+            "worker begins: flashq %s, server %s at %s, queues %s, at most %s jobs at a time %s",
+            __version__,
+            server_version,
+            self._client.url,
+            ", ".join(self._queues),
+            self._concurrency,
+            "in the event loop" if self._is_async else "on threads",
+        )
 
     def _on_signal(self) -> None:
         self._stop(0.0 if self._engine.stopping else None)
@@ -259,13 +304,15 @@ class Worker:
 
     def has_jobs(self) -> bool:
         """Tell whether jobs wait to be run."""
-        return self._engine.ready > 0
+        return self._engine.may_start
 
     def next_job(self) -> RunningJob | None:
         """Return a job that now runs, or None when there is none or no place for it."""
         job = self._engine.take(_now())
         if job is None:
             return None
+        if job.attempts:
+            _log.warning("job %s of %s is tried again: %s", job.id, job.queue, _attempt(job))
         handed = (
             AsyncWorkerJob(job, self._client)
             if self._is_async
@@ -276,25 +323,35 @@ class Worker:
 
     def succeeded(self, job: RunningJob, result: Any) -> None:
         """Take in what the handler returned."""
-        self._handed.pop(id(job.job), None)
         encoded = None
         if result is not None:
             try:
                 encoded = Raw(encode_msgpack(result))
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                reason = f"TypeError: the result cannot be encoded: {error}"
-                self._engine.errored(job.job, reason, _now())
+            except Exception as error:  # noqa: BLE001 - the result's own code may do anything
+                reason = f"the result cannot be encoded: {error_text(error)}"
+                self.raised(job, TypeError(reason))
                 return
+        self._let_go(job)
         self._engine.finished(job.job, encoded, _now())
 
     def raised(self, job: RunningJob, error: BaseException) -> None:
         """Take in what the handler raised."""
+        self._let_go(job)
+        if self._engine.errored(job.job, error_text(error), _now()):
+            _log.error(
+                "job %s of %s failed: %s", job.id, job.queue, _attempt(job.job), exc_info=error
+            )
+        elif not job.cancelled:
+            _log.warning("job %s of %s failed after it was lost", job.id, job.queue, exc_info=error)
+
+    def _let_go(self, job: RunningJob) -> None:
         self._handed.pop(id(job.job), None)
-        _log.debug("job %s of %s failed", job.id, job.queue, exc_info=error)
-        self._engine.errored(job.job, error_text(error), _now())
+        if job.id in self._stubborn:
+            self._stubborn.discard(job.id)
+            _log.warning("job %s of %s has stopped at last; its place is free", job.id, job.queue)
 
     def settle(self) -> None:
-        """Report, fetch, give back and end, as the engine says."""
+        """Report, stop, fetch, give back and end, as the engine says."""
         self._step_due = False
         engine, now = self._engine, _now()
         for order in engine.settlements(now):
@@ -302,6 +359,7 @@ class Worker:
                 self._request(self._acknowledge(order))
             else:
                 self._request(self._fail(order))
+        self._interrupt(now)
         for fetch in engine.fetches(now):
             task = asyncio.ensure_future(self._fetch(fetch.queue, fetch.count))
             self._fetches.add(task)
@@ -310,6 +368,38 @@ class Worker:
         if engine.stopping:
             self._give_up(now)
         self._set_timer(now)
+
+    def settle_soon(self) -> None:
+        """Take a step after everything that is ready to run now."""
+        if not self._step_due and self._loop is not None:
+            self._step_due = True
+            self._loop.call_soon(self.settle)
+
+    def _interrupt(self, now: float) -> None:
+        """Stop what is to stop, and name what has not."""
+        for order in self._engine.stops(now):
+            handed = self._handed.get(id(order.job))
+            if handed is not None:
+                _log.warning("job %s of %s stops: %s", handed.id, handed.queue, order.reason)
+                self._stop_handler(handed, order.reason)
+        for job in self._engine.stubborn(now):
+            handed = self._handed.get(id(job))
+            if handed is not None and self._runners is not None:
+                self._stubborn.add(job.id)
+                _log.warning(
+                    "job %s of %s has not stopped within %.0f s (%s); its place stays taken until "
+                    "it does. Its handler is at:\n%s",
+                    job.id,
+                    job.queue,
+                    STUBBORN_MS / 1000,
+                    handed.stop_reason,
+                    self._runners.stack_of(handed),
+                )
+
+    def _stop_handler(self, job: RunningJob, reason: str) -> None:
+        job.stop(reason)
+        if self._runners is not None:
+            self._runners.stop(job, reason)
 
     # --- requests
 
@@ -331,12 +421,12 @@ class Worker:
             if not engine.stopping:
                 _log.warning("cannot fetch from %s: %s", queue, error)
             engine.fetch_failed(queue, _now())
-            self._soon()
+            self.settle_soon()
             return
         self._release(engine.fetched(queue, jobs, _now()))
         if self._runners is not None:
             self._runners.wake()
-        self._soon()
+        self.settle_soon()
 
     async def _acknowledge(self, order: Acknowledge) -> None:
         engine, outcomes = self._engine, order.outcomes
@@ -353,7 +443,7 @@ class Worker:
                 engine.refused(order, error.text)
         else:
             engine.acknowledged(order, count)
-        self._soon()
+        self.settle_soon()
 
     async def _fail(self, order: Fail) -> None:
         outcome = order.outcome
@@ -366,7 +456,7 @@ class Worker:
             self._engine.unreported(order, _now())
         else:
             self._engine.reported(order, ours=True)
-        self._soon()
+        self.settle_soon()
 
     def _release(self, jobs: list[Job]) -> None:
         if jobs:
@@ -382,13 +472,12 @@ class Worker:
 
     def _submit(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def _soon(self) -> None:
-        """Take a step after everything that is ready to run now."""
-        if not self._step_due and self._loop is not None:
-            self._step_due = True
-            self._loop.call_soon(self.settle)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise ConnectionClosed("the worker has ended") from None
+        future.result()
 
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
@@ -401,19 +490,36 @@ class Worker:
     def _give_up(self, now: float) -> None:
         """Give back what the grace time was not enough for, and see whether this was all."""
         jobs = self._engine.given_up(now)
-        handed = [self._handed[id(job)] for job in jobs if id(job) in self._handed]
-        for job in handed:
-            job.cancelled = True
-        if jobs:
-            self._release(jobs)
-            assert self._runners is not None
-            self._runners.cancel(handed)
+        for job in jobs:
+            handed = self._handed.get(id(job))
+            if handed is not None:
+                self._stop_handler(handed, "the worker ends, and its grace time is over")
+        self._release(jobs)
         if self._ended is not None and (self._engine.done or self._engine.overdue(now)):
             self._ended.set()
 
     def _on_leases_lost(self, ids: list[int]) -> None:
-        for job in self._engine.leases_lost(ids):
-            handed = self._handed.get(id(job))
-            if handed is not None:
-                handed.cancelled = True
-        self._soon()
+        self._engine.leases_lost(ids, "cancelled, timed out, or taken back by the server", _now())
+        self.settle_soon()
+
+
+def _is_async(handler: Any) -> bool:
+    """Tell whether a handler is a coroutine function.
+
+    Raises:
+        TypeError: it is no handler.
+    """
+    call = getattr(handler, "__call__", None)  # noqa: B004 - of an object, it may be async
+    if not callable(handler):
+        raise TypeError(f"a handler is a function, not {type(handler).__name__}")
+    for function in (handler, call):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"a handler returns its result; {handler!r} yields")
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def _attempt(job: Job) -> str:
+    """Return which attempt of how many a job is at."""
+    if job.max_attempts:
+        return f"attempt {job.attempts + 1} of {job.max_attempts}"
+    return f"attempt {job.attempts + 1}, as many as it takes"

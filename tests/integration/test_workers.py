@@ -67,31 +67,39 @@ def test_handlers_say_what_they_do_and_fail_as_they_like(
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_cancelled_job_tells_its_handler(start_server: StartServer, kind: str) -> None:
+def test_a_cancelled_job_stops_its_handler(start_server: StartServer, kind: str) -> None:
     """
     1. A handler works; its job is cancelled by somebody else.
-    2. The next heartbeat tells, and the handler sees it; what it returns counts for nothing.
+    2. A coroutine is cancelled where it awaits, a thread hears of it by its event; what either
+       returns counts for nothing.
+    3. The same for a job whose time-out is over.
     """
     server = start_server("--heartbeat-interval-ms", "100")
-    started, seen = threading.Event(), threading.Event()
+    started, stopped = threading.Semaphore(0), threading.Semaphore(0)
 
-    def wait_for_it(job: Any) -> str:
-        started.set()
-        eventually(lambda: job.cancelled, "the cancelling")
-        seen.set()
+    def wait(job: Any) -> str:
+        started.release()
+        assert job.stop_event.wait(20)
+        stopped.release()
         return "for nothing"
 
-    async def wait_for_it_async(job: Any) -> str:
-        return await asyncio.to_thread(wait_for_it, job)
+    async def wait_async(job: Any) -> str:
+        started.release()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.release()
+        return "for nothing"
 
-    handler: Any = wait_for_it if kind == "sync" else wait_for_it_async
+    handler: Any = wait if kind == "sync" else wait_async
     with Client(server.url) as client, Worker("q", handler, url=server.url) as worker:
         job_id = client.push("q", 1)
-        assert started.wait(20)
+        assert started.acquire(timeout=20)
         client.cancel(job_id)
-        assert seen.wait(20)
-        assert client.get_state(job_id) == "unknown"
+        assert stopped.acquire(timeout=20)
         assert client.push("q", 2, max_attempts=1, timeout=1) > job_id
+        assert started.acquire(timeout=20)
+        assert stopped.acquire(timeout=20)
         eventually(lambda: client.get_dlq("q"), "the time-out")
     assert worker.completed == 0
 

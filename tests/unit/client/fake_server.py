@@ -208,15 +208,21 @@ class FakeServer:
         self._serve(body["queue"])
         return {"ok": True, "ids": ids}
 
-    def add(self, queue: str, data: Any, *, serve: bool = True) -> int:
+    def add(self, queue: str, data: Any, *, serve: bool = True, **fields: Any) -> int:
         """Push a job, in the server's thread."""
         self._sequence += 1
         job_id = self._sequence * SHARDS + crc32(queue.encode()) % SHARDS
-        self.jobs[job_id] = {"id": job_id, "queue": queue, "data": data}
+        self.jobs[job_id] = {"id": job_id, "queue": queue, "data": data, **fields}
         self.waiting.setdefault(queue, deque()).append(job_id)
         if serve:
             self._serve(queue)
         return job_id
+
+    def add_again(self, job_id: int) -> None:
+        """Have a job wait again, as after a failed attempt; in the server's thread."""
+        queue = self.jobs[job_id]["queue"]
+        self.waiting[queue].append(job_id)
+        self._serve(queue)
 
     def _on_pull(self, peer: Peer, body: Body) -> None:
         self._park(peer, body, 1)

@@ -21,6 +21,8 @@ from flashq.client.pulse import (
 )
 from tests.unit.client.fake_server import FakeServer
 
+LOG = logging.getLogger("flashq.client")
+
 # --- what a look finds
 
 
@@ -150,7 +152,7 @@ async def test_a_stuck_loop_lets_go(beaten: FakeServer, caplog: pytest.LogCaptur
                 said.set()
 
     hears = Hears()
-    logging.getLogger("flashq.client").addHandler(hears)
+    LOG.addHandler(hears)
     try:
         async with AsyncClient(beaten.url, stuck_timeout=300) as client:
             await client.push("q", 1)
@@ -158,7 +160,7 @@ async def test_a_stuck_loop_lets_go(beaten: FakeServer, caplog: pytest.LogCaptur
             assert job is not None
             assert said.wait(10)
     finally:
-        logging.getLogger("flashq.client").removeHandler(hears)
+        LOG.removeHandler(hears)
     assert [record.levelname for record in caplog.records if "been blocked" in record.message] == [
         "ERROR"
     ]
@@ -184,9 +186,7 @@ def test_a_stuck_loop_is_not_stood_in_for() -> None:
     owner = Owner()
 
     async def blocking() -> None:
-        pulse = Pulse(
-            asyncio.get_running_loop(), "it", owner.stand_in, owner.every_ms, stuck_timeout_ms=80
-        )
+        pulse = Pulse(asyncio.get_running_loop(), "it", owner.stand_in, owner.every_ms, 80, LOG)
         pulse.start()
         assert stuck.wait(10)
         released.set()
@@ -209,9 +209,7 @@ def test_the_pulse_ends_with_its_object() -> None:
 
     async def forgetting() -> None:
         owner = Owner()
-        pulse = Pulse(
-            asyncio.get_running_loop(), "it", owner.stand_in, owner.every_ms, stuck_timeout_ms=1000
-        )
+        pulse = Pulse(asyncio.get_running_loop(), "it", owner.stand_in, owner.every_ms, 1000, LOG)
         pulse.start()
         del owner
         gc.collect()

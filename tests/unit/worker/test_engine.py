@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import Raw
 
 from flashq.client.results import Job
 from flashq.worker.engine import (
     ACK_DELAY_MS,
+    HELD_BACK_MS,
     LAST_WORDS_MS,
+    OVERTIME_MS,
     RETRY_MS,
+    STUBBORN_MS,
     SURPLUS_MS,
     Acknowledge,
     Engine,
     Fail,
     Fetch,
+    Outcome,
+    Stop,
 )
 
 
@@ -133,7 +139,7 @@ def test_jobs_ahead_of_a_handler_that_hangs_are_given_back() -> None:
     assert worker.surplus(SURPLUS_MS / 10) == []
     assert worker.next_deadline(1) == SURPLUS_MS
     assert len(worker.surplus(SURPLUS_MS)) == 3
-    assert worker.ready == 1
+    assert worker.stop(SURPLUS_MS) == some(1, start=10 + 1)
 
 
 def test_a_failed_fetch_is_tried_again_after_a_while() -> None:
@@ -205,7 +211,8 @@ def test_a_result_that_was_not_taken_is_sent_again_until_the_lease_is_lost() -> 
     (again,) = acknowledge(worker, RETRY_MS)
     assert ids_of(again) == [1, 2]
     worker.unacknowledged(again, RETRY_MS)
-    assert worker.leases_lost([1]) == []
+    worker.leases_lost([1], "gone", RETRY_MS)
+    assert worker.stops(RETRY_MS) == []
     (last,) = acknowledge(worker, 2 * RETRY_MS)
     assert ids_of(last) == [2]
 
@@ -279,25 +286,131 @@ def test_a_lost_job_is_dropped_wherever_it_is() -> None:
     worker.fetched("q", running, 0)
     worker.take(0)
     worker.fetched("q", ready, 0)
-    assert worker.leases_lost([1, 2, 3]) == running
+    worker.leases_lost([1, 2, 3], "gone", 0)
+    assert worker.stops(0) == [Stop(running[0], "gone")]
+    assert worker.stops(0) == []
     assert worker.take(0) is None
     worker.finished(running[0], None, 1)
     assert worker.settlements(1) == []
 
 
-def test_a_job_can_come_back_while_its_lost_run_goes_on() -> None:
-    """Two deliveries of one job: only the second one's outcome counts."""
+def test_of_a_job_that_comes_back_while_its_lost_run_goes_on_one_copy_runs() -> None:
+    """
+    1. A job runs, and its lease is lost; its handler does not stop.
+    2. The job is handed out again, to this worker: it is held back, though there is a place.
+    3. The old handler ends: its outcome is dropped, and the second delivery runs.
+    """
     worker = engine()
     (old,), (new,) = some(1), some(1)
     worker.fetched("q", [old], 0)
     worker.take(0)
-    worker.leases_lost([1])
+    worker.leases_lost([1], "gone", 0)
     worker.fetched("q", [new], 0)
-    worker.take(0)
+    assert worker.may_start
+    assert worker.take(0) is None
+    assert not worker.may_start
+    assert worker.running == 1
     worker.finished(old, None, 1)
     assert worker.settlements(1) == []
+    assert worker.take(1) is new
     worker.finished(new, None, 1)
     assert [ids_of(order) for order in acknowledge(worker, 1)] == [[1]]
+
+
+def test_a_delivery_says_that_the_run_before_it_is_lost() -> None:
+    """A heartbeat cannot: it names the newer token already."""
+    worker = engine()
+    (old,), (new,) = some(1), some(1)
+    worker.fetched("q", [old], 0)
+    worker.take(0)
+    worker.fetched("q", [new], 0)
+    (stop,) = worker.stops(0)
+    assert stop.job is old
+    worker.errored(old, "stopped", 1)
+    assert worker.settlements(1) == []
+
+
+def test_a_copy_is_not_held_back_for_ever() -> None:
+    """The old handler hangs; another worker may run the job."""
+    worker = engine()
+    (old,), (new,) = some(1), some(1)
+    worker.fetched("q", [old], 0)
+    worker.take(0)
+    worker.fetched("q", [new], 0)
+    worker.take(0)
+    worker.stops(0)
+    worker.stubborn(STUBBORN_MS)
+    assert worker.next_deadline(STUBBORN_MS) == HELD_BACK_MS
+    assert worker.surplus(HELD_BACK_MS - 1) == []
+    assert worker.surplus(HELD_BACK_MS) == [new]
+    assert worker.surplus(HELD_BACK_MS) == []
+
+
+@pytest.mark.parametrize("ending", ["lost", "stop"])
+def test_a_copy_that_is_held_back_ends_as_others_do(ending: str) -> None:
+    """It is forgotten with its lease, and given back at the worker's end."""
+    worker = engine()
+    (old,), (new,) = some(1), some(1)
+    worker.fetched("q", [old], 0)
+    worker.take(0)
+    worker.fetched("q", [new], 0)
+    worker.take(0)
+    if ending == "lost":
+        worker.leases_lost([1], "gone", 0)
+        assert len(worker.stops(0)) == 1  # of the copy that runs, for the delivery
+    else:
+        assert worker.stop(0) == [new]
+    worker.finished(old, None, 1)
+    assert worker.take(1) is None
+
+
+# --- stopping what runs
+
+
+def test_a_time_out_that_nobody_tells_of_stops_the_handler() -> None:
+    """The server says so as a rule; when it is away, the worker does. The failure is reported."""
+    worker = engine()
+    (job,) = jobs = [Job(id=1, queue="q", data=None, token=1, timeout=50)]  # type: ignore[arg-type]
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    due = 50 + OVERTIME_MS
+    assert worker.next_deadline(0) == due
+    assert worker.stops(due - 1) == []
+    (stop,) = worker.stops(due)
+    assert stop.job is job
+    assert "more than 50 ms" in stop.reason
+    assert worker.stops(due) == []
+    assert worker.errored(job, "CancelledError", due)
+    assert worker.settlements(due) == [Fail(Outcome(job, error="CancelledError"))]
+    assert worker.next_deadline(due) is None
+
+
+def test_what_does_not_stop_is_named_once_and_keeps_its_place() -> None:
+    """Its place is not given to another job while the handler goes on."""
+    worker = engine(concurrency=1)
+    jobs = some(2)
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    worker.leases_lost([1], "gone", 0)
+    assert worker.next_deadline(0) == STUBBORN_MS
+    assert worker.stubborn(STUBBORN_MS - 1) == []
+    assert worker.stubborn(STUBBORN_MS) == jobs[:1]
+    assert worker.stubborn(STUBBORN_MS) == []
+    assert worker.take(STUBBORN_MS) is None
+    worker.errored(jobs[0], "at last", STUBBORN_MS)
+    worker.fetched("q", some(1, start=9), STUBBORN_MS)
+    assert worker.take(STUBBORN_MS) is not None
+
+
+def test_what_stops_in_time_is_not_named() -> None:
+    """Most do."""
+    worker = engine()
+    jobs = some(1)
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    worker.leases_lost([1], "gone", 0)
+    assert not worker.errored(jobs[0], "stopped", 1)
+    assert worker.stubborn(STUBBORN_MS) == []
 
 
 # --- the end
@@ -339,7 +452,7 @@ def test_running_jobs_are_given_up_after_the_grace_time() -> None:
     worker.stop(0)
     assert worker.next_deadline(0) == 100
     assert worker.given_up(99) == []
-    worker.leases_lost([2])
+    worker.leases_lost([2], "gone", 99)
     assert worker.given_up(100) == jobs[:1]
     assert worker.done
     worker.finished(jobs[0], None, 101)

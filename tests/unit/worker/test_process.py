@@ -15,7 +15,7 @@ from flashq.client.results import Job
 from flashq.client.sync_client import Client
 from flashq.errors import ConnectionClosed, NotAllowed, TokenInvalid
 from flashq.worker.job import AsyncWorkerJob, WorkerJob
-from flashq.worker.process import ERROR_CHARS_MAX, Worker, error_text
+from flashq.worker.process import Worker
 from tests.unit.client.fake_server import FakeServer, error
 
 PATIENCE_S = 10
@@ -168,26 +168,6 @@ def test_a_result_that_is_refused_fails_its_job_alone(server: FakeServer) -> Non
         with Worker("q", double, url=server.url):
             failures = server.wait_for("FAIL", 2)
     assert {failure["error"] for failure in failures} == {"Job data too large"}
-
-
-def test_a_lost_job_is_told_to_its_handler(beaten: FakeServer) -> None:
-    """It was cancelled: a long handler can end early, and its outcome is dropped."""
-    started, seen = threading.Event(), threading.Event()
-
-    async def long(job: AsyncWorkerJob) -> None:
-        started.set()
-        while not job.cancelled:
-            await asyncio.sleep(0)
-        seen.set()
-
-    with Client(beaten.url) as client:
-        job_id = client.push("q", 1)
-        with Worker("q", long, url=beaten.url) as worker:
-            assert started.wait(PATIENCE_S)
-            beaten.lost.add(job_id)
-            assert seen.wait(PATIENCE_S)
-    assert worker.lost == 1
-    assert not beaten.seen("ACKB")
 
 
 def test_a_job_that_was_failed_by_somebody_else_is_lost(server: FakeServer) -> None:
@@ -347,20 +327,3 @@ def test_nonsense_is_refused() -> None:
             Worker("q", double, **arguments)
     with pytest.raises(ValueError, match="queue"):
         Worker([], double)
-
-
-def test_the_text_of_an_error_is_bounded() -> None:
-    """First what it says, then the end of its traceback, where the cause stands."""
-
-    def deep(level: int) -> None:
-        if level:
-            deep(level - 1)
-        raise ValueError("the reason " + "x" * 100)
-
-    with pytest.raises(ValueError, match="the reason") as caught:
-        deep(100)
-    text = error_text(caught.value)
-    assert text.startswith("ValueError: the reason")
-    assert text.rstrip().endswith('raise ValueError("the reason " + "x" * 100)')
-    assert len(text) <= ERROR_CHARS_MAX
-    assert len(error_text(ValueError("y" * 10_000))) <= ERROR_CHARS_MAX
