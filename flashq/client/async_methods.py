@@ -30,7 +30,7 @@ from flashq.client.results import (
     payload,
 )
 from flashq.protocol import jobs, leases
-from flashq.protocol.base import CountReply, Reply
+from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.objects import LogEntry, Progress
 
 PULL_WAIT_MS = 60_000
@@ -222,7 +222,7 @@ class AsyncMethods(AsyncQueueMethods):
 
     async def fail(
         self, job: Job | int, error: str | None = None, *, token: int | None = None
-    ) -> None:
+    ) -> int:
         """End an active job's attempt: it is retried, or becomes a dead letter.
 
         Args:
@@ -230,11 +230,15 @@ class AsyncMethods(AsyncQueueMethods):
             error: why, for people.
             token: the lease, where `job` is an id.
 
+        Returns:
+            How many characters of a long error were left out of its middle.
+
         Raises:
             JobNotFound: it is not active.
             LeaseLost: it went back or to somebody else.
         """
-        await self._call(leases.Fail(id=id_of(job), error=error, token=token_of(job, token)), Reply)
+        request = leases.Fail(id=id_of(job), error=error, token=token_of(job, token))
+        return (await self._call(request, TextReply)).cut
 
     async def release(
         self, found: Sequence[Job | int], *, tokens: Sequence[int | None] | None = None
@@ -276,7 +280,7 @@ class AsyncMethods(AsyncQueueMethods):
         message: str | None = None,
         *,
         token: int | None = None,
-    ) -> None:
+    ) -> int:
         """Set an active job's progress.
 
         Args:
@@ -285,6 +289,9 @@ class AsyncMethods(AsyncQueueMethods):
             message: for people; None removes the last one.
             token: the lease, where `job` is an id.
 
+        Returns:
+            How many characters of a long message were left out of its middle.
+
         Raises:
             JobNotFound: it is not active.
             LeaseLost: it went back or to somebody else.
@@ -292,7 +299,7 @@ class AsyncMethods(AsyncQueueMethods):
         request = leases.SetProgress(
             id=id_of(job), progress=progress, message=message, token=token_of(job, token)
         )
-        await self._call(request, Reply)
+        return (await self._call(request, TextReply)).cut
 
     async def get_progress(self, job: Job | int) -> Progress:
         """Return an active job's progress, 0 to 100, and its message.
@@ -314,18 +321,23 @@ class AsyncMethods(AsyncQueueMethods):
         request = leases.MoveToDelayed(id=id_of(job), delay=delay, token=token_of(job, token))
         await self._call(request, Reply)
 
-    async def log(self, job: Job | int, message: str, *, level: str = "info") -> None:
+    async def log(self, job: Job | int, message: str, *, level: str = "info") -> int:
         """Add an entry to a job's log.
 
         Args:
             job: the job, in any state.
             message: the entry.
-            level: debug, info, warn or error; free text.
+            level: debug, info, warn or error; any word.
+
+        Returns:
+            How many characters of a long message were left out of its middle.
 
         Raises:
             JobNotFound: there is no such job.
         """
-        await self._call(jobs.Log(id=id_of(job), message=message, level=level), Reply)
+        return (
+            await self._call(jobs.Log(id=id_of(job), message=message, level=level), TextReply)
+        ).cut
 
     async def get_logs(self, job: Job | int) -> list[LogEntry]:
         """Return a job's log, oldest entry first; empty for an unknown job."""

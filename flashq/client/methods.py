@@ -39,7 +39,7 @@ from flashq.client.results import (
     payload,
 )
 from flashq.protocol import jobs, leases
-from flashq.protocol.base import CountReply, Reply
+from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.objects import LogEntry, Progress
 
 PULL_WAIT_MS = 60_000
@@ -229,7 +229,7 @@ class Methods(QueueMethods):
         replies = self._call_each(requests, leases.AckBatchReply)
         return sum(reply.ids[0] for reply in replies)
 
-    def fail(self, job: Job | int, error: str | None = None, *, token: int | None = None) -> None:
+    def fail(self, job: Job | int, error: str | None = None, *, token: int | None = None) -> int:
         """End an active job's attempt: it is retried, or becomes a dead letter.
 
         Args:
@@ -237,11 +237,15 @@ class Methods(QueueMethods):
             error: why, for people.
             token: the lease, where `job` is an id.
 
+        Returns:
+            How many characters of a long error were left out of its middle.
+
         Raises:
             JobNotFound: it is not active.
             LeaseLost: it went back or to somebody else.
         """
-        self._call(leases.Fail(id=id_of(job), error=error, token=token_of(job, token)), Reply)
+        request = leases.Fail(id=id_of(job), error=error, token=token_of(job, token))
+        return self._call(request, TextReply).cut
 
     def release(
         self, found: Sequence[Job | int], *, tokens: Sequence[int | None] | None = None
@@ -283,7 +287,7 @@ class Methods(QueueMethods):
         message: str | None = None,
         *,
         token: int | None = None,
-    ) -> None:
+    ) -> int:
         """Set an active job's progress.
 
         Args:
@@ -292,6 +296,9 @@ class Methods(QueueMethods):
             message: for people; None removes the last one.
             token: the lease, where `job` is an id.
 
+        Returns:
+            How many characters of a long message were left out of its middle.
+
         Raises:
             JobNotFound: it is not active.
             LeaseLost: it went back or to somebody else.
@@ -299,7 +306,7 @@ class Methods(QueueMethods):
         request = leases.SetProgress(
             id=id_of(job), progress=progress, message=message, token=token_of(job, token)
         )
-        self._call(request, Reply)
+        return self._call(request, TextReply).cut
 
     def get_progress(self, job: Job | int) -> Progress:
         """Return an active job's progress, 0 to 100, and its message.
@@ -319,18 +326,21 @@ class Methods(QueueMethods):
         request = leases.MoveToDelayed(id=id_of(job), delay=delay, token=token_of(job, token))
         self._call(request, Reply)
 
-    def log(self, job: Job | int, message: str, *, level: str = "info") -> None:
+    def log(self, job: Job | int, message: str, *, level: str = "info") -> int:
         """Add an entry to a job's log.
 
         Args:
             job: the job, in any state.
             message: the entry.
-            level: debug, info, warn or error; free text.
+            level: debug, info, warn or error; any word.
+
+        Returns:
+            How many characters of a long message were left out of its middle.
 
         Raises:
             JobNotFound: there is no such job.
         """
-        self._call(jobs.Log(id=id_of(job), message=message, level=level), Reply)
+        return self._call(jobs.Log(id=id_of(job), message=message, level=level), TextReply).cut
 
     def get_logs(self, job: Job | int) -> list[LogEntry]:
         """Return a job's log, oldest entry first; empty for an unknown job."""

@@ -82,5 +82,12 @@ class ErrorReply(Struct, kw_only=True):
     retryable: bool = False
 
 
+class TextReply(Reply, kw_only=True, omit_defaults=True):
+    """`cut` characters were left out of the middle of a text that is too long to be kept whole."""
+
+    ok: bool
+    cut: int = 0
+
+
 class CountReply(Reply, kw_only=True):
     count: int

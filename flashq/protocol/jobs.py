@@ -20,6 +20,7 @@ from flashq.protocol.base import (
     Request,
     SessionId,
     Text,
+    TextReply,
     Unsigned,
     Within,
 )
@@ -288,7 +289,8 @@ class Discard(Mutation, kw_only=True, tag="DISCARD"):
 
 
 class Log(Mutation, kw_only=True, omit_defaults=True, tag="LOG"):
-    """`job_id` is another name of `id`."""
+    """`job_id` is another name of `id`. Of a message of more than 10,000 characters the middle is
+    left out, and the reply says how much."""
 
     message: str
     id: Unsigned | None = None
@@ -347,7 +349,7 @@ COMMANDS: Final = (
     ),
     command(
         Log,
-        Reply,
+        TextReply,
         Scope.JOB,
         Role.WORKER,
         "log",

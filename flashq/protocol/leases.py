@@ -18,6 +18,7 @@ from flashq.protocol.base import (
     OptionalRaw,
     Reply,
     Request,
+    TextReply,
     Tokens,
     Unsigned,
 )
@@ -116,6 +117,9 @@ class AckBatchReply(Reply, kw_only=True, omit_defaults=True):
 
 
 class Fail(Mutation, kw_only=True, omit_defaults=True, tag="FAIL"):
+    """Of an `error` of more than 10,000 characters the middle is left out, and the reply says how
+    much."""
+
     id: Unsigned
     error: str | None = None
     token: Unsigned | None = None
@@ -137,7 +141,7 @@ class HeartbeatJob(Mutation, kw_only=True, omit_defaults=True, tag="HEARTBEAT"):
 
 
 class SetProgress(Mutation, kw_only=True, omit_defaults=True, tag="PROGRESS"):
-    """`progress` is rounded, and clamped to 0..100."""
+    """`progress` is rounded, and clamped to 0..100. A `message` is kept like an error of FAIL."""
 
     id: Unsigned
     progress: int | float
@@ -199,7 +203,7 @@ COMMANDS: Final = (
     ),
     command(
         Fail,
-        Reply,
+        TextReply,
         Scope.JOB,
         Role.WORKER,
         "fail",
@@ -226,7 +230,7 @@ COMMANDS: Final = (
     ),
     command(
         SetProgress,
-        Reply,
+        TextReply,
         Scope.JOB,
         Role.WORKER,
         "progress",

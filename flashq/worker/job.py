@@ -12,7 +12,7 @@ from typing import Any, Final
 from flashq.client.async_client import AsyncClient
 from flashq.client.results import Job
 
-Submit = Callable[[Coroutine[Any, Any, None]], None]
+Submit = Callable[[Coroutine[Any, Any, object]], None]
 """Runs a coroutine in the worker's event loop and waits for it."""
 
 

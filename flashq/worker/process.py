@@ -140,7 +140,7 @@ class Worker:
         self._stubborn: Final[set[int]] = set()
         #: the objects that handlers hold, by the identity of their job
         self._handed: Final[dict[int, RunningJob]] = {}
-        self._requests: Final[set[asyncio.Task[None]]] = set()
+        self._requests: Final[set[asyncio.Task[Any]]] = set()
         self._fetches: Final[set[asyncio.Task[None]]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._step_due = False
@@ -403,7 +403,7 @@ class Worker:
 
     # --- requests
 
-    def _request(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _request(self, coroutine: Coroutine[Any, Any, object]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
@@ -470,7 +470,7 @@ class Worker:
 
     # --- the loop
 
-    def _submit(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _submit(self, coroutine: Coroutine[Any, Any, object]) -> None:
         assert self._loop is not None
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

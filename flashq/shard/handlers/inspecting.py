@@ -18,7 +18,7 @@ from flashq.errors import (
     StateInvalid,
 )
 from flashq.protocol import records as r
-from flashq.protocol.base import Reply
+from flashq.protocol.base import TextReply
 from flashq.protocol.jobs import (
     GetJob,
     GetJobByCustomId,
@@ -36,6 +36,7 @@ from flashq.protocol.jobs import (
     ShownPushReply,
     StateReply,
 )
+from flashq.protocol.texts import shortened
 from flashq.shard.context import Context, Decision
 from flashq.shard.lifecycle import COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
 from flashq.shard.outbox import Origin
@@ -51,7 +52,6 @@ from flashq.shard.views import (
 
 LIST_LIMIT: Final = 100
 LIST_LIMIT_MAX: Final = 10_000
-LOG_MESSAGE_CHARS_MAX: Final = 10_000
 LOG_LEVEL_CHARS_MAX: Final = 32
 
 STALLED_NAME: Final = "stalled"
@@ -197,12 +197,20 @@ def _total(context: Context, queue: str | None, state: int | None) -> int:
 
 
 def log(context: Context, command: Log, origin: Origin) -> Decision:
-    """Add an entry to a job's log."""
+    """Add an entry to a job's log.
+
+    Raises:
+        FieldTooLarge: its level is no word; older clients have it cut.
+    """
     job = context.need_job(_id(command.id, command.job_id), origin)
-    level = "info" if command.level is None else command.level[:LOG_LEVEL_CHARS_MAX]
-    message = command.message[:LOG_MESSAGE_CHARS_MAX]
-    record = r.Logged(job.id, level, message, context.limits.job_logs_max)
-    return Decision(Reply(), [record], context.is_durable(job))
+    level = "info" if command.level is None else command.level
+    if len(level) > LOG_LEVEL_CHARS_MAX and not origin.older:
+        size = f"{len(level)} characters"
+        raise FieldTooLarge(field="level", size=size, limit=LOG_LEVEL_CHARS_MAX)
+    message, cut = shortened(command.message)
+    limit = context.limits.job_logs_max
+    record = r.Logged(job.id, level[:LOG_LEVEL_CHARS_MAX], message, limit)
+    return Decision(TextReply(ok=True, cut=cut), [record], context.is_durable(job))
 
 
 def get_logs(context: Context, command: GetLogs, origin: Origin) -> Decision:

@@ -18,7 +18,7 @@ from flashq.errors import (
 )
 from flashq.ids import epoch_of_token
 from flashq.protocol import records as r
-from flashq.protocol.base import CountReply, Reply
+from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.codec import transcode
 from flashq.protocol.leases import (
     Ack,
@@ -34,6 +34,7 @@ from flashq.protocol.leases import (
 )
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Progress
 from flashq.protocol.records import AnyRecord
+from flashq.protocol.texts import shortened
 from flashq.shard.context import Context, Decision
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -45,9 +46,6 @@ from flashq.shard.lifecycle import (
 )
 from flashq.shard.outbox import Origin
 from flashq.shard.retention import keep_newest_of_queue
-
-ERROR_CHARS_MAX = 10_000
-"""Longer error texts are cut."""
 
 
 def holds(context: Context, job: Job, token: int | None) -> bool:
@@ -202,12 +200,12 @@ def _check_batch(context: Context, ids: Sequence[int], *in_line: Sequence[object
 def fail(context: Context, command: Fail, origin: Origin) -> Decision:
     """End an attempt: the job is retried, or dies."""
     job = _held_job(context, command.id, command.token, origin)
-    error = command.error[:ERROR_CHARS_MAX] if command.error is not None else None
+    error, cut = (None, 0) if command.error is None else shortened(command.error)
     records = adopting(job, command.token, command.session)
     if not records:
         context.measures.ended([job], context.now_ms)
     records += context.failing(job, "failed", error)
-    return Decision(Reply(), records, context.is_durable(job))
+    return Decision(TextReply(ok=True, cut=cut), records, context.is_durable(job))
 
 
 def release(context: Context, command: Release, origin: Origin) -> Decision:
@@ -245,10 +243,10 @@ def set_progress(context: Context, command: SetProgress, origin: Origin) -> Deci
     text = "Job {id} not found in processing"
     job = _held_job(context, command.id, command.token, origin, text=text)
     progress = round(min(100, max(0, command.progress)))  # NaN is 0, by the order of these
-    message = command.message[:ERROR_CHARS_MAX] if command.message is not None else None
+    message, cut = (None, 0) if command.message is None else shortened(command.message)
     records = adopting(job, command.token, command.session)
     records.append(r.ProgressSet(job.id, progress, message))
-    return Decision(Reply(), records, context.is_durable(job))
+    return Decision(TextReply(ok=True, cut=cut), records, context.is_durable(job))
 
 
 def get_progress(context: Context, command: GetProgress, origin: Origin) -> Decision:

@@ -19,6 +19,7 @@ from flashq.errors import (
     InvalidRequest,
     ParentNotFound,
     PayloadTooLarge,
+    WrongState,
     error_from,
 )
 from flashq.ids import job_id, shard_of_queue
@@ -48,7 +49,6 @@ from flashq.shard.dependencies import ask_dependencies, is_ready_now, settle_kno
 from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import (
     NO_OPTIONS,
-    Job,
     asks_to_be_kept,
 )
 from flashq.shard.outbox import Origin
@@ -474,6 +474,7 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None, origin: Or
 
     Raises:
         Debounced, DuplicateJob: it repeats a debounce id or unique key.
+        WrongState: the job with its custom id is no flow.
     """
     queue = batch.queue
     if queue is None:
@@ -484,8 +485,14 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None, origin: Or
     if command.job_id is not None:
         known = queue.custom_ids.get(command.job_id)
         if known is not None:
+            parent = batch.context.state.index.get(known)
+            if parent is None or parent.extra is None or parent.extra.children is None:
+                raise WrongState(
+                    f"Job {known} has the id '{command.job_id}' and is no flow: nothing was added"
+                )
             batch.raise_level(known, options)
-            return flow_reply(batch.context.state.index.get(known), known, origin)
+            made = children_of(parent.extra, origin)
+            return FlowReply(parent_id=known, children_ids=list(made))
     if command.unique_key is not None:
         holder = queue.unique_keys.get(command.unique_key)
         if holder is not None:
@@ -495,12 +502,6 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None, origin: Or
                 raise duplicate
             return error_reply(duplicate)
     return None
-
-
-def flow_reply(parent: Job | None, parent_id: int, origin: Origin) -> FlowReply:
-    """Return the reply of a flow."""
-    made = () if parent is None or parent.extra is None else children_of(parent.extra, origin)
-    return FlowReply(parent_id=parent_id, children_ids=list(made))
 
 
 def get_children(context: Context, command: GetChildren, origin: Origin) -> Decision:

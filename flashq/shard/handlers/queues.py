@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from flashq.errors import StateInvalid
+from flashq.errors import FieldTooLarge, StateInvalid
 from flashq.protocol import queues as q
 from flashq.protocol import records as r
 from flashq.protocol.base import CountReply, Reply
@@ -269,9 +269,16 @@ def metrics(context: Context, command: GetMetrics, origin: Origin) -> Decision:
 
 
 def get_dlq(context: Context, command: q.GetDlq, origin: Origin) -> Decision:
-    """List the dead letters, oldest failure first."""
+    """List the dead letters, oldest failure first.
+
+    Raises:
+        FieldTooLarge: they are more than one reply may list; older clients get what it may.
+    """
     queue = context.state.queues.get(command.queue)
-    wanted = DLQ_COUNT if command.count is None else min(command.count, DLQ_COUNT_MAX)
+    wanted = DLQ_COUNT if command.count is None else command.count
+    if wanted > DLQ_COUNT_MAX and not origin.older:
+        raise FieldTooLarge(field="count", size=wanted, limit=DLQ_COUNT_MAX)
+    wanted = min(wanted, DLQ_COUNT_MAX)
     jobs = [] if queue is None else fitting(list(islice(queue.dlq.values(), wanted)))
     return Decision(q.DlqReply(jobs=[job_view(job, origin) for job in jobs]))
 

@@ -152,11 +152,16 @@ class TestLogs:
         shard = Shard(job_logs_max=2)
         job_id = shard.push()
         for number in range(4):
-            shard.ask("LOG", id=job_id, message=str(number) * 20_000, level="l" * 50)
+            said = shard.ask("LOG", id=job_id, message=str(number) * 20_000, level="l" * 32)
+            assert said["cut"] > 10_000
         logs = shard.ask("GETLOGS", id=job_id)["logs"]
         assert [entry["message"][0] for entry in logs] == ["2", "3"]
         assert {len(entry["message"]) for entry in logs} == {10_000}
-        assert {len(entry["level"]) for entry in logs} == {32}
+        assert "cut" not in shard.ask("LOG", id=job_id, message="x" * 10_000)
+        long = {"id": job_id, "message": "m", "level": "l" * 33}
+        text = "Field level too large (33 characters, max 32)"
+        assert shard.refuse("LOG", **long) == ("field_too_large", text)
+        assert shard.ask("LOG", **long, older=True)["ok"]
         none = Shard(job_logs_max=0)
         job_id = none.push()
         none.ask("LOG", id=job_id, message="m")

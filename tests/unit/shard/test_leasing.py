@@ -222,9 +222,19 @@ class TestFail:
         assert len(shard.job(job_id)["history"]) == 20
         assert shard.job(job_id)["attempts"] == 30
 
-    def test_a_long_error_is_cut(self, shard: Shard) -> None:
-        job_id = shard.make_failed("x" * 20_000)
-        assert len(shard.job(job_id)["error"]) == 10_000
+    def test_of_a_long_text_head_and_tail_are_kept(self, shard: Shard) -> None:
+        """Its end used to be cut off, with an `ok`; the reply says how much is left out."""
+        text = "head" + "x" * 20_000 + "tail"
+        job_id = shard.push(max_attempts=1)
+        shard.pull()
+        said = shard.ask("PROGRESS", id=job_id, progress=1, message=text)
+        message = shard.job(job_id)["progress_msg"]
+        assert shard.ask("FAIL", id=job_id, error=text)["cut"] == said["cut"]
+        assert shard.job(job_id)["error"] == message
+        assert len(message) <= 10_000
+        assert message.startswith("headx")
+        assert message.endswith("xtail")
+        assert f"{said['cut']} characters left out" in message
 
     def test_shows_the_reason_in_the_dead_letters(self, shard: Shard) -> None:
         """It used not to be on the job (W41)."""

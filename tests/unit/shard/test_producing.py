@@ -414,6 +414,15 @@ class TestDelayAndTtl:
 
 
 class TestFlow:
+    def test_with_the_id_of_a_job_that_is_no_flow_is_refused(self, shard: Shard) -> None:
+        """It was answered with that job, as if it had been given children."""
+        job_id = shard.push(job_id="mine")
+        flow = {"queue": "q", "data": 1, "children": [{"queue": "q", "data": 2}], "job_id": "mine"}
+        text = f"Job {job_id} has the id 'mine' and is no flow: nothing was added"
+        assert shard.refuse("FLOW", **flow) == ("wrong_state", text)
+        flow["job_id"] = "other"
+        assert shard.ask("FLOW", **flow) == shard.ask("FLOW", **flow)
+
     def test_the_parent_runs_when_all_children_have_ended(self, shard: Shard) -> None:
         children = [
             {"queue": "a", "data": 1, "priority": 5, "max_attempts": 1},

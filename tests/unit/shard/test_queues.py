@@ -181,6 +181,8 @@ class TestDeadLetters:
         for job_id in shard.pull_ids(count=200):
             shard.ask("DISCARD", id=job_id)
         assert len(shard.ask("DLQ", queue="q")["jobs"]) == 100
+        assert shard.refuse("DLQ", queue="q", count=10_001)[0] == "field_too_large"
+        assert len(shard.ask("DLQ", queue="q", count=10_001, older=True)["jobs"]) == 105
         assert shard.ask("PURGEDLQ", queue="q")["count"] == 105
 
     def test_retry_one_or_all(self, shard: Shard) -> None:
