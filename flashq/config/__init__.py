@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from flashq.config.flags import flag_parser, settings_of
 from flashq.config.loading import (
-    LOOPBACK_HOSTS,
     OLDER_NAMES,
     OLDER_NAMES_WITHOUT_EFFECT,
     load_settings,
@@ -27,7 +26,6 @@ from flashq.config.settings import (
 from flashq.config.specs import SettingSpec, setting_specs, toml_value
 
 __all__ = [
-    "LOOPBACK_HOSTS",
     "MEMORY",
     "OLDER_NAMES",
     "OLDER_NAMES_WITHOUT_EFFECT",

@@ -51,8 +51,6 @@ OLDER_NAMES_WITHOUT_EFFECT: Final = (
 #: Where the older server's Unix socket was; its UNIX_SOCKET only said that there is one.
 OLDER_UNIX_SOCKET: Final = "/tmp/flashq.sock"
 
-LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
-
 
 def load_settings(
     flags: Mapping[str, str] | None = None,
@@ -204,13 +202,33 @@ def _check_relations(settings: Settings) -> None:
             f"{MEMORY}, sqlite:///path or postgresql://…"
         )
     is_safe = settings.insecure or settings.is_guarded
-    if settings.host not in LOOPBACK_HOSTS and not is_safe:
+    if not settings.is_local and not is_safe:
         raise ConfigError(
             f"host is {toml_value(settings.host)}, which others can reach, and nothing asks them "
             "for a token; set tokens, or say --insecure if that is meant"
         )
+    _check_names(settings)
     settings.run().check(settings.shards)
 
+
+def _check_names(settings: Settings) -> None:
+    """Refuse hosts and origins that no request can have."""
+    for name, values, pattern, example in (
+        ("http_hosts", settings.hosts(), _HOST_NAME, "queue.example.com"),
+        ("http_origins", settings.origins(), _ORIGIN, "https://example.com:8443"),
+    ):
+        for value in values:
+            if value != "*" and pattern.fullmatch(value) is None:
+                raise ConfigError(
+                    f"{name} has {toml_value(value)}, but must have names like {example}, with "
+                    "commas between them, or *"
+                )
+
+
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_ORIGIN: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?"
+)
 
 #: Pairs of which the first, so many times, may not be more than the second.
 _ORDERED: Final = (

@@ -25,6 +25,8 @@ POSTGRES: Final = ("postgresql://", "postgres://")
 #: The file of a storage that nobody has configured, in the data directory.
 STORAGE_FILE: Final = "flashq.db"
 
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
+
 Durability = Literal["durable", "async", "memory"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
@@ -138,6 +140,23 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
             description="Most connections that one gateway holds at a time; more are refused.",
         ),
     ] = 10_000
+    http_hosts: Annotated[
+        str,
+        Meta(
+            description="Names by which the HTTP gateway is reached beside its host's own, with "
+            "commas between them, or `*`: requests with another one in Host are refused, which "
+            "may be pages of other sites that were led here.",
+            extra={"default": "none; any where there are tokens"},
+        ),
+    ] = ""
+    http_origins: Annotated[
+        str,
+        Meta(
+            description="Origins of web pages, as `https://example.com`, with commas between them, "
+            "or `*`, that may ask the HTTP gateway beside its own.",
+            extra={"default": "none"},
+        ),
+    ] = ""
     insecure: Annotated[
         bool, Meta(description="Listen on an address that others can reach, without tokens.")
     ] = False
@@ -206,6 +225,19 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         """Return the tokens that stand in the settings themselves."""
         return tuple(token for token in self.auth_tokens.split(",") if token)
 
+    def hosts(self) -> tuple[str, ...]:
+        """Return the names by which the HTTP gateway is reached, beside its host's own."""
+        return _listed(self.http_hosts)
+
+    def origins(self) -> tuple[str, ...]:
+        """Return the origins of pages elsewhere that may ask the HTTP gateway."""
+        return _listed(self.http_origins)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this host's own programs can reach the doors."""
+        return self.host in LOOPBACK_HOSTS
+
     @property
     def is_guarded(self) -> bool:
         """Whether every client has to show a token."""
@@ -214,6 +246,10 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
     def run(self) -> RunDir:
         """Return the names in the run directory."""
         return RunDir(self.run_dir)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 # --- what all processes of one server must agree on

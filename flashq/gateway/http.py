@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -42,6 +43,7 @@ from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
 from flashq.gateway.http_connection import BoundedProtocol, close_slow
 from flashq.gateway.http_events import EventLogs
 from flashq.gateway.http_health import Health
+from flashq.gateway.http_origins import Origins
 from flashq.gateway.http_overview import Overview
 from flashq.gateway.http_pages import Pages
 from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
@@ -87,7 +89,9 @@ class HttpDoor:
         self._bridge: Final = bridge
         self._settings: Final = settings
         self._mono_s: Final = asyncio.get_running_loop().time
-        self._access: Final = Access(guard or _guard_of(settings), clock.mono_ms)
+        keeper = guard or _guard_of(settings)
+        origins = _origins_of(settings, is_open=keeper.is_open)
+        self._access: Final = Access(keeper, clock.mono_ms, origins)
         self._commands: Final = Commands(bridge, private_webhooks=settings.webhook_private_targets)
         self._overview: Final = Overview(bridge, clock.wall_ms, self._mono_s)
         self._logs: Final = EventLogs(bridge, os.urandom(6).hex())
@@ -167,15 +171,7 @@ class HttpDoor:
     def _application(self) -> Starlette:
         application = Starlette(
             routes=self._routes(),
-            middleware=[
-                Middleware(
-                    CORSMiddleware,
-                    allow_origins=["*"],
-                    allow_methods=["*"],
-                    allow_headers=["*"],
-                    max_age=PREFLIGHT_S,
-                )
-            ],
+            middleware=_cors(self._settings.origins()),
             exception_handlers={HTTPException: _refused, Exception: _failed},
         )
         application.router.redirect_slashes = False
@@ -198,7 +194,7 @@ class HttpDoor:
                 web = self._guarded(route.command.word, route, endpoint)
             else:
                 web = self._guarded(route.handler, route, own[route.handler])
-            routes.append(WebRoute(route.pattern, web, methods=[route.method]))
+            routes.append(_web_route(route.pattern, web, route.method, changes=route.changes))
         for path, page in (
             ("/", self._pages.dashboard),
             ("/dashboard", self._pages.dashboard),
@@ -206,7 +202,7 @@ class HttpDoor:
             ("/static/{file:path}", self._pages.file),
             ("/openapi.json", self._describe),
         ):
-            routes.append(WebRoute(path, _answering(page), methods=["GET"]))
+            routes.append(_web_route(path, _answering(self._at_home(page)), "GET"))
         routes += (
             WebSocketRoute("/ws", self._sockets.events),
             WebSocketRoute("/ws/dashboard", self._sockets.dashboard),
@@ -245,7 +241,7 @@ class HttpDoor:
         Raises:
             FlashQError: he may not.
         """
-        visitor = self._access.admit(request)
+        visitor = self._access.admit(request, changes=route.changes)
         if route.rights is Rights.OPERATOR:
             self._access.check_operator(request)
         if not visitor.grant.is_everything:
@@ -253,6 +249,15 @@ class HttpDoor:
             if route.command is None and route.spans_queues:
                 visitor.grant.check_queue(request.path_params.get("queue"))
         return visitor
+
+    def _at_home(self, page: WebEndpoint) -> WebEndpoint:
+        """Return a page that is given under the server's own names only."""
+
+        async def give(request: Request) -> Response:
+            self._access.check_host(request)
+            return await page(request)
+
+        return give
 
     async def _sse(self, request: Request, visitor: Visitor) -> Response:
         return await sse_response(self._logs, request, visitor)
@@ -306,7 +311,41 @@ def _guard_of(settings: Settings) -> Guard:
     return Guard(Keyring(tokens)) if tokens else Guard()
 
 
+def _origins_of(settings: Settings, *, is_open: bool) -> Origins:
+    return Origins(
+        settings.host,
+        is_open=is_open,
+        hosts=settings.hosts(),
+        origins=settings.origins(),
+        own_names=(socket.gethostname(),) if not settings.is_local else (),
+    )
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Return what tells browsers that pages of these sites may ask; nothing for none."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=PREFLIGHT_S,
+        )
+    ]
+
+
+def _web_route(pattern: str, web: WebEndpoint, method: str, *, changes: bool = False) -> WebRoute:
+    route = WebRoute(pattern, web, methods=[method])
+    if changes and route.methods is not None:
+        route.methods.discard("HEAD")  # which asks for no jobs, though they come by GET
+    return route
+
+
 def _answering(page: WebEndpoint) -> WebEndpoint:
+    """Return an endpoint that says what is wrong in the envelope."""
+
     async def answer(request: Request) -> Response:
         try:
             return await page(request)

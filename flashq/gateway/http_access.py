@@ -6,15 +6,16 @@ What a token allows is `flashq.tokens`' business.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from flashq.addresses import is_loopback
 from flashq.errors import NotAllowed
 from flashq.gateway.asking import Ask
+from flashq.gateway.http_origins import Origins, headers_of
 from flashq.protocol.command import Role
 from flashq.tokens import Grant, Guard, Shown
 
@@ -71,10 +72,14 @@ class Access:
     Args:
         guard: knows the tokens.
         now_ms: the monotonic clock.
+        origins: judges which web pages may ask.
     """
 
-    def __init__(self, guard: Guard, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, guard: Guard, now_ms: Callable[[], int], origins: Origins | None = None
+    ) -> None:
         self._guard: Final = guard
+        self._origins: Final = origins or Origins(is_open=guard.is_open)
         self._now_ms: Final = now_ms
 
     @property
@@ -82,12 +87,26 @@ class Access:
         """How many tokens there are."""
         return self._guard.tokens_count
 
-    def admit(self, asker: HTTPConnection) -> Visitor:
-        """Let somebody in.
+    def check_host(self, asker: HTTPConnection) -> None:
+        """Refuse somebody who asks for another server than this, as a page does that was led here.
 
         Raises:
+            NotAllowed: he does.
+        """
+        self._origins.check_host(headers_of(asker.scope["headers"]))
+
+    def admit(self, asker: HTTPConnection, *, changes: bool = False) -> Visitor:
+        """Let somebody in.
+
+        Args:
+            asker: the request.
+            changes: whether it may change something.
+
+        Raises:
+            NotAllowed: a page of another site asks.
             AuthenticationRequired, TokenInvalid, TooManyAttempts: see `Guard.show`.
         """
+        self._origins.check(headers_of(asker.scope["headers"]), changes=changes)
         token = None if self._guard.is_open else shown_token(asker)
         address = "" if asker.client is None else asker.client.host
         shown = self._guard.show(token, address, self._now_ms())
@@ -129,11 +148,9 @@ def is_local(asker: HTTPConnection) -> bool:
     if asker.client is None:
         return False
     try:
-        address = ipaddress.ip_address(asker.client.host.partition("%")[0])
+        return is_loopback(asker.client.host)
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _is_local_name(host: str) -> bool:

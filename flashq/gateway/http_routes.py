@@ -12,11 +12,33 @@ from enum import Enum
 from typing import Any, Final
 
 from msgspec import Struct
+from starlette.convertors import Convertor, register_url_convertor
 
 from flashq.gateway.workers import Registration
 from flashq.protocol.command import Command, Role
 from flashq.protocol.objects import MetricsPoint
 from flashq.protocol.registry import COMMANDS
+
+REST: Final = "rest"
+PULLS: Final = frozenset({"PULL", "PULLB"})
+"""Commands that hand out jobs."""
+
+
+class AnyText(Convertor[str]):
+    """A part of a path that takes any text, also with slashes and ends of lines in it."""
+
+    regex = r"(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        """Return the text."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the text."""
+        return value
+
+
+register_url_convertor(REST, AnyText())
 
 
 class Rights(Enum):
@@ -61,8 +83,15 @@ class Route(Struct, frozen=True, kw_only=True):
 
     @property
     def pattern(self) -> str:
-        """The path for the router: names that may hold a slash take the whole rest."""
-        return re.sub(r"\{(job_id|name|file|key)\}$", r"{\1:path}", self.path)
+        """The path for the router: names that may hold anything take all that is left of it."""
+        return re.sub(r"\{(job_id|name|file|key|worker)\}", rf"{{\1:{REST}}}", self.path)
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may change something, which a GET that takes jobs does too."""
+        if self.command is None:
+            return self.method != "GET"
+        return self.command.mutates or self.command.word in PULLS
 
 
 _TEXT: Final = {"type": "string"}
