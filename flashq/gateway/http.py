@@ -40,16 +40,18 @@ from flashq.gateway.bridge import Bridge
 from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_administration import Administration, Place
 from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
-from flashq.gateway.http_connection import BoundedProtocol, close_slow
+from flashq.gateway.http_connection import ServerWords, bounded_protocol, close_slow
 from flashq.gateway.http_events import EventLogs
 from flashq.gateway.http_health import Health
 from flashq.gateway.http_origins import Origins
 from flashq.gateway.http_overview import Overview
 from flashq.gateway.http_pages import Pages
+from flashq.gateway.http_places import Places
 from flashq.gateway.http_routes import OWN_ROUTES, Rights, Route, command_routes
 from flashq.gateway.listening import listening_socket
 from flashq.gateway.sse import sse_response
-from flashq.gateway.websocket import Sockets
+from flashq.gateway.websocket import HEARD_BYTES_MAX, Sockets
+from flashq.observability.logging import log_of
 from flashq.protocol.webhooks import WebhookView
 from flashq.tokens import Guard, Keyring
 
@@ -129,8 +131,9 @@ class HttpDoor:
         server = _Server(
             uvicorn.Config(
                 self._application(),
-                http=BoundedProtocol,
+                http=bounded_protocol(Places(self._settings.gateway_connections_max)),
                 ws="websockets-sansio",
+                ws_max_size=HEARD_BYTES_MAX,
                 ws_per_message_deflate=False,  # it would cost every listener 100 KB and more
                 lifespan="off",
                 log_config=None,
@@ -138,13 +141,14 @@ class HttpDoor:
                 proxy_headers=False,  # a header says nothing about who asks
                 server_header=False,
                 backlog=BACKLOG,
-                limit_concurrency=self._settings.gateway_connections_max + 1,  # refuses from here
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
+        ServerWords.install(log_of("flashq-gateway"))
         self._server = server
         self._administration.connections = lambda: len(server.server_state.connections)
         self._serving = asyncio.ensure_future(server.serve([listening]))
+        await server.accepting(self._serving)
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
 
     def tokens_replaced(self) -> None:
@@ -292,7 +296,29 @@ class HttpDoor:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to its process, and does not wait for slow clients."""
+    """A server that leaves the signals to its process, says when it accepts connections, and does
+    not wait for slow clients."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._accepts: Final = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self._accepts.set()
+
+    async def accepting(self, serving: asyncio.Task[None]) -> None:
+        """Wait until connections are accepted.
+
+        Args:
+            serving: what it runs in, and may fail in.
+        """
+        waiting = asyncio.ensure_future(self._accepts.wait())
+        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            serving.result()
 
     async def on_tick(self, counter: int) -> bool:
         """Let clients go that are too slow, and say whether it is time to end."""

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from flashq.addresses import is_loopback
 from flashq.errors import NotAllowed
 from flashq.gateway.asking import Ask
+from flashq.gateway.http_connection import LET_IN, PEER
 from flashq.gateway.http_origins import Origins, headers_of
 from flashq.protocol.command import Role
 from flashq.tokens import Grant, Guard, Shown
@@ -112,6 +113,9 @@ class Access:
         shown = self._guard.show(token, address, self._now_ms())
         grant = shown.grant(self._guard)
         assert grant is not None, "a token was accepted and then was none"
+        peer = asker.scope.get("extensions", {}).get(PEER)
+        if peer is not None:
+            peer[LET_IN]()
         return Visitor(self._guard, shown, grant)
 
     def check_operator(self, asker: HTTPConnection) -> None:

@@ -1,33 +1,61 @@
-"""One connection to the HTTP door, with bounds on what a client may do before it has asked.
+"""One connection to the HTTP door, with bounds on what a client may do with it.
 
-Owns how long a request may take to arrive, how large its head may be, and how many connections
-there are. The server's protocol knows of none of these: a client that sends a byte now and then
-would hold a connection for ever, and one that sends headers without end the memory. What a request
-says, and what its answer is, is the protocol's; but head and body of it leave in one piece here.
+Owns how long a request may take to arrive, how large its head may be, how long its answer may stay
+unread, and what of the server's own words is logged. The server's protocol knows of none of these:
+a client that sends a byte now and then would hold a connection for ever, and one that sends headers
+without end the memory. What a request says, and what its answer is, is the protocol's; but head and
+body of it leave in one piece here.
+
+This module alone knows uvicorn's protocol from the inside, which uvicorn promises nobody. It was
+written for the versions of `TESTED_UVICORN`; a test looks at everything that is relied on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flashq.errors import Busy, FlashQError, MessageTooLarge, RequestTimeout
+from flashq.gateway.http_places import Places
 from flashq.gateway.http_replies import error_body
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+TESTED_UVICORN: Final = "0.54"
+PEER: Final = "flashq.peer"
+LET_IN: Final = "let_in"
+"""The extension of a request's scope, and in it what is called once the client was let in."""
 
 HEAD_S: Final = 10.0
 """How long a request's head may take to arrive, and a connection to begin with the first."""
 REQUEST_S: Final = 60.0
 """How long all of a request may take."""
+STRANGER_S: Final = 10.0
+"""How long all of a request may take, and a connection may be idle, that was not let in yet."""
+UNREAD_S: Final = 60.0
+"""How long a client may take nothing of an answer that waits for it."""
+UNREAD_BYTES_MAX: Final = 256 * 1024 * 1024
+"""What all clients together may leave unread; above it, who leaves most is let go."""
 HEAD_BYTES_MAX: Final = 64 * 1024
+HEAD_PIECE_BYTES: Final = 4096
+"""How much of a head is read at a time."""
+DISCARDED_BYTES_MAX: Final = 16 * 1024 * 1024
+"""How much is read off of a body whose request was answered before it had arrived."""
+SERVER_LOG: Final = "uvicorn.error"
 HELD_BYTES_MAX: Final = 64 * 1024
 """Above it what is written leaves at once, so that the protocol is told when nobody reads it."""
 HEAD_TOO_LARGE_STATUS: Final = 431
+SLOW_STATUS: Final = 408
 
 _PHRASES: Final = {
-    408: b"Request Timeout",
+    SLOW_STATUS: b"Request Timeout",
+    413: b"Content Too Large",
     503: b"Service Unavailable",
     HEAD_TOO_LARGE_STATUS: b"Request Header Fields Too Large",
 }
@@ -76,68 +104,189 @@ class JoiningTransport:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """The server's protocol, with these bounds."""
+    """The server's protocol, with these bounds. Each door has a class of its own, which knows its
+    places: see `bounded_protocol`."""
+
+    places: ClassVar[Places] = Places(sys.maxsize)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        #: when the request that is arriving has begun; None while none is
+        #: tells who reads a request to whom it belongs
+        self._extensions: dict[str, dict[object, object]] = {PEER: {LET_IN: self.let_in}}
+        #: when the request that is arriving has begun, or a stranger's last one was answered
         self._begun_s: float | None = self.loop.time()
+        #: a request is arriving, or a first one is awaited
+        self._is_arriving = True
         #: its head is not complete
         self._is_in_head = True
+        #: of the head's complete lines
         self._head_bytes = 0
+        #: received since the last complete line of a head, or piece of a body
+        self._pending_bytes = 0
+        #: of a body whose request was answered already
+        self._discarded_bytes = 0
+        #: refused, or a WebSocket by now: nothing more is read here
+        self._is_over = False
+        #: what waits for the client since it last took something, and since when
+        self._unread_bytes = 0
+        self._unread_since_s: float | None = None
+
+    # --- its life
 
     def connection_made(  # type: ignore[override]
         self, transport: asyncio.Transport
     ) -> None:
         """Let the client in, if there is room."""
         super().connection_made(cast("asyncio.Transport", JoiningTransport(transport, self.loop)))
-        limit = self.limit_concurrency
-        if limit is not None and len(self.connections) >= limit:
+        if not self.places.come(self, len(self.connections)):
             self._refuse(Busy(detail="too many connections"), Busy.http_status)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self.places.forget(self)
+        self._extensions = {}
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over: who may open a WebSocket is seen at once."""
+        self._is_over = True
+        self.places.forget(self)
+        super().handle_websocket_upgrade()
+
+    def let_in(self) -> None:
+        """Note that a request of this client was let in."""
+        self.places.forget(self)
+
+    def give_way(self) -> None:
+        """Make room for another client; this one has asked nothing yet that it may."""
+        self._refuse(Busy(detail="too many connections without a request"), Busy.http_status)
+
+    # --- what arrives
+
     def data_received(self, data: bytes) -> None:
-        """Take in what the client sends."""
-        if self.transport.is_closing():
-            return
-        super().data_received(data)
-        if self._is_in_head and self._begun_s is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
+        """Take in what the client sends: heads in small pieces, whose size is looked at."""
+        at = 0
+        while at < len(data) and not self._is_over and not self.transport.is_closing():
+            piece = data[at : at + HEAD_PIECE_BYTES] if self._is_in_head else data[at:]
+            at += len(piece)
+            self._pending_bytes += len(piece)
+            super().data_received(piece)
+            if self._pending_bytes > HEAD_BYTES_MAX or self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(MessageTooLarge(), HEAD_TOO_LARGE_STATUS)
+        if self._is_arriving and not self._is_in_head and self.places.is_stranger(self):
+            self.flow.pause_reading()  # until the door asks for the body, or has answered without
 
     def on_message_begin(self) -> None:
         """A request begins to arrive."""
         super().on_message_begin()
-        if self._begun_s is None:
+        self.scope["extensions"] = self._extensions
+        if not self._is_arriving:
             self._begun_s = self.loop.time()
-        self._is_in_head = True
-        self._head_bytes = 0
+        self._is_arriving = self._is_in_head = True
+        self._head_bytes = self._discarded_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of its address has arrived."""
+        self._head_bytes += len(url)
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers has arrived; those behind a body mean nothing here."""
+        if not self._is_in_head:
+            return
+        self._pending_bytes = 0
+        self._head_bytes += len(name) + len(value) + len(b": \r\n")
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its head has arrived."""
-        super().on_headers_complete()
+        self._pending_bytes = 0
         self._is_in_head = False
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(MessageTooLarge(), HEAD_TOO_LARGE_STATUS)
+        elif not self._is_over:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body has arrived."""
+        self._pending_bytes = 0
+        if self._is_over:
+            return
+        if self.cycle.response_complete:
+            self._discarded_bytes += len(body)
+            if self._discarded_bytes > DISCARDED_BYTES_MAX:
+                self._refuse(MessageTooLarge(), MessageTooLarge.http_status)
+            return
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it has arrived."""
+        self._pending_bytes = 0
+        if self._is_over:
+            return
         super().on_message_complete()
+        self._is_arriving = False
         self._begun_s = None
 
-    def look_at(self, now_s: float) -> None:
+    def on_response_complete(self) -> None:
+        """It was answered."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self.cycle.body = bytearray()  # what nobody has read of it
+        if self.places.is_stranger(self) and not self._is_arriving:
+            self._begun_s = self.loop.time()
+
+    # --- clients that are too slow
+
+    def look_at(self, now_s: float) -> int:
         """Close the connection if its client is too slow.
 
         Args:
             now_s: the loop's time.
+
+        Returns:
+            How many bytes wait for the client.
         """
-        if self._begun_s is None or self.transport.is_closing():
-            return
-        limit_s = HEAD_S if self._is_in_head else REQUEST_S
-        if now_s - self._begun_s < limit_s or self.flow.read_paused:
-            return  # who is not read from at present cannot send
-        self._refuse(RequestTimeout(timeout=int(limit_s * 1000), detail="the request"), 408)
+        if self.transport.is_closing():
+            return 0
+        unread = self._look_at_answers(now_s)
+        limit_s = self._limit_s()
+        if self._begun_s is None or limit_s is None or now_s - self._begun_s < limit_s:
+            return unread
+        if self._is_arriving:
+            error = RequestTimeout(timeout=int(limit_s * 1000), detail="the request")
+            self._refuse(error, SLOW_STATUS)
+        else:
+            self.transport.close()
+        return unread
+
+    def _limit_s(self) -> float | None:
+        """Return how long what is awaited of the client may take; None for ever."""
+        if self._is_in_head:
+            return HEAD_S
+        if self.places.is_stranger(self):
+            return STRANGER_S
+        return None if self.flow.read_paused else REQUEST_S  # one that is not read cannot send
+
+    def _look_at_answers(self, now_s: float) -> int:
+        """Abort the connection if its client takes nothing of what waits for it."""
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
+            self._unread_since_s = None
+        elif self._unread_since_s is None or unread < self._unread_bytes:
+            self._unread_bytes, self._unread_since_s = unread, now_s
+        elif now_s - self._unread_since_s >= UNREAD_S:
+            self.transport.abort()
+            return 0
+        return unread
 
     def _refuse(self, error: FlashQError, status: int) -> None:
         """Say why, unless an answer to something else is under way, and close."""
+        if self._is_over:
+            return
+        self._is_over = True
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
         if cycle is None or cycle.response_complete:
             body = error_body(error)
@@ -148,6 +297,42 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class ServerWords(logging.Handler):
+    """Takes what the server says itself: its own failures go into the log, and what clients do
+    wrong only where everything is logged, without a trace of the stack.
+
+    Args:
+        log: the program's.
+    """
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log: Final = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record."""
+        error = None if record.exc_info is None else record.exc_info[1]
+        said = record.getMessage().strip()
+        if record.levelno < logging.ERROR or isinstance(error, UnicodeDecodeError):
+            self._log.debug("an HTTP client does what it may not", said=said)
+        else:
+            self._log.error("the HTTP server has failed", said=said, exc_info=error)
+
+    @classmethod
+    def install(cls, log: FilteringBoundLogger) -> None:
+        """Take all that the server says from now on. What it would say of every WebSocket, with
+        its address and so with its token, is below the level that is taken."""
+        words = logging.getLogger(SERVER_LOG)
+        words.handlers = [cls(log)]
+        words.setLevel(logging.WARNING)
+        words.propagate = False
+
+
+def bounded_protocol(places: Places) -> type[BoundedProtocol]:
+    """Return the protocol of a door with these places."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"places": places})
+
+
 def close_slow(connections: Iterable[object], now_s: float) -> None:
     """Close the connections of clients that are too slow.
 
@@ -155,6 +340,16 @@ def close_slow(connections: Iterable[object], now_s: float) -> None:
         connections: of the server; those that are WebSockets by now are let be.
         now_s: the loop's time.
     """
+    unread: list[tuple[int, BoundedProtocol]] = []
     for connection in list(connections):
         if isinstance(connection, BoundedProtocol):
-            connection.look_at(now_s)
+            waiting = connection.look_at(now_s)
+            if waiting:
+                unread.append((waiting, connection))
+    excess = sum(waiting for waiting, _ in unread) - UNREAD_BYTES_MAX
+    if excess > 0:
+        for waiting, connection in sorted(unread, key=lambda one: -one[0]):
+            connection.transport.abort()
+            excess -= waiting
+            if excess <= 0:
+                return

@@ -21,6 +21,8 @@ from flashq.gateway.http_overview import Overview, dashboard_frame
 
 SEND_S: Final = 10.0
 """How long a frame may take to get into the connection of a client that does not read."""
+HEARD_BYTES_MAX: Final = 64 * 1024
+"""The largest message of a client, of which nothing is read."""
 DASHBOARD_INTERVAL_S: Final = 1.0
 LOOK_S: Final = 60.0
 """How often it is looked at whether a quiet listener's token still counts."""

@@ -205,14 +205,20 @@ def test_the_settings_let_a_site_in(start_server: StartServer) -> None:
     """Its preflight is answered, and its requests; another site's are not."""
     site, other = "https://ops.example", "https://evil.example"
     server = start_server("--shards", "1", "--http-origins", site, "--http-hosts", "q.example")
-    preflight = {"access-control-request-method": "POST"}
+    preflight = {
+        "access-control-request-method": "PUT",
+        "access-control-request-headers": "authorization, x-anything",
+    }
     with HttpClient(server) as http:
         for origin, status in ((site, 200), (other, 403)):
             headers = {"origin": origin, "sec-fetch-site": "cross-site"}
             assert http.http.get("/stats", headers=headers).status_code == status
-            answer = http.http.options("/queues/q/jobs", headers={**preflight, "origin": origin})
-            allowed = answer.headers.get("access-control-allow-origin")
-            assert allowed == (site if status == 200 else None)
+            for path in ("/stats", "/queues/q/jobs", "/nowhere"):
+                answer = http.http.options(path, headers={**preflight, "origin": origin})
+                allowed = answer.headers.get("access-control-allow-origin")
+                assert allowed == (site if status == 200 else None)
+        headers = {"origin": site}
+        assert http.http.get("/nowhere", headers=headers).headers["access-control-allow-origin"]
         assert http.http.get("/stats", headers={"host": "q.example"}).status_code == 200
         assert http.http.get("/stats", headers={"host": "r.example"}).status_code == 403
 

@@ -119,7 +119,9 @@ def test_a_job_that_came_for_a_client_who_left_goes_to_the_next(
     """A connection that is closed while a pull waits takes no job with it."""
     where = urlsplit(http.base)
     with socket.create_connection((where.hostname or "", where.port or 0)) as gone:
-        gone.sendall(f"GET /queues/{queue}/jobs?timeout=30000 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        gone.sendall(
+            f"GET /queues/{queue}/jobs?timeout=30000 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         eventually(lambda: http.get("/stats")["shards"][_shard(queue)].get("waiters"), "a waiter")
     job_id = http.push(queue)
     assert http.pull(queue, timeout=8000)["id"] == job_id

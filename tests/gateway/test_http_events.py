@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from flashq.gateway.websocket import HEARD_BYTES_MAX
 from tests.conftest import StartServer
 from tests.gateway.http_client import TIMEOUT_S, HttpClient, SseEvent, base_of, sse_events
 from tests.server import Server
@@ -144,7 +146,7 @@ def test_who_does_not_read_is_told_and_let_go(http: HttpClient, doors: Server, q
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(TIMEOUT_S)
         slow.connect((where.hostname or "", where.port or 0))
-        request = f"GET /events/{queue} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        request = f"GET /events/{queue} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         slow.sendall(request.encode())
         received = slow.recv(1024)
         jobs = [{"data": "x" * 1000} for _ in range(1000)]
@@ -168,6 +170,33 @@ def test_events_over_websocket(doors: Server, http: HttpClient, queue: str) -> N
             event = _event_of(listener, job_id)
             assert (event["event_type"], event["queue"]) == ("pushed", queue)
             assert event["data"] == {"n": 2}
+
+
+def until_closed(listener: ClientConnection) -> Iterator[Any]:
+    """Yield what a socket brings until it ends, whoever has ended it."""
+    with suppress(ConnectionClosed):
+        while True:
+            yield listener.recv(timeout=TIMEOUT_S)
+
+
+def test_bytes_that_are_no_text_end_a_socket_and_leave_no_trace(start_server: StartServer) -> None:
+    """Anybody may send them in a frame of text; a trace of the stack in the log helps nobody."""
+    server = start_server("--shards", "1")
+    address = base_of(server).replace("http://", "ws://")
+    for path in ("/ws", "/ws/q", "/ws/dashboard"):
+        for sent in (b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"):
+            with connect(address + path) as listener:
+                with listener.protocol_mutex:
+                    listener.protocol.send_text(sent)
+                    listener.send_data()
+                list(until_closed(listener))
+                assert listener.close_code == 1007
+    with connect(address + "/ws") as listener:
+        listener.send("x" * (HEARD_BYTES_MAX + 1))
+        list(until_closed(listener))
+        assert listener.close_code == 1009
+    assert server.terminate() == 0
+    assert "Traceback" not in server.log()
 
 
 def _event_of(listener: ClientConnection, job_id: int) -> dict[str, Any]:

@@ -250,27 +250,3 @@ def test_a_wait_that_is_over_is_408(http: HttpClient, queue: str) -> None:
     refused = http.refused("GET", f"/jobs/{job_id}/wait?timeout=1")
     assert (refused.status, refused.code) == (408, "wait_timeout")
     assert "Timeout waiting" in refused.error
-
-
-@pytest.mark.parametrize("path", ["/stats", "/jobs/x", "/nowhere"])
-def test_every_origin_may_read(http: HttpClient, path: str) -> None:
-    """Also errors, so that a page sees what was wrong."""
-    response = http.http.get(path, headers={"origin": "https://elsewhere.example"})
-    assert response.headers["access-control-allow-origin"] == "*"
-
-
-@pytest.mark.parametrize("path", ["/stats", "/queues/q/jobs", "/nowhere"])
-def test_a_preflight_is_answered_for_every_path(http: HttpClient, path: str) -> None:
-    """Whatever it asks for."""
-    response = http.http.options(
-        path,
-        headers={
-            "origin": "https://elsewhere.example",
-            "access-control-request-method": "PUT",
-            "access-control-request-headers": "authorization, x-anything",
-        },
-    )
-    assert response.status_code == 200
-    assert response.headers["access-control-allow-origin"] == "*"
-    assert "PUT" in response.headers["access-control-allow-methods"]
-    assert "x-anything" in response.headers["access-control-allow-headers"]

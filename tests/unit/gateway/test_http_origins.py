@@ -112,7 +112,7 @@ def test_the_servers_own_pages_may_ask() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_open", [True, False])
-def test_a_page_of_another_site_may_not(headers: dict[str, str], is_open: bool) -> None:
+def test_a_page_of_another_site_may_not(headers: dict[str, Any], is_open: bool) -> None:
     """Neither change anything nor read: an image, a script, a form and `fetch` all say so. Another
     port of this host is another site's too."""
     for changes in (True, False):
@@ -121,7 +121,7 @@ def test_a_page_of_another_site_may_not(headers: dict[str, str], is_open: bool) 
 
 def test_a_link_from_another_site_opens_what_only_shows() -> None:
     """Somebody may write down where a job is; a link that takes jobs is refused."""
-    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    link: dict[str, Any] = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     assert may_ask(**link)
     assert not may_ask(changes=True, **link)
 
