@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flashq.cli.parameters import JOB_ID
-from flashq.cli.queues import queue_argument
+from flashq.cli.queues import known_queue, queue_argument
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import distance, payload_text, plural, shortened, table_of
 from flashq.clock import SystemClock
@@ -23,6 +23,7 @@ def dlq() -> None:
 def list_letters(invocation: Invocation, name: str, count: int) -> None:
     """List the dead letters of QUEUE, oldest failure first."""
     with invocation.client() as client:
+        known_queue(client, name)
         found = client.get_dlq(name, count)
     if invocation.as_json:
         invocation.documents(found)
@@ -48,6 +49,7 @@ def list_letters(invocation: Invocation, name: str, count: int) -> None:
 def retry(invocation: Invocation, name: str, job_id: int | None) -> None:
     """Put the dead letter ID, or all of QUEUE, back to work."""
     with invocation.client() as client:
+        known_queue(client, name)
         count = client.retry_dlq(name, job_id)
     invocation.done(f"{plural(count, 'job')} back to work", {"queue": name, "count": count})
     if job_id is not None and not count:
@@ -60,7 +62,8 @@ def retry(invocation: Invocation, name: str, job_id: int | None) -> None:
 @pass_invocation
 def purge(invocation: Invocation, name: str) -> None:
     """Remove the dead letters of QUEUE."""
-    invocation.confirm(f"Remove all dead letters of {name}?")
     with invocation.client() as client:
+        known_queue(client, name)
+        invocation.confirm(f"Remove all dead letters of {name}?")
         count = client.purge_dlq(name)
     invocation.done(f"removed {plural(count, 'job')} of {name}", {"queue": name, "count": count})

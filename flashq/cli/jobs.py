@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from flashq.cli.parameters import JOB_ID, JSON
+from flashq.cli.queues import known_queue
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import (
     distance,
@@ -20,7 +21,7 @@ from flashq.cli.wording import (
     table_of,
 )
 from flashq.clock import SystemClock
-from flashq.errors import FlashQError, JobNotFound
+from flashq.errors import FlashQError, JobNotFound, ResultNotKept
 
 if TYPE_CHECKING:
     from flashq.client.results import Job
@@ -60,7 +61,11 @@ def show(invocation: Invocation, job_id: int) -> None:
     """Show job ID with its state, result and history."""
     with invocation.client() as client:
         found = _found(client, job_id)
-        result = client.get_result(job_id) if found.state == "completed" else None
+        try:
+            result = client.get_result(job_id) if found.state == "completed" else None
+        except ResultNotKept as error:
+            result = None
+            invocation.complain(error.text)
     show_job(invocation, found, result)
 
 
@@ -99,6 +104,8 @@ def list_jobs(
         if job_ids:
             page = client.get_jobs_batch(job_ids)
         else:
+            if queue is not None:
+                known_queue(client, queue)
             page = client.get_jobs(queue, state, limit=limit, offset=offset)
     print_jobs(invocation, page)
     if not invocation.as_json and page.total is not None and page.total > len(page):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from msgspec import structs
@@ -10,11 +10,45 @@ from msgspec import structs
 from flashq.cli.parameters import DURATION
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import duration, plural, table_of
+from flashq.protocol.queues import JobCountsReply
+
+if TYPE_CHECKING:
+    from flashq.client.sync_client import Client
 
 #: What a limit is set to: a number, or nothing with "off".
 OFF: Final = "off"
 
 queue_argument: Final = click.argument("name", metavar="QUEUE")
+create_option: Final = click.option(
+    "--create", is_flag=True, help="Also where no such queue is known yet."
+)
+_STATES: Final = tuple(
+    name for name in JobCountsReply.__struct_fields__ if name not in ("ok", "known")
+)
+
+
+def known_queue(client: Client, name: str) -> JobCountsReply:
+    """Return how many jobs of a queue are in each state.
+
+    Raises:
+        click.ClickException: no such queue is known.
+    """
+    counts = client.get_job_counts(name)
+    if not counts.known:
+        raise click.ClickException(f"no queue {name} is known: it has neither jobs nor settings")
+    return counts
+
+
+def need_queue(client: Client, name: str, *, create: bool) -> None:
+    """Refuse to set something for a queue that is not known, unless it is to come into being.
+
+    Raises:
+        click.ClickException: the sentence says how.
+    """
+    if not create and not client.get_job_counts(name).known:
+        raise click.ClickException(
+            f"no queue {name} is known: it has neither jobs nor settings; --create makes it"
+        )
 
 
 class LimitParameter(click.ParamType[int | None, Any]):
@@ -82,16 +116,16 @@ def _limit_text(limit: int | None) -> str:
 def counts(invocation: Invocation, name: str) -> None:
     """Count the jobs of QUEUE by state."""
     with invocation.client() as client:
-        found = client.get_job_counts(name)
+        found = known_queue(client, name)
         pending = client.count(name)
         paused = client.is_paused(name)
     if invocation.as_json:
-        by_state = {key: count for key, count in structs.asdict(found).items() if key != "ok"}
+        by_state = {key: count for key, count in structs.asdict(found).items() if key in _STATES}
         invocation.document({"queue": name, **by_state, "pending": pending, "paused": paused})
         return
     table = table_of("state", "jobs", numbers=["jobs"])
     for key, count in structs.asdict(found).items():
-        if key != "ok":
+        if key in _STATES:
             table.add_row(key, str(count))
     invocation.table(table)
     if paused:
@@ -103,10 +137,12 @@ def counts(invocation: Invocation, name: str) -> None:
 
 @queue.command()
 @queue_argument
+@create_option
 @pass_invocation
-def pause(invocation: Invocation, name: str) -> None:
+def pause(invocation: Invocation, name: str, create: bool) -> None:
     """Stop deliveries from QUEUE."""
     with invocation.client() as client:
+        need_queue(client, name, create=create)
         client.pause(name)
     invocation.done(f"{name} is paused", {"queue": name, "paused": True})
 
@@ -117,6 +153,7 @@ def pause(invocation: Invocation, name: str) -> None:
 def resume(invocation: Invocation, name: str) -> None:
     """Let QUEUE deliver again."""
     with invocation.client() as client:
+        known_queue(client, name)
         client.resume(name)
     invocation.done(f"{name} delivers again", {"queue": name, "paused": False})
 
@@ -124,10 +161,12 @@ def resume(invocation: Invocation, name: str) -> None:
 @queue.command(name="rate-limit")
 @queue_argument
 @limit_argument
+@create_option
 @pass_invocation
-def rate_limit(invocation: Invocation, name: str, limit: int | None) -> None:
+def rate_limit(invocation: Invocation, name: str, limit: int | None, create: bool) -> None:
     """Let QUEUE deliver at most LIMIT jobs a second; 0 stops it."""
     with invocation.client() as client:
+        need_queue(client, name, create=create)
         if limit is None:
             client.clear_rate_limit(name)
         else:
@@ -139,10 +178,12 @@ def rate_limit(invocation: Invocation, name: str, limit: int | None) -> None:
 @queue.command()
 @queue_argument
 @limit_argument
+@create_option
 @pass_invocation
-def concurrency(invocation: Invocation, name: str, limit: int | None) -> None:
+def concurrency(invocation: Invocation, name: str, limit: int | None, create: bool) -> None:
     """Let at most LIMIT jobs of QUEUE be active at a time; 0 stops it."""
     with invocation.client() as client:
+        need_queue(client, name, create=create)
         if limit is None:
             client.clear_concurrency(name)
         else:
@@ -156,10 +197,12 @@ def concurrency(invocation: Invocation, name: str, limit: int | None) -> None:
 @click.option("--durability", type=click.Choice(["durable", "async", "memory"]))
 @click.option("--keep-completed-age", type=DURATION, help="Keep completed jobs so long.")
 @click.option("--keep-completed-count", type=click.IntRange(min=0), help="Keep so many.")
+@create_option
 @pass_invocation
-def config(invocation: Invocation, /, name: str, **defaults: Any) -> None:
+def config(invocation: Invocation, /, name: str, create: bool, **defaults: Any) -> None:
     """Set the named defaults for the later pushes to QUEUE, and show all of them."""
     with invocation.client() as client:
+        need_queue(client, name, create=create)
         found = client.queue_config(name, **defaults)
     if invocation.as_json:
         invocation.document(found)
@@ -180,6 +223,7 @@ def config(invocation: Invocation, /, name: str, **defaults: Any) -> None:
 def drain(invocation: Invocation, name: str) -> None:
     """Remove the waiting and delayed jobs of QUEUE."""
     with invocation.client() as client:
+        known_queue(client, name)
         if not invocation.yes:
             count = client.count(name)
             invocation.confirm(f"Remove {plural(count, 'waiting or delayed job')} of {name}?")
@@ -193,8 +237,9 @@ def drain(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def obliterate(invocation: Invocation, name: str) -> None:
     """Remove QUEUE: its jobs in every state, keys, limits, and the crons that target it."""
-    invocation.confirm(f"Remove the queue {name} with every job in it, active ones too?")
     with invocation.client() as client:
+        known_queue(client, name)
+        invocation.confirm(f"Remove the queue {name} with every job in it, active ones too?")
         count = client.obliterate(name)
     invocation.done(f"removed {name} with {plural(count, 'job')}", {"queue": name, "count": count})
 
@@ -210,7 +255,8 @@ def obliterate(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def clean(invocation: Invocation, name: str, state: str, grace: int, limit: int | None) -> None:
     """Remove the old jobs of QUEUE in one state, oldest first."""
-    invocation.confirm(f"Remove the {state} jobs of {name} that are {duration(grace)} old?")
     with invocation.client() as client:
+        known_queue(client, name)
+        invocation.confirm(f"Remove the {state} jobs of {name} that are {duration(grace)} old?")
         count = client.clean(name, grace, state, limit=limit)
     invocation.done(f"removed {plural(count, 'job')} of {name}", {"queue": name, "count": count})

@@ -95,7 +95,10 @@ class GetJobCounts(Request, kw_only=True, tag="GETJOBCOUNTS"):
     queue: str
 
 
-class JobCountsReply(Reply, kw_only=True):
+class JobCountsReply(Reply, kw_only=True, omit_defaults=True):
+    """`known` false: no such queue is known, as nothing has a job or a setting in it."""
+
+    ok: bool
     waiting: int
     active: int
     delayed: int
@@ -103,6 +106,7 @@ class JobCountsReply(Reply, kw_only=True):
     failed: int
     waitingchildren: int
     waitingparent: int
+    known: bool = True
 
 
 class ListQueues(Request, kw_only=True, tag="LISTQUEUES"):

@@ -93,11 +93,15 @@ class Queues(Life):
             *("waiting", "active", "delayed", "completed", "failed"),
             *("waitingchildren", "waitingparent"),
         )
-        return {state: self.count(queue, state) for state in states}
+        known = {} if queue in self.known_queues() else {"known": False}
+        return {**{state: self.count(queue, state) for state in states}, **known}
+
+    def known_queues(self) -> set[str]:
+        names = {job.queue for job in self.jobs.values()} | self.settings.keys()
+        return names | {queue for queue, _ in self.windows}
 
     def do_listqueues(self, corr: int) -> Fields:
-        names = {job.queue for job in self.jobs.values()} | self.settings.keys()
-        names |= {queue for queue, _ in self.windows}
+        names = self.known_queues()
         return {"queues": [self.queue_info(name) for name in sorted(names)]}
 
     def queue_info(self, name: str) -> Fields:

@@ -178,6 +178,8 @@ def get_job_counts(context: Context, command: q.GetJobCounts, origin: Origin) ->
     counts = _counts(context, command.queue)
     return Decision(
         q.JobCountsReply(
+            ok=True,
+            known=command.queue in context.state.queues or origin.older,
             waiting=counts[WAITING],
             active=counts[ACTIVE],
             delayed=counts[DELAYED],

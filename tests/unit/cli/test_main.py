@@ -63,7 +63,11 @@ def test_without_a_server_one_sentence_says_what_to_do(run: Run) -> None:
 def test_an_error_of_the_server_is_one_sentence(ask: Run, fake: FakeServer) -> None:
     """Also when the server's text has several lines."""
     fake.answer("PAUSE", lambda _: error("not_allowed", "Not allowed:\n  a reader's token"))
-    assert ask("queue", "pause", "mail") == (1, "", "flashq: Not allowed: a reader's token\n")
+    assert ask("queue", "pause", "mail", "--create") == (
+        1,
+        "",
+        "flashq: Not allowed: a reader's token\n",
+    )
 
 
 def test_a_wrong_url_is_refused(run: Run) -> None:

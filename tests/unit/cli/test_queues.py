@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.replies import COUNTS, QUEUE, teach
 from tests.unit.client.fake_server import FakeServer
@@ -25,8 +27,51 @@ def test_counts(ask: Run, fake: FakeServer) -> None:
     assert document == {"queue": "mail", **COUNTS, "pending": 3, "paused": True}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "queue counts typo",
+        "queue pause typo",
+        "queue resume typo",
+        "queue rate-limit typo 5",
+        "queue rate-limit typo off",
+        "queue concurrency typo 5",
+        "queue config typo --durability async",
+        "queue drain typo --yes",
+        "queue obliterate typo --yes",
+        "queue clean typo --state failed --grace 1h --yes",
+        "dlq list typo",
+        "dlq retry typo",
+        "dlq purge typo --yes",
+        "job list --queue typo",
+    ],
+)
+def test_a_queue_that_is_not_known_is_named(ask: Run, fake: FakeServer, line: str) -> None:
+    """A slip of the finger made a queue, or gave zeros, with exit status 0."""
+    teach(fake)
+    fake.answer("GETJOBCOUNTS", lambda _: {"ok": True, **COUNTS, "known": False})
+    run = ask(*line.split())
+    assert run.status == 1
+    assert "no queue typo is known: it has neither jobs nor settings" in run.err
+    asked = {body["cmd"] for body in fake.requests}
+    assert asked <= {"HELLO", "SESSIONHEARTBEAT", "GOODBYE", "GETJOBCOUNTS"}
+
+
+@pytest.mark.parametrize("line", ["pause", "rate-limit 5", "concurrency 5", "config"])
+def test_what_sets_something_makes_a_queue_where_that_is_asked_for(
+    ask: Run, fake: FakeServer, line: str
+) -> None:
+    """The sentence says how."""
+    teach(fake)
+    fake.answer("GETJOBCOUNTS", lambda _: {"ok": True, **COUNTS, "known": False})
+    verb, *more = line.split()
+    assert "--create makes it" in ask("queue", verb, "new", *more).err
+    assert ask("queue", verb, "new", *more, "--create").status == 0
+
+
 def test_limits(ask: Run, fake: FakeServer) -> None:
     """Set with a number, lifted with `off`, refused otherwise."""
+    teach(fake)
     assert ask("queue", "rate-limit", "mail", "100").out == (
         "mail has a rate limit of 100 jobs a second\n"
     )

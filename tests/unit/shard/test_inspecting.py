@@ -78,6 +78,15 @@ class TestLists:
             key: value for key, value in item.items() if key not in ("job", "state")
         }
 
+    def test_counts_say_whether_the_queue_is_known(self, shard: Shard) -> None:
+        """To those who know the word; older clients have it that there are no errors."""
+        assert shard.ask("GETJOBCOUNTS", queue="typo")["known"] is False
+        assert "known" not in shard.ask("GETJOBCOUNTS", queue="typo", older=True)
+        shard.ask("PAUSE", queue="set")
+        shard.push("pushed")
+        for queue in ("set", "pushed"):
+            assert "known" not in shard.ask("GETJOBCOUNTS", queue=queue)
+
     def test_counts(self, shard: Shard, jobs: dict[str, list[int]]) -> None:
         counts = shard.ask("GETJOBCOUNTS", queue="q")
         assert {state: counts[state] for state in jobs} == {
