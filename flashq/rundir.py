@@ -100,3 +100,8 @@ class RunDir:
 
     def _endpoint(self, name: str) -> str:
         return f"ipc://{self.path / name}"
+
+
+def socket_path(endpoint: str) -> str:
+    """Return the path of an endpoint of a run directory."""
+    return endpoint.removeprefix("ipc://")

@@ -8,8 +8,7 @@ program's loop moves every message twice, so it is worth going beneath.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import zmq
 from zmq.backend import Socket as _Socket
@@ -17,17 +16,12 @@ from zmq.backend import Socket as _Socket
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
-_LOCAL: Final = "localhost:"
-"""How libzmq begins what it says of a Unix socket's peer; hosts it names by their numbers."""
-
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 
 _send = _Socket.send
 _recv = _Socket.recv
 _get = _Socket.get
-
-T = TypeVar("T")
 
 
 def send(socket: zmq.Socket[bytes], to: bytes, frames: Sequence[bytes]) -> None:
@@ -45,31 +39,6 @@ def send(socket: zmq.Socket[bytes], to: bytes, frames: Sequence[bytes]) -> None:
     for frame in frames[:-1]:
         _send(socket, frame, _MORE)
     _send(socket, frames[-1], _DONTWAIT)
-
-
-def receive_with_address(
-    socket: zmq.Socket[bytes],
-) -> tuple[list[bytes], Callable[[], str | None]] | None:
-    """Take the next message of a client, or None when there is none.
-
-    Returns:
-        The frames, and what gives the host that they come from: None for a program of this host
-        that came by a Unix socket, which has no address but the ids of its user and process.
-    """
-    try:
-        first = frame = _recv(socket, _DONTWAIT, False)
-    except zmq.Again:
-        return None
-    frames = [frame.bytes]
-    while frame.more:
-        frame = _recv(socket, _DONTWAIT, False)
-        frames.append(frame.bytes)
-    return frames, partial(_address_of, first)
-
-
-def _address_of(frame: zmq.Frame) -> str | None:
-    address = str(frame.get("Peer-Address"))
-    return None if address.startswith(_LOCAL) else address
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
@@ -101,9 +70,8 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
 
 def receive_all(
     socket: zmq.Socket[bytes],
-    handle: Callable[[T], None],
+    handle: Callable[[list[bytes]], None],
     messages_max: int,
-    take: Callable[[zmq.Socket[bytes]], T | None] = receive,  # type: ignore[assignment]
 ) -> None:
     """Have what has arrived handled, so many messages at the most.
 
@@ -112,16 +80,15 @@ def receive_all(
 
     Args:
         handle: told each message.
-        take: takes one.
     """
-    message = take(socket)
+    message = receive(socket)
     if message is None:
         return
     handle(message)
     if not readable(socket):
         return
     for _ in range(messages_max - 1):
-        message = take(socket)
+        message = receive(socket)
         if message is None:
             return
         handle(message)

@@ -395,7 +395,7 @@ class Connection:
         if isinstance(error, SessionExpired) and request.n is not None and request.sent <= 1:
             # Its only copy was not carried out, so it can safely be a new request.
             if request.session == self.session:
-                self._renew_session(now)
+                self._renew_session()
             self._requests.stamp(request, self.session)
             request.sent = 0
             self._requests.enqueue(request)
@@ -507,12 +507,9 @@ class Connection:
             if request.call.command.request not in but:
                 self._complete(request, None, error)
 
-    def _renew_session(self, now: int) -> None:
+    def _renew_session(self) -> None:
         """Go on as a new session. What is outstanding under the old one stays there."""
         self.session = self._new_session()
-        if self._token is not None:
-            self._set_up(now)  # another session has to show it again
-            return
         self._say(ROUTE_ROUTER, encode(self._hello()))  # a lost one shows in the next beat's answer
         self._subscribe_again()
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from flashq.ids import SHARD_COUNT_DEFAULT, SHARD_COUNT_MAX
-from flashq.protocol.limits import GIB, KIB, MIB, EngineLimits, WebhookLimits
+from flashq.protocol.limits import DAY_MS, GIB, KIB, MIB, EngineLimits, WebhookLimits
 from flashq.rundir import RunDir
 from flashq.version import __version__
 
@@ -157,6 +157,32 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
             extra={"default": "none"},
         ),
     ] = ""
+    zmq_connections_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Most connections at the router's TCP port; more wait. At most a quarter "
+            "of them may be without a token.",
+        ),
+    ] = 10_000
+    unauthenticated_ms: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=3_600_000,
+            description="How long a connection may take to finish its handshake, and to show a "
+            "token where one is asked for; then it is closed.",
+        ),
+    ] = 10_000
+    idle_ms: Annotated[
+        int,
+        Meta(
+            ge=1000,
+            le=30 * DAY_MS,
+            description="How long nothing may be said on a connection before it is closed.",
+        ),
+    ] = 3_600_000
     insecure: Annotated[
         bool, Meta(description="Listen on an address that others can reach, without tokens.")
     ] = False
@@ -182,10 +208,27 @@ class Settings(WebhookLimits, frozen=True, kw_only=True):
         Meta(
             ge=64 * KIB,
             le=64 * GIB,
-            description="Most that the router has under way to one shard, and keeps for one client "
-            "that does not read; above it `busy`.",
+            description="Most that the router has under way to one shard; above it `busy`.",
         ),
     ] = 64 * MIB
+    unread_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=64 * KIB,
+            le=64 * GIB,
+            description="Most that the router keeps for one client that does not read; above half "
+            "of it `busy`, above it the connection is closed.",
+        ),
+    ] = 64 * MIB
+    all_unread_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=64 * KIB,
+            le=1024 * GIB,
+            description="Most that the router keeps for all clients; above it the connection of "
+            "the one with the most is closed.",
+        ),
+    ] = 256 * MIB
     gather_timeout_ms: Annotated[
         int,
         Meta(

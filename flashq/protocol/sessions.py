@@ -1,7 +1,7 @@
 """Commands about the connection itself: hello, heartbeat, goodbye, auth, subscriptions.
 
-A session is 16 random bytes that the client says itself. The ZeroMQ identity is only a return
-address: a client that reconnects under another one keeps its session.
+A session is 16 random bytes that the client says itself, so a client that reconnects keeps it. The
+identity that a ZeroMQ socket announces means nothing.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The clients the router knows: who said hello, who showed a token, who listens to events.
 
-Owns the table of clients and its bounds. A client is known by its ZeroMQ identity, which is only a
-return address; what was granted to it holds for the session that it said under this identity.
+Owns the table of clients and its bounds. A client is known by the name that the door has given to
+its connection; what was granted to it holds for this connection and no other.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from flashq.errors import Busy
+from flashq.errors import Busy, NotAllowed
 from flashq.tokens import Shown
 
 SUBSCRIPTIONS_MAX: Final = 1000
@@ -34,9 +34,7 @@ class Client:
 
     __slots__ = (
         "identity",
-        "is_reshown",
         "json",
-        "last_seen_ms",
         "missed",
         "name",
         "session",
@@ -45,9 +43,8 @@ class Client:
         "worker_id",
     )
 
-    def __init__(self, identity: bytes, now_ms: int) -> None:
+    def __init__(self, identity: bytes) -> None:
         self.identity: Final = identity
-        self.last_seen_ms = now_ms
         #: said in its hello; None before one, and then it gets no notices
         self.session: bytes | None = None
         #: what it called itself there, and what its session is called in lists
@@ -57,8 +54,6 @@ class Client:
         self.json = False
         #: the token that it has shown, on a server that asks for one
         self.shown: Shown | None = None
-        #: it has shown it since its last hello, so that its next one may name another session
-        self.is_reshown = False
         #: by queue
         self.subscriptions: dict[str, Subscription] = {}
         #: by shard: the first event that could not be sent to it since the last one that could
@@ -66,18 +61,17 @@ class Client:
 
 
 class ClientTable:
-    """All clients, by identity, in the order in which they were last seen.
+    """All clients, by the names of their connections.
 
     Args:
         clients_max: most clients.
-        silence_ms_max: how long a silent one is remembered.
     """
 
-    def __init__(self, clients_max: int, silence_ms_max: int) -> None:
+    def __init__(self, clients_max: int) -> None:
         self._clients_max = clients_max
-        self._silence_ms_max = silence_ms_max
-        #: the one seen longest ago first
-        self._clients: OrderedDict[bytes, Client] = OrderedDict()
+        self._clients: dict[bytes, Client] = {}
+        #: by session; all and only clients that have said one
+        self._sessions: dict[bytes, Client] = {}
         #: all and only clients with subscriptions
         self.listeners: dict[bytes, Client] = {}
         #: how many clients listen to each queue; all and only those with one
@@ -95,34 +89,50 @@ class ClientTable:
         """Return the client, if it is known."""
         return self._clients.get(identity)
 
-    def see(self, identity: bytes, now_ms: int) -> Client | None:
-        """Return the client, if it is known, and note that it lives."""
-        client = self._clients.get(identity)
-        if client is not None:
-            client.last_seen_ms = now_ms
-            self._clients.move_to_end(identity)
-        return client
-
-    def admit(self, identity: bytes, now_ms: int) -> Client:
+    def admit(self, identity: bytes) -> Client:
         """Return the client, made known if it was not.
 
         Raises:
             Busy: there are too many.
         """
-        client = self.see(identity, now_ms)
+        client = self._clients.get(identity)
         if client is None:
             if len(self._clients) >= self._clients_max:
                 raise Busy(detail=f"{self._clients_max} clients are connected")
-            client = self._clients[identity] = Client(identity, now_ms)
+            client = self._clients[identity] = Client(identity)
         return client
+
+    def greet(self, client: Client, session: bytes) -> None:
+        """Note which session the client is. One that it had before is over here; one that another
+        connection said is its own now.
+
+        Raises:
+            NotAllowed: that connection has shown another token.
+        """
+        if client.session == session:
+            return
+        other = self._sessions.get(session)
+        if other is not None:
+            if _principal(other) != _principal(client):
+                raise NotAllowed(detail="the session was begun with another token")
+            self._end_session(other)
+        self._end_session(client)
+        client.session = session
+        self._sessions[session] = client
+
+    def _end_session(self, client: Client) -> None:
+        """The client is no session any more: it gets no notices, and listens to nothing."""
+        if client.session is not None:
+            del self._sessions[client.session]
+            client.session = None
+        for queue in list(client.subscriptions):
+            self.unsubscribe(client, queue)
 
     def forget(self, identity: bytes) -> None:
         """Drop all that is known of a client."""
-        self._clients.pop(identity, None)
-        client = self.listeners.pop(identity, None)
+        client = self._clients.pop(identity, None)
         if client is not None:
-            for queue in client.subscriptions:
-                self._leave(queue)
+            self._end_session(client)
 
     def subscribe(self, client: Client, queue: str, subscription: Subscription) -> None:
         """Let the client listen to a queue; a second wish for it replaces the first.
@@ -159,13 +169,7 @@ class ClientTable:
         changed, self._changed = self._changed, {}
         return [(queue, queue in self._heard) for queue in changed]
 
-    def forget_silent(self, now_ms: int) -> None:
-        """Drop the clients that have been silent for too long."""
-        while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
-            self.forget(next(iter(self._clients)))
 
-    def next_deadline_ms(self) -> int | None:
-        """Return when the next client will have been silent for too long."""
-        for client in self._clients.values():
-            return client.last_seen_ms + self._silence_ms_max
-        return None
+def _principal(client: Client) -> bytes | None:
+    """Return what tells whose client this is: the digest of its token."""
+    return None if client.shown is None else client.shown.digest

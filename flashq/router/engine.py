@@ -12,7 +12,7 @@ A tail that the router adds begins with one byte that says what for, then the pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -80,8 +80,6 @@ GATHERS_MAX: Final = 10_000
 
 TO_CLIENT: Final = 0
 TO_GATHER: Final = 1
-_NOWHERE: Final[Callable[[], str | None]] = type(None)
-"""Gives the address of a client whose attempts are not counted: None."""
 _UNREADABLE: Final = bytes(HEADER_BYTES)
 """Stands for a header that cannot be read."""
 _CLIENT: Final = bytes([TO_CLIENT])
@@ -112,8 +110,8 @@ class Router:
         self._settings = settings
         self._guard = guard or Guard()
         self._is_guarded = not self._guard.is_open
-        #: gives the address of whoever is being listened to
-        self._address_of: Callable[[], str | None] = _NOWHERE
+        #: where the client that is being listened to comes from
+        self._address: str | None = None
         #: to shard `i` at `i`, to the coordinator at the end
         self._lanes = [Lane(shard_routing_id(shard)) for shard in range(settings.shard_count)]
         self._lanes.append(Lane(COORDINATOR_ROUTING_ID))
@@ -132,8 +130,8 @@ class Router:
         self._draining = False
         #: when the last reply of a peer passed, or the drain began
         self._last_reply_ms = now_ms
-        #: clients that leave so much unread that their requests are refused; the sender keeps it
-        self.overfull: set[bytes] = set()
+        #: clients that leave so much unread that their requests are refused
+        self._overfull: set[bytes] = set()
         self._supervisor = supervisor
         #: what the coordinator has said last
         self._told = Epochs(epochs=[])
@@ -203,19 +201,19 @@ class Router:
         identity: bytes,
         frames: Sequence[bytes],
         now_ms: int,
-        address_of: Callable[[], str | None] = _NOWHERE,
+        address: str | None = None,
     ) -> None:
         """Take a client's message.
 
         Args:
-            identity: the client's return address.
+            identity: the name of the client's connection.
             frames: pairs of header and body, or garbage.
-            address_of: gives the host that it comes from, whose failed attempts are counted; None
-                where they are not.
+            address: the host that it comes from, whose failed attempts are counted; None where they
+                are not.
         """
-        self._address_of = address_of
+        self._address = address
         if (
-            len(frames) & 1 or not frames or self._draining or self.overfull or self._is_guarded
+            len(frames) & 1 or not frames or self._draining or self._overfull or self._is_guarded
         ) and not self._may_enter(identity, frames, now_ms):
             return
         self._take_pairs(identity, frames, now_ms)
@@ -246,7 +244,7 @@ class Router:
             )
         elif self._draining:
             error = ShuttingDown()
-        elif identity in self.overfull:
+        elif identity in self._overfull:
             error = Busy(detail="read the replies that wait for you first")
         else:
             return not self._is_guarded or self._is_free(identity, frames, now_ms)
@@ -256,7 +254,7 @@ class Router:
 
     def _is_free(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
         """Tell whether a client's token allows everything; else look at each pair for itself."""
-        grant = self._sessions.grant_of(identity, now_ms)
+        grant = self._sessions.grant_of(identity)
         if grant is not None and grant.is_everything:
             return True
         for header, body in _pairs(frames):
@@ -357,8 +355,7 @@ class Router:
             self._sessions.forget(asker.identity)
             self._scatter(asker, self._for_all("GOODBYE", asker, body), now_ms)
             return
-        address = self._address_of() if self._is_guarded else None
-        reply = self._sessions.handle(request, asker, now_ms, self.epochs, address)
+        reply = self._sessions.handle(request, asker, now_ms, self.epochs, self._address)
         if isinstance(request, Subscribe):
             self._hearing.follow(self._sessions.take_changed_queues())
             self._hearing.ask(asker, request.queue, now_ms)
@@ -505,6 +502,20 @@ class Router:
 
     # --- tokens
 
+    def log_in(self, identity: bytes, token: bytes, now_ms: int, address: str | None) -> bool:
+        """Take a token that a client shows in its handshake, and tell whether it is one."""
+        try:
+            self._sessions.authenticate(identity, token, now_ms, address)
+        except FlashQError:
+            self.dropped["wrong login"] += 1
+            return False
+        return True
+
+    def take_changed_standings(self) -> dict[bytes, bool]:
+        """Return the clients that have shown a token since the last time (True), or whose token is
+        none any more (False)."""
+        return self._sessions.take_changed()
+
     def replace_tokens(self, keyring: Keyring) -> None:
         """Go on with other tokens."""
         self._guard.replace(keyring)
@@ -549,6 +560,18 @@ class Router:
             self.dropped["reply to nobody" if gone else "reply to a slow client"] += 1
         if gone:
             self._sessions.forget(identity)
+
+    def unread(self, identity: bytes, unread_bytes: int) -> None:
+        """A client has left so much unread."""
+        if 2 * unread_bytes > self._settings.unread_bytes_max:
+            self._overfull.add(identity)
+        else:
+            self._overfull.discard(identity)
+
+    def client_left(self, identity: bytes) -> None:
+        """A client's connection is closed: nothing is known of it any more."""
+        self._sessions.forget(identity)
+        self._overfull.discard(identity)
 
     # --- time
 

@@ -3,8 +3,8 @@
 Owns what the router knows of its clients and the events they listen to. It sees decoded requests
 and gives replies; sending is the engine's.
 
-A token that was shown counts for the identity and the session said under it: another session's
-hello under the same identity ends it. Identities are no secrets, but nobody is told another's.
+Everything that is known of a client is known of its connection and ends with it. A session belongs
+to the token under which it was said: nobody takes it over with another one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from flashq.errors import AuthenticationRequired, InvalidRequest, NotAllowed
+from flashq.errors import InvalidRequest, NotAllowed
 from flashq.protocol.base import Reply
 from flashq.protocol.framing import JSON
 from flashq.protocol.objects import EVENTS
@@ -36,12 +36,10 @@ from flashq.tokens import Grant, Guard
 NAME_CHARS_MAX: Final = 256
 ALL_EVENTS: Final = "*"
 """Stands for all events where a listener names one."""
-SILENT_SESSIONS: Final = 3
-"""A client is forgotten after so many session time-outs of silence."""
 
 
 class Asker(NamedTuple):
-    """Where a reply goes: the client's identity, and the request's correlation and flags."""
+    """Where a reply goes: the client's connection, and the request's correlation and flags."""
 
     identity: bytes
     corr: int
@@ -67,10 +65,10 @@ class Sessions:
     ) -> None:
         self._settings = settings
         self._guard = guard
-        limits = settings.limits
-        silence_ms_max = SILENT_SESSIONS * limits.session_timeout_ms
         self._send_notice = send_notice
-        self._clients = ClientTable(limits.sessions_max, silence_ms_max)
+        self._clients = ClientTable(settings.limits.sessions_max)
+        #: connections whose standing has changed, and whether they have shown a token now
+        self._changed: dict[bytes, bool] = {}
         self._events = EventFan(self._clients, self._send_to_listener)
 
     @property
@@ -91,10 +89,10 @@ class Sessions:
         """Return what clients call themselves, by what their sessions are called in lists."""
         return {client.worker_id: client.name for client in self._clients if client.name}
 
-    def grant_of(self, identity: bytes, now_ms: int) -> Grant | None:
-        """Return what the token allows that the client has shown, and note that it lives. None for
-        a client that has shown none, or one that is no token any more."""
-        client = self._clients.see(identity, now_ms)
+    def grant_of(self, identity: bytes) -> Grant | None:
+        """Return what the token allows that the client has shown. None for a client that has shown
+        none, or one that is no token any more."""
+        client = self._clients.get(identity)
         if client is None or client.shown is None:
             return None
         return client.shown.grant(self._guard)
@@ -106,6 +104,7 @@ class Sessions:
             grant = None if client.shown is None else client.shown.grant(self._guard)
             if grant is None:
                 self.forget(client.identity)
+                self._changed[client.identity] = False
                 continue
             for queue in list(client.subscriptions):
                 try:
@@ -133,18 +132,18 @@ class Sessions:
         """
         match request:
             case Hello():
-                return self._greet(request, asker, now_ms, epochs)
+                return self._greet(request, asker, epochs)
             case Heartbeat():
-                client = self._clients.see(asker.identity, now_ms)
+                client = self._clients.get(asker.identity)
                 known = client is not None and client.session == request.session
                 boot = self._settings.boot
                 return HeartbeatReply(ok=True, boot=boot, epochs=epochs, known=known)
             case Auth():
-                self._authenticate(request, asker, now_ms, address)
+                self.authenticate(asker.identity, request.token, now_ms, address)
             case Subscribe():
-                self._subscribe(request, asker, now_ms)
+                self._subscribe(request, asker)
             case Unsubscribe():
-                client = self._clients.see(asker.identity, now_ms)
+                client = self._clients.get(asker.identity)
                 if client is not None:
                     self._clients.unsubscribe(client, request.queue)
                     self._stop_if_unheard()
@@ -152,27 +151,30 @@ class Sessions:
                 raise AssertionError(f"{type(request).__name__} is not the router's own")
         return Reply()
 
-    def _authenticate(self, request: Auth, asker: Asker, now_ms: int, address: str | None) -> None:
+    def authenticate(
+        self, identity: bytes, token: str | bytes, now_ms: int, address: str | None
+    ) -> None:
+        """Take a token that a client shows.
+
+        Raises:
+            FlashQError: it is none, or may not be tried now.
+        """
         if self._guard.is_open:
             return
-        shown = self._guard.show(request.token, address, now_ms)
-        client = self._clients.admit(asker.identity, now_ms)
-        client.shown = shown
-        client.is_reshown = True
+        shown = self._guard.show(token, address, now_ms)
+        self._clients.admit(identity).shown = shown
+        self._changed[identity] = True
 
-    def _greet(self, request: Hello, asker: Asker, now_ms: int, epochs: list[int]) -> HelloReply:
-        client = self._clients.get(asker.identity)
-        if client is not None and client.session not in (None, request.session):
-            # Another client has come under this identity: nothing of the first one is its own,
-            # but for a token that it has shown itself before its hello.
-            shown = client.shown if client.is_reshown else None
-            self.forget(asker.identity)
-            if shown is None and not self._guard.is_open:
-                raise AuthenticationRequired
-            self._clients.admit(asker.identity, now_ms).shown = shown
-        client = self._clients.admit(asker.identity, now_ms)
-        client.is_reshown = False
-        client.session = request.session
+    def take_changed(self) -> dict[bytes, bool]:
+        """Return the connections that have shown a token since the last time (True), or whose token
+        is none any more (False)."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def _greet(self, request: Hello, asker: Asker, epochs: list[int]) -> HelloReply:
+        client = self._clients.admit(asker.identity)
+        self._clients.greet(client, request.session)
+        self._stop_if_unheard()
         client.name = (request.client or "")[:NAME_CHARS_MAX]
         client.worker_id = worker_id(request.session)
         client.json = asker.json
@@ -189,11 +191,11 @@ class Sessions:
             message_bytes_max=self._settings.message_bytes_max,
         )
 
-    def _subscribe(self, request: Subscribe, asker: Asker, now_ms: int) -> None:
+    def _subscribe(self, request: Subscribe, asker: Asker) -> None:
         unknown = [name for name in request.events if name != ALL_EVENTS and name not in EVENTS]
         if unknown:
             raise InvalidRequest(detail=f"unknown event '{unknown[0][:64]}'")
-        client = self._clients.see(asker.identity, now_ms)
+        client = self._clients.get(asker.identity)
         if client is None or client.session is None:
             raise InvalidRequest(detail="SUBSCRIBE needs a HELLO before it")
         if not request.events:
@@ -233,14 +235,9 @@ class Sessions:
             self._events.note_undelivered(client, body, now_ms, json=json)
 
     def tick(self, now_ms: int) -> None:
-        """Forget silent clients; tell slow ones what they have missed."""
-        self._clients.forget_silent(now_ms)
-        self._stop_if_unheard()
+        """Tell slow listeners what they have missed."""
         self._events.tick(now_ms)
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` has something to do."""
-        clients_ms, events_ms = self._clients.next_deadline_ms(), self._events.next_deadline_ms()
-        if clients_ms is None or events_ms is None:
-            return clients_ms if events_ms is None else events_ms
-        return min(clients_ms, events_ms)
+        return self._events.next_deadline_ms()

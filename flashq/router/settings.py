@@ -10,7 +10,8 @@ from flashq.protocol.limits import EngineLimits
 class RouterSettings(Struct, frozen=True, kw_only=True):
     """What a router has to know. Durations in ms.
 
-    `boot` differs between any two starts.
+    `boot` differs between any two starts. `peer_bytes_max` is what may be under way to a shard,
+    `unread_bytes_max` what is kept for a client that does not read.
     """
 
     version: str
@@ -19,5 +20,6 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     limits: EngineLimits
     message_bytes_max: int
     peer_bytes_max: int
+    unread_bytes_max: int
     gather_timeout_ms: int
     config_hash: str

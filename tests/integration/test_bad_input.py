@@ -315,23 +315,28 @@ def test_a_client_that_never_reads_is_bounded_and_hurts_nobody_else(
     assert other.ask("CANCEL", id=job_id) == {"ok": True}
 
 
-def test_a_second_connection_of_an_identity_takes_it_over(connect: Callable[..., Dealer]) -> None:
+def test_connections_that_announce_one_identity_are_two(connect: Callable[..., Dealer]) -> None:
     """
-    1. A client parks a pull under a ZeroMQ identity of its own choice, and never connects again.
-    2. Another connection comes under the same identity: it is served, not ignored.
-    3. The job goes to whoever is reachable there now, and from there back: it is not lost.
+    1. A client parks a pull under a ZeroMQ identity of its own choice.
+    2. Another connection comes under the same identity: both are served, and the first still gets
+       its job.
+    3. The first goes away with a pull parked. The second gets nothing of it: the job goes back.
     """
-    first = connect(identity=b"twin", reconnects=False)
+    first, session = connect(identity=b"twin", reconnects=False), os.urandom(16)
     assert first.ask("COUNT", queue="twins")["ok"]
-    first.send("PULL", queue="twins", timeout=60_000, session=os.urandom(16), n=1)
-    second = connect(identity=b"twin")
+    parked = first.send("PULL", queue="twins", timeout=60_000, session=session, n=1)
+    second, other = connect(identity=b"twin"), connect()
     assert second.ask("COUNT", queue="twins") == {"ok": True, "count": 0}
-    other = connect()
-    job_id = other.ask("PUSH", queue="twins", data=1)["id"]
-    job = second.answer(2)["job"]  # under the first one's number, which the second never said
-    assert job["id"] == job_id
-    assert second.ask("RELEASE", ids=[job_id]) == {"ok": True, "count": 1}
-    assert other.ask("PULL", queue="twins", timeout=10_000)["job"]["id"] == job_id
+    pushed = [other.ask("PUSH", queue="twins", data=n)["id"] for n in range(2)]
+    assert first.answer(parked)["job"]["id"] == pushed[0]
+    assert first.ask("PULL", queue="twins", session=session, n=2)["job"]["id"] == pushed[1]
+    first.send("PULL", queue="twins", timeout=60_000, session=session, n=3)
+    assert first.ask("COUNT", queue="twins")["ok"]
+    first.close()
+    pushed.append(other.ask("PUSH", queue="twins", data=2)["id"])
+    assert other.ask("PULL", queue="twins", timeout=10_000)["job"]["id"] == pushed[2]
+    assert second.ask("COUNT", queue="twins") == {"ok": True, "count": 0}
+    assert second.answers == {}
 
 
 def test_two_sessions_on_one_connection_do_not_mix(dealer: Dealer) -> None:

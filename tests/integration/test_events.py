@@ -162,7 +162,7 @@ def slow_listener(start_server: StartServer) -> Dealer:
     """Return a connection that holds little, to a server that keeps little for it."""
     server = start_server(
         *("--message-bytes-max", "65536", "--payload-bytes-max", "20000"),
-        *("--peer-bytes-max", "65536", "--session-timeout-ms", "60000"),
+        *("--unread-bytes-max", "65536", "--session-timeout-ms", "60000"),
     )
     listener = Dealer(server.ipc_url)
     listener.socket.disconnect(server.ipc_url)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from flashq.router.backlog import Sent
+from tests.simulation.backlog import Sent
 from tests.simulation.telling import in_words
 from tests.simulation.world import MS, SECOND, World
 

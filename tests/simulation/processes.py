@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.writer_engine import Broken, Changed, Committed, Read, Trouble, Unreadable
 from flashq.errors import StorageUnavailable
-from flashq.router.backlog import Backlog, Sent
 from flashq.router.engine import Router
 from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
 from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
+from tests.simulation.backlog import Backlog, Sent
 from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
 from tests.simulation.shards import WatchedNode
 from tests.simulation.storage import FaultyStorage, SimulatedWriter
@@ -405,6 +405,7 @@ class RouterProcess(Process):
                 limits=setting.limits,
                 message_bytes_max=setting.message_bytes_max,
                 peer_bytes_max=setting.peer_bytes_max,
+                unread_bytes_max=setting.unread_bytes_max,
                 gather_timeout_ms=setting.gather_timeout_ms,
                 config_hash=setting.config_hash,
             ),
@@ -414,7 +415,7 @@ class RouterProcess(Process):
             setting.unread_bytes_max,
             self._send_to_client,
             self.router.undeliverable,
-            self.router.overfull,
+            self.router.unread,
         )
         self.network.bind(self, ROUTER, "front")
         identity = b"router-" + chance.randbytes(8)

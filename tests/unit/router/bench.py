@@ -32,6 +32,7 @@ CLIENT = b"client-1"
 SESSION = bytes(range(16))
 MESSAGE_BYTES_MAX = 1 << 20
 PEER_BYTES_MAX = 1 << 22
+UNREAD_BYTES_MAX = 1 << 21
 
 
 class Pair(NamedTuple):
@@ -70,6 +71,7 @@ class Bench:
             limits=EngineLimits(),
             message_bytes_max=MESSAGE_BYTES_MAX,
             peer_bytes_max=PEER_BYTES_MAX,
+            unread_bytes_max=UNREAD_BYTES_MAX,
             gather_timeout_ms=2000,
             config_hash="agreed",
         )
@@ -82,7 +84,7 @@ class Bench:
 
     def send(self, *frames: bytes, identity: bytes = CLIENT, address: str | None = None) -> None:
         """Give the router a client's message."""
-        self.router.handle_client(identity, frames, self.now_ms, lambda: address)
+        self.router.handle_client(identity, frames, self.now_ms, address)
 
     def ask(
         self,
@@ -126,7 +128,8 @@ class Bench:
 
     def hello(self, identity: bytes = CLIENT, **more: Any) -> Any:
         """Let a client say hello, and return its reply's fields."""
-        self.ask(cmd="HELLO", session=SESSION, identity=identity, **more)
+        session = SESSION if identity == CLIENT else identity.ljust(16, b"-")[:16]
+        self.ask(cmd="HELLO", session=session, identity=identity, **more)
         [reply] = self.to_clients()
         return reply.fields
 

@@ -8,6 +8,7 @@ import pytest
 
 from flashq.protocol.framing import JSON, NOTICE, ROUTE_ANY, ROUTE_ROUTER, pack_header
 from flashq.protocol.limits import EngineLimits
+from flashq.tokens import ATTEMPTS_MAX, Keyring
 from tests.unit.router.bench import CLIENT, SESSION, SHARDS, Bench
 
 OTHER = bytes(16)
@@ -53,19 +54,29 @@ def test_a_heartbeat_tells_whether_the_router_is_another() -> None:
     assert bench.reply()["known"] is False
 
 
-def test_a_silent_client_is_forgotten() -> None:
-    """After three session time-outs without a word; a heartbeat is one."""
+def test_a_client_is_known_until_its_connection_ends() -> None:
+    """However long it says nothing; nothing more is put together for it after that."""
     bench = Bench()
     bench.hello()
-    bench.pass_time(29_999)
-    bench.ask(cmd="SESSIONHEARTBEAT", session=SESSION)
-    assert "known" not in bench.reply()
-    bench.pass_time(29_999)
+    bench.pass_time(3_600_000)
     bench.epochs(1, 0, 0, 0)
     assert len(bench.to_clients()) == 1
-    bench.pass_time(1)
+    bench.router.client_left(CLIENT)
     bench.epochs(2, 0, 0, 0)
     assert bench.to_clients() == []
+
+
+def test_a_session_moves_to_the_connection_that_says_it() -> None:
+    """A client opened another socket: the old connection gets no notices and listens to nothing,
+    and its end is not the session's."""
+    bench = Bench()
+    bench.hello()
+    assert outcome(bench, cmd="SUBSCRIBE", queue="q", events=["*"]) is True
+    assert outcome(bench, cmd="HELLO", session=SESSION, identity=b"new") is True
+    assert not bench.router.wants_events
+    bench.router.client_left(CLIENT)
+    bench.epochs(1, 0, 0, 0)
+    assert [notice.to for notice in bench.to_clients()] == [b"new"]
 
 
 def test_a_client_that_is_gone_is_forgotten() -> None:
@@ -125,30 +136,53 @@ def test_with_tokens_a_stranger_may_only_show_one() -> None:
     assert outcome(bench, cmd="HELLO", session=SESSION, identity=b"b") == "authentication_required"
 
 
-def test_a_token_counts_for_the_session_that_showed_it() -> None:
-    """Another client that comes under the same identity has to show its own."""
+def test_a_token_counts_for_the_connection_that_showed_it() -> None:
+    """Under any session and for as long as it lasts; a new connection has to show one."""
     bench = Bench(tokens=("secret",))
     assert outcome(bench, cmd="AUTH", token="secret") is True
     bench.hello()
+    assert outcome(bench, cmd="HELLO", session=OTHER) is True
+    bench.pass_time(3_600_000)
+    assert outcome(bench, cmd="HELLO", session=SESSION) is True
+    bench.router.client_left(CLIENT)
+    assert outcome(bench, cmd="HELLO", session=SESSION) == "authentication_required"
+
+
+def test_a_session_is_taken_over_with_its_own_token_only() -> None:
+    """
+    1. A session is begun with one token. Somebody with another token says that it is theirs: that
+       is refused, and the first goes on.
+    2. Its owner comes back over another connection, with the token it was begun with.
+    """
+    bench = Bench(tokens=("secret", "other"))
+    for who, token in ((CLIENT, "secret"), (b"thief", "other"), (b"back", "secret")):
+        assert outcome(bench, cmd="AUTH", token=token, identity=who) is True
     bench.hello()
-    assert outcome(bench, cmd="HELLO", session=OTHER) == "authentication_required"
-    assert outcome(bench, cmd="LISTQUEUES") == "authentication_required"
+    assert outcome(bench, cmd="HELLO", session=SESSION, identity=b"thief") == "not_allowed"
+    bench.epochs(1, 0, 0, 0)
+    assert [notice.to for notice in bench.to_clients()] == [CLIENT]
+    assert outcome(bench, cmd="HELLO", session=SESSION, identity=b"back") is True
+    bench.epochs(2, 0, 0, 0)
+    assert [notice.to for notice in bench.to_clients()] == [b"back"]
 
 
-def test_a_token_is_forgotten_in_silence() -> None:
-    """Any request counts as a sign of life."""
+def test_a_token_can_be_shown_in_the_handshake() -> None:
+    """It counts like one of AUTH; wrong ones are limited by address."""
     bench = Bench(tokens=("secret",))
-    assert outcome(bench, cmd="AUTH", token="secret") is True
-    for _ in range(3):
-        bench.pass_time(29_999)
-        bench.ask(route=0, cmd="COUNT", queue="q")
-        assert bench.to_clients() == []
-    bench.pass_time(30_000)
-    assert outcome(bench, route=0, cmd="COUNT", queue="q") == "authentication_required"
+    router = bench.router
+    assert router.log_in(CLIENT, b"secret", bench.now_ms, None)
+    bench.hello()
+    assert router.take_changed_standings() == {CLIENT: True}
+    for _ in range(ATTEMPTS_MAX):
+        assert not router.log_in(b"guesser", b"guess", bench.now_ms, "10.0.0.1")
+    assert not router.log_in(b"guesser", b"secret", bench.now_ms, "10.0.0.1")
+    assert outcome(bench, cmd="LISTQUEUES", identity=b"guesser") == "authentication_required"
+    router.replace_tokens(Keyring(["new"]))
+    assert router.take_changed_standings() == {CLIENT: False}
 
 
-def test_an_identity_without_tokens_may_change_its_session() -> None:
-    """A client was started again under its fixed identity: what the old one listened to ends."""
+def test_a_connection_may_change_its_session() -> None:
+    """What the old one listened to ends."""
     bench = Bench()
     bench.hello()
     assert outcome(bench, cmd="SUBSCRIBE", queue="q", events=["*"]) is True
@@ -185,10 +219,10 @@ def test_a_subscription_that_makes_no_sense_is_refused() -> None:
     assert not bench.router.wants_events
 
 
-def test_a_listener_that_falls_silent_is_forgotten() -> None:
+def test_a_listener_that_is_gone_is_forgotten() -> None:
     """And with the last one the events."""
     bench = Bench()
     bench.hello()
     outcome(bench, cmd="SUBSCRIBE", queue="q", events=["*"])
-    bench.pass_time(30_000)
+    bench.router.client_left(CLIENT)
     assert not bench.router.wants_events

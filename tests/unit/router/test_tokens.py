@@ -8,7 +8,7 @@ import pytest
 
 from flashq.protocol.framing import JSON, ROUTE_ANY, pack_header
 from flashq.tokens import ATTEMPTS_MAX, Keyring, entry_text, read_entries
-from tests.unit.router.bench import CLIENT, SESSION, Bench, Pair
+from tests.unit.router.bench import CLIENT, Bench, Pair
 
 ENTRIES = read_entries(
     entry_text("reader", "read")
@@ -115,12 +115,3 @@ def test_wrong_tokens_are_limited_by_address() -> None:
     reply = bench.reply()
     assert (reply["code"], reply["retryable"]) == ("too_many_attempts", True)
     assert outcome(bench, cmd="AUTH", token="plain", identity=CLIENT) is True
-
-
-def test_a_token_that_was_shown_again_lets_in_another_session() -> None:
-    """A client renews its session under the same identity."""
-    bench = bench_for("plain")
-    other = SESSION[::-1]
-    assert outcome(bench, cmd="AUTH", token="plain") is True
-    assert outcome(bench, cmd="HELLO", session=other) is True
-    assert outcome(bench, cmd="HELLO", session=SESSION) == "authentication_required"

@@ -1,8 +1,8 @@
-"""`flashq.router.backlog`: what waits for clients that read slowly."""
+"""`tests.simulation.backlog`: what waits for clients that read slowly."""
 
 from __future__ import annotations
 
-from flashq.router.backlog import RETRY_MS, RETRY_MS_MAX, Backlog, Sent
+from tests.simulation.backlog import RETRY_MS, RETRY_MS_MAX, Backlog, Sent
 
 A, B = b"a", b"b"
 
@@ -14,8 +14,8 @@ class Clients:
         self.room = {A: 0, B: 100}
         self.got: list[tuple[bytes, bytes]] = []
         self.given_up: list[tuple[bytes, bytes, bool]] = []
-        self.overfull: set[bytes] = set()
-        self.backlog = Backlog(bytes_max, self.send, self.give_up, self.overfull)
+        self.unread: dict[bytes, int] = {}
+        self.backlog = Backlog(bytes_max, self.send, self.give_up, self.unread.__setitem__)
 
     def send(self, to: bytes, frames: list[bytes]) -> Sent:
         """Take one message, if there is room."""
@@ -84,19 +84,19 @@ def test_a_client_that_never_reads_is_looked_at_ever_more_seldom() -> None:
 
 
 def test_what_is_kept_is_bounded_in_bytes() -> None:
-    """Above half of the bound the client is marked, above it messages are given up; when all is
-    read, nothing of that is left. A single message is kept whatever its size."""
+    """Above the bound messages are given up; how much is kept is told. A single message is kept
+    whatever its size."""
     clients = Clients(bytes_max=100)
     clients.backlog.offer(A, [b"0" * 150], 0)
-    assert clients.overfull == {A}
+    assert clients.unread == {A: 150}
     clients.backlog.offer(A, [b"1"], 0)
     assert clients.given_up == [(A, b"1", False)]
     clients.room[A] = 1
     clients.backlog.retry(RETRY_MS)
-    assert clients.overfull == set()
-    for name in (b"2" * 30, b"3" * 30, b"4" * 40, b"5"):
+    assert clients.unread == {A: 0}
+    for name, kept in ((b"2" * 30, 30), (b"3" * 30, 60), (b"4" * 40, 100), (b"5", 100)):
         clients.backlog.offer(A, [name], RETRY_MS)
-        assert (A in clients.overfull) == (name[:1] != b"2")
+        assert clients.unread == {A: kept}
     assert [name[:1] for _, name, _ in clients.given_up] == [b"1", b"5"]
 
 

@@ -1,8 +1,7 @@
-"""What clients have not read yet, beyond the few messages that their connections hold.
+"""What clients have not read yet, beyond what their connections hold: the twin of a door's own.
 
-Pure: sending is a function that is given. ZeroMQ bounds what waits for a peer by the number of
-messages only, and a message may have many megabytes; so its own bound is kept small, and what does
-not fit waits here, bounded in bytes.
+Pure: sending is a function that is given. What does not fit into a connection waits here, and is
+bounded in bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Backlog:
         send: sends one message to a client, without waiting.
         give_up: told of a message that cannot be sent: client, frames, time, and whether the client
             is `gone`.
-        overfull: the clients of which more than half of `bytes_max` is kept; maintained here.
+        unread: told how much is kept for a client, whenever that has changed.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class Backlog:
         bytes_max: int,
         send: Callable[[bytes, list[bytes]], Sent],
         give_up: Callable[..., None],
-        overfull: set[bytes],
+        unread: Callable[[bytes, int], None],
     ) -> None:
         self._bytes_max: Final = bytes_max
         self._send: Final = send
         self._give_up: Final = give_up
-        self._overfull: Final = overfull
+        self._tell_unread: Final = unread
         #: by client; all and only those with something unread
         self._unread: dict[bytes, _Unread] = {}
         self._pause_ms = RETRY_MS
@@ -85,8 +84,7 @@ class Backlog:
             return
         unread.parcels.append(frames)
         unread.bytes += size
-        if unread.bytes > self._bytes_max // 2:
-            self._overfull.add(to)
+        self._tell_unread(to, unread.bytes)
 
     def retry(self, now_ms: int) -> None:
         """Try again what waits, if it is time."""
@@ -103,6 +101,7 @@ class Backlog:
         while unread.parcels:
             outcome = Sent.GONE if gone else self._send(to, unread.parcels[0])
             if outcome is Sent.FULL:
+                self._tell_unread(to, unread.bytes)
                 return len(unread.parcels) < before
             frames = unread.parcels.popleft()
             unread.bytes -= sum(map(len, frames))
@@ -110,5 +109,5 @@ class Backlog:
                 gone = True
                 self._give_up(to, frames, now_ms, gone=True)
         del self._unread[to]
-        self._overfull.discard(to)
+        self._tell_unread(to, 0)
         return True
