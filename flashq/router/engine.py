@@ -61,6 +61,7 @@ from flashq.protocol.sessions import (
     ShardNotice,
     Subscribe,
 )
+from flashq.router.gathering import GatherTable
 from flashq.router.gathers import Division, Gather, Supervised, ask_all, divide_by_id, join
 from flashq.router.hearing import Hearing
 from flashq.router.outbox import ACCOUNT_BYTES, ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel, split
@@ -76,7 +77,6 @@ from flashq.router.settings import RouterSettings
 from flashq.tokens import Grant, Guard, Keyring
 
 COORDINATOR_HELLO_MS: Final = 2000
-GATHERS_MAX: Final = 10_000
 
 TO_CLIENT: Final = 0
 TO_GATHER: Final = 1
@@ -121,9 +121,7 @@ class Router:
         #: by identity: headers and bodies for the client, since the last flush
         self._boxes: dict[bytes, list[bytes]] = {}
         self._sessions = Sessions(settings, self._guard, self._send_notice)
-        #: by number; in the order of their deadlines
-        self._gathers: dict[int, Gather] = {}
-        self._gathers_made = 0
+        self._gathers = GatherTable(self._finish)
         self._hearing = Hearing(settings.shard_count, settings.gather_timeout_ms)
         self._hello_at_ms = now_ms
         self._era_at_ms = now_ms + ERA_MS
@@ -173,11 +171,12 @@ class Router:
 
     def next_deadline_ms(self) -> int:
         """Return when `tick` has something to do next."""
-        others = (self._hearing.next_deadline_ms(), self._sessions.next_deadline_ms())
+        others = (
+            self._hearing.next_deadline_ms(),
+            self._sessions.next_deadline_ms(),
+            self._gathers.next_deadline_ms(),
+        )
         deadlines = [self._hello_at_ms, self._era_at_ms, *(at for at in others if at is not None)]
-        for gather in self._gathers.values():
-            deadlines.append(gather.deadline_ms)
-            break
         return min(deadlines)
 
     def take_client_parcels(self) -> list[Parcel]:
@@ -377,37 +376,23 @@ class Router:
     # --- scatter and gather
 
     def _scatter(self, asker: Asker, division: Division, now_ms: int) -> None:
-        if len(self._gathers) >= GATHERS_MAX:
-            raise Busy(detail=f"{GATHERS_MAX} requests wait for several shards")
+        self._gathers.check_room()
         sizes = {shard: len(body) + PAIR_OVERHEAD_BYTES for shard, body in division.bodies.items()}
         for shard, size in sizes.items():
             lane = self._lanes[shard]
             # A question without content is let through: it is how one finds out what is wrong.
             if size > 1024 and lane.bytes_under_way + size > self._settings.peer_bytes_max:
                 raise self._too_much(lane, division.bodies[shard])
-        self._gathers_made += 1
-        number = self._gathers_made.to_bytes(8, "big")
         gather = Gather(asker, division, now_ms + self._settings.gather_timeout_ms)
+        number = self._gathers.add(gather)
         for shard, body in division.bodies.items():
             lane = self._lanes[shard]
             gather.waiting[shard] = lane.epoch
             tail = _GATHER + lane.admit(sizes[shard]) + number
             lane.frames += (pack_header(asker.flags, shard, 0, tail), body)
-        self._gathers[self._gathers_made] = gather
 
-    def _gathered(self, shard: int, number: int, body: bytes) -> None:
-        """Note a shard's part of a gather."""
-        gather = self._gathers.get(number)
-        if gather is None or gather.waiting.pop(shard, None) is None:
-            self.dropped["late reply"] += 1
-            return
-        gather.replies[shard] = body
-        if not gather.waiting:
-            self._finish(number)
-
-    def _finish(self, number: int) -> None:
+    def _finish(self, gather: Gather) -> None:
         """Answer a gather with what there is."""
-        gather = self._gathers.pop(number)
         asker = gather.asker
         try:
             body = join(gather.division, gather.replies, json=asker.json)
@@ -442,7 +427,8 @@ class Router:
                 else:
                     box += (header[:HEADER_BYTES], body)
             elif header[_KIND_AT] == TO_GATHER:
-                self._gathered(peer, int.from_bytes(header[_HOME_AT:], "big"), body)
+                if not self._gathers.take(peer, header[_HOME_AT:], body):
+                    self.dropped["late reply"] += 1
             else:
                 self.dropped["unreadable reply"] += 1
 
@@ -474,12 +460,7 @@ class Router:
         if not epoch:
             return
         lane.forget_under_way()
-        for number, gather in list(self._gathers.items()):
-            # One asked while no epoch was known may have been kept for the new process.
-            if gather.waiting.get(shard, 0) not in (0, epoch):
-                del gather.waiting[shard]
-                if not gather.waiting:
-                    self._finish(number)
+        self._gathers.forget_shard(shard, epoch)
         self._notify_all(ShardNotice(shard=shard, epoch=epoch))
 
     def handle_event(self, frames: Sequence[bytes]) -> None:
@@ -577,11 +558,7 @@ class Router:
 
     def tick(self, now_ms: int) -> None:
         """Do what is due: gathers, the hello to the coordinator, silent clients."""
-        while self._gathers:
-            number = next(iter(self._gathers))
-            if self._gathers[number].deadline_ms > now_ms:
-                break
-            self._finish(number)
+        self._gathers.tick(now_ms)
         self._answer_subscribers(now_ms)
         if now_ms >= self._hello_at_ms:
             self._hello_at_ms = now_ms + COORDINATOR_HELLO_MS

@@ -11,7 +11,7 @@ from flashq.ids import shard_of_job
 from flashq.protocol.framing import FULL, JSON
 from flashq.protocol.server import ProgramStats, Restart, SupervisorStats
 from flashq.protocol.sessions import worker_id
-from flashq.router import engine
+from flashq.router import gathering
 from flashq.router.gathers import LISTED_JOBS_MAX
 from tests.unit.router.bench import SHARDS, Bench, Pair, jobs_body
 
@@ -170,7 +170,7 @@ def test_a_shard_with_a_new_epoch_is_not_waited_for() -> None:
 
 def test_gathers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions to everybody cannot pile up."""
-    monkeypatch.setattr(engine, "GATHERS_MAX", 1)
+    monkeypatch.setattr(gathering, "GATHERS_MAX", 1)
     bench = Bench()
     asked = scatter(bench, cmd="STATS")
     bench.ask(cmd="STATS")
