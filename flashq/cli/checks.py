@@ -23,7 +23,7 @@ from msgspec import Struct
 from flashq.cli.asking import ask, obstacle
 from flashq.cli.findings import Finding, ok
 from flashq.cli.supervision import check_supervisor
-from flashq.cli.wording import plural, size
+from flashq.cli.wording import duration, plural, size
 from flashq.clock import SystemClock
 from flashq.config import MEMORY, Settings, load_settings, names_without_effect
 from flashq.errors import AuthenticationRequired, FlashQError
@@ -35,6 +35,7 @@ from flashq.protocol.server import Stats, StatsReply
 from flashq.protocol.sessions import Goodbye, Hello, HelloReply, Unsubscribe
 from flashq.rundir import RunDir
 from flashq.version import __version__
+from flashq.walltime import JUMP_LASTS_MS
 
 ANSWER_TIMEOUT_MS: Final = 2000
 LIBZMQ_MINIMUM: Final = (4, 3)
@@ -320,6 +321,7 @@ def check_shards(
         return
     yield from check_supervisor(stats.supervisor, SystemClock().wall_ms())
     yield _check_storage(stats)
+    yield from check_clock(stats)
     silent = sorted({*stats.missing_shards, *down})
     for index in silent:
         word = "has not started" if index in down else "is ready, but does not answer in time"
@@ -357,6 +359,31 @@ def _check_storage(stats: StatsReply) -> Finding:
     if told.log_bytes > LOG_TIGHT * told.log_bytes_max:
         return Finding("storage", "warning", text, _LOG_ADVICE)
     return ok("storage", text)
+
+
+def check_clock(stats: StatsReply) -> Iterator[Finding]:
+    """Does the wall clock go as it should?"""
+    told = stats.coordinator
+    if told is None:
+        return
+    if told.clock_off_ms:
+        way = "ahead" if told.clock_off_ms > 0 else "behind"
+        text = f"the wall clock has jumped: {duration(abs(told.clock_off_ms))} {way} of what it was"
+        yield Finding("clock", "warning", text, _OFF_ADVICE)
+    elif told.clock_jumps:
+        text = f"the wall clock has jumped {plural(told.clock_jumps, 'time')}, and was believed"
+        yield Finding("clock", "warning", text, _JUMPS_ADVICE)
+    else:
+        yield ok("clock", "the wall clock goes as the monotonic one")
+
+
+_OFF_ADVICE: Final = (
+    f"set it right: until the jump has lasted {JUMP_LASTS_MS // 1000} s the server goes on as if "
+    "there had been none"
+)
+_JUMPS_ADVICE: Final = (
+    "let a time service steer it in small steps; jobs that were pushed meanwhile have its dates"
+)
 
 
 def _milliseconds(seconds: float) -> str:

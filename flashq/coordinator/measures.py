@@ -1,4 +1,4 @@
-"""What the coordinator has measured of its storage since its process began.
+"""What the coordinator has measured of its storage and its clock since its process began.
 
 Owns the figures, not what is done about them; a coordinator that begins anew goes on with them.
 """
@@ -24,6 +24,9 @@ class Measures:
         self.committed_bytes = 0
         #: how often storage came back without something that it had acknowledged
         self.losses = 0
+        #: how far the wall clock is off, and how many of its jumps have been believed
+        self.clock_off_ms = 0
+        self.clock_jumps = 0
         #: of each group that is not committed yet: when it was submitted, on the monotonic clock,
         #: and how much log it has
         self._submitted: deque[tuple[int, int]] = deque()
@@ -71,4 +74,6 @@ class Measures:
             committed_bytes=self.committed_bytes,
             losses=self.losses,
             commit_seconds=self.commit_seconds.snapshot(),
+            clock_off_ms=self.clock_off_ms,
+            clock_jumps=self.clock_jumps,
         )

@@ -36,6 +36,7 @@ from flashq.observability.logging import log_of
 from flashq.storage import open_storage
 from flashq.storage.backup import RESTORING
 from flashq.storage.port import Opened, Put
+from flashq.walltime import JUMP_LASTS_MS
 from flashq.wire import receive_all, send
 
 PROGRAM: Final = "flashq-coordinator"
@@ -136,6 +137,7 @@ class Turns:
             wait_ms = lifecycle.beat(self._wait_ms(writer, is_draining=is_draining))
             ready = dict(poller.poll(wait_ms))
             now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
+            self._watch_clock()
             if lifecycle.wake_fd in ready:
                 lifecycle.clear_wake()
             if socket in ready:
@@ -233,6 +235,23 @@ class Turns:
                 self._log.warning("changes wait for storage", reason=trouble)
             else:
                 self._log.info("storage works again")
+
+    def _watch_clock(self) -> None:
+        """Let everybody know when the wall clock jumps, and what becomes of that."""
+        clock, measures = self._clock, self._measures
+        off_ms, jumps = clock.off_ms, clock.jumps
+        was_off_ms, was_jumps = measures.clock_off_ms, measures.clock_jumps
+        measures.clock_off_ms, measures.clock_jumps = off_ms, jumps
+        if jumps != was_jumps:
+            self._log.warning("the wall clock is believed after a jump", off_ms=was_off_ms)
+        elif off_ms and not was_off_ms:
+            self._log.warning(
+                "the wall clock has jumped; time goes on as before until that has lasted",
+                off_ms=off_ms,
+                lasts_ms=JUMP_LASTS_MS,
+            )
+        elif was_off_ms and not off_ms:
+            self._log.warning("the wall clock is back; its jump counts for nothing")
 
     def finish(self, writer: Writer) -> None:
         """Log what storage did not take before the end."""

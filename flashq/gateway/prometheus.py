@@ -283,6 +283,17 @@ def _storage(stats: StatsReply) -> Iterator[Metric]:
     yield _histogram(
         "flashq_storage_commit_seconds", "How long storage took for a commit.", told.commit_seconds
     )
+    off = _gauge(
+        "flashq_clock_off_seconds",
+        "How far the wall clock is ahead of what is believed; not 0 while a jump has to last.",
+    )
+    off.add_metric((), told.clock_off_ms / 1000)
+    yield off
+    jumps = CounterMetricFamily(
+        "flashq_clock_jumps", "Jumps of the wall clock that have lasted, and been believed."
+    )
+    jumps.add_metric((), told.clock_jumps)
+    yield jumps
 
 
 def _programs(supervisor: SupervisorStats) -> Iterator[Metric]:

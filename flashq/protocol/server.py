@@ -42,6 +42,9 @@ class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
         committed_bytes: size of the log that was stored.
         losses: how often storage came back without something that it had acknowledged.
         commit_seconds: how long storage took for each commit.
+        clock_off_ms: how far the machine's wall clock is ahead of what is believed (less than 0 for
+            behind): it has jumped, and that has not lasted yet.
+        clock_jumps: how many jumps have lasted, and been believed.
     """
 
     lag_ms: int
@@ -50,6 +53,8 @@ class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
     committed_bytes: int
     losses: int
     commit_seconds: Distribution
+    clock_off_ms: int = 0
+    clock_jumps: int = 0
 
 
 RestartReason = Literal["exit", "signal", "hang", "fork"]

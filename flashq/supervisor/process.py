@@ -144,6 +144,7 @@ class Supervisor:
             if signal.SIGCHLD in numbers:
                 self._reap()
             counts = {name: self._beats.count(name) for name in self._pids}
+            self._clock.wall_ms()  # children begin with what is believed of it by then
             self._engine.look(counts, self._clock.mono_ms())
             self._engine.tick(self._clock.mono_ms())
         close_outputs()

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from flashq.cli import checks
@@ -13,7 +14,9 @@ from flashq.cli.checks import Process
 from flashq.cli.findings import Finding
 from flashq.config import load_settings
 from flashq.lockfile import Lockfile
+from flashq.protocol.histogram import Distribution
 from flashq.protocol.limits import GIB, MIB
+from flashq.protocol.server import CoordinatorStats, StatsReply
 from flashq.protocol.sessions import HelloReply
 from flashq.rundir import RunDir
 from flashq.version import __version__
@@ -236,9 +239,31 @@ def test_how_storage_does(fake: FakeServer, more: Any, verdict: str, words: str)
     }
     stats = {**REPLIES["STATS"], "coordinator": {**told, **more}}
     fake.answer("STATS", lambda _: {"ok": True, **stats})
-    _, found, _ = checks.check_shards(fake.url, None, hello_of(fake))
+    _, found, *_ = checks.check_shards(fake.url, None, hello_of(fake))
     assert (found.check, found.verdict) == ("storage", verdict)
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("off_ms", "jumps", "verdict", "text"),
+    [
+        (0, 0, "ok", "the wall clock goes as the monotonic one"),
+        (7_200_000, 0, "warning", "the wall clock has jumped: 2 h ahead of what it was"),
+        (-7_200_000, 3, "warning", "the wall clock has jumped: 2 h behind of what it was"),
+        (0, 2, "warning", "the wall clock has jumped 2 times, and was believed"),
+    ],
+)
+def test_a_wall_clock_that_jumps(off_ms: int, jumps: int, verdict: str, text: str) -> None:
+    """Also one that is over: jobs have its dates."""
+    told = CoordinatorStats(
+        lag_ms=0, log_bytes=0, log_bytes_max=1, committed_bytes=0, losses=0,
+        commit_seconds=Distribution(bounds=[], cumulative=[0], sum=0),
+        clock_off_ms=off_ms, clock_jumps=jumps,
+    )  # fmt: skip
+    stats = msgspec.convert({"ok": True, **REPLIES["STATS"]}, StatsReply)
+    stats.coordinator = told
+    (found,) = checks.check_clock(stats)
+    assert (found.check, found.verdict, found.text) == ("clock", verdict, text)
 
 
 def test_stats_that_do_not_come(fake: FakeServer) -> None:

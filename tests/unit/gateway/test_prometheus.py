@@ -154,6 +154,7 @@ def test_storage_has_series_of_its_own() -> None:
     coordinator = CoordinatorStats(
         lag_ms=250, log_bytes=100, log_bytes_max=1000, committed_bytes=5000, losses=1,
         commit_seconds=Distribution(bounds=[0.005, 0.02], cumulative=[1, 2, 3], sum=0.5),
+        clock_off_ms=-1500, clock_jumps=2,
     )  # fmt: skip
     shown.stats.coordinator = coordinator
     found = values(render(Durations(), shown, NOBODY))
@@ -167,6 +168,8 @@ def test_storage_has_series_of_its_own() -> None:
     assert found["flashq_storage_commit_seconds_bucket", "+Inf"] == 3
     assert found["flashq_storage_commit_seconds_count",] == 3
     assert found["flashq_storage_commit_seconds_sum",] == 0.5
+    assert found["flashq_clock_off_seconds",] == -1.5
+    assert found["flashq_clock_jumps_total",] == 2
     shown.stats.storage = "storage unavailable: disk full"
     assert values(render(Durations(), shown, NOBODY))["flashq_storage_up",] == 0
 
