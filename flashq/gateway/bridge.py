@@ -192,7 +192,8 @@ class Bridge:
 
     def abandon(self, pending: Pending) -> None:
         """Nobody waits for that request any more; see `Upstream.abandon`."""
-        self._upstream.abandon(pending)
+        self._upstream.abandon(pending, self._now_ms())
+        self._soon()
 
     def give_back(self, ask: Ask, reply: bytes) -> None:
         """Return the jobs of a successful reply that nobody could take; no attempt is counted.

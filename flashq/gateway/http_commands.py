@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from flashq.errors import FlashQError, InvalidRequest, ShuttingDown, WebhookInvalid
 from flashq.gateway import http_requests
 from flashq.gateway.asking import Ask
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.http_access import Visitor
+from flashq.gateway.http_connection import IS_GONE, PEER
 from flashq.gateway.http_replies import (
     NULL,
     envelope,
@@ -67,6 +70,28 @@ def refuse(error: FlashQError) -> Response:
     """Return the response that says what is wrong."""
     headers = {"retry-after": "1"} if error.retryable else None
     return respond(error_body(error), error.http_status, headers)
+
+
+class Handed(Response):
+    """A response that may hand jobs out: they go back when the client is gone before it was sent.
+
+    Args:
+        body: JSON.
+        give_back: returns the jobs.
+    """
+
+    def __init__(self, body: bytes, give_back: Callable[[], None]) -> None:
+        super().__init__(body, media_type="application/json")
+        self._give_back: Final = give_back
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            is_gone = scope.get("extensions", {}).get(PEER, {}).get(IS_GONE)
+            if is_gone is not None and is_gone():
+                self._give_back()
 
 
 class Commands:
@@ -145,8 +170,11 @@ class Commands:
         try:
             await asyncio.wait({asking, leaving, closing}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done() and not leaving.done():
+                reply = asking.result()
                 is_taken = True
-                return respond(enveloped(shape_of(command), asking.result()))
+                return Handed(
+                    enveloped(shape_of(command), reply), partial(self._bridge.give_back, ask, reply)
+                )
             # A pull that is cancelled gives back what it may still bring.
             raise ShuttingDown
         finally:

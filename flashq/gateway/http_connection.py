@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 TESTED_UVICORN: Final = "0.54"
 PEER: Final = "flashq.peer"
 LET_IN: Final = "let_in"
-"""The extension of a request's scope, and in it what is called once the client was let in."""
+IS_GONE: Final = "is_gone"
+"""The extension of a request's scope; in it, what is called once the client was let in, and what
+tells whether its connection is lost."""
 
 HEAD_S: Final = 10.0
 """How long a request's head may take to arrive, and a connection to begin with the first."""
@@ -112,7 +114,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         #: tells who reads a request to whom it belongs
-        self._extensions: dict[str, dict[object, object]] = {PEER: {LET_IN: self.let_in}}
+        self._extensions: dict[str, dict[object, object]] = {
+            PEER: {LET_IN: self.let_in, IS_GONE: self.is_gone}
+        }
+        self._is_lost = False
         #: when the request that is arriving has begun, or a stranger's last one was answered
         self._begun_s: float | None = self.loop.time()
         #: a request is arriving, or a first one is awaited
@@ -145,6 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Give the place back."""
         self.places.forget(self)
         self._extensions = {}
+        self._is_lost = True
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
@@ -156,6 +162,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def let_in(self) -> None:
         """Note that a request of this client was let in."""
         self.places.forget(self)
+
+    def is_gone(self) -> bool:
+        """Tell whether the connection is lost, so that what was written last reaches nobody."""
+        return self._is_lost
 
     def give_way(self) -> None:
         """Make room for another client; this one has asked nothing yet that it may."""

@@ -37,7 +37,7 @@ DISCARDED_BYTES_MAX: Final = 8 * BODY_BYTES_MAX
 """How much of a body that is too large is still read, so that its sender gets to read why."""
 BATCH_JOBS_MAX: Final = 1000
 
-OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view", "reqId"})
+OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view", "ticket", "reqId"})
 """Fields that are the gateway's own: it numbers what it asks, says what a token is for, and shows
 every job that was pushed."""
 IGNORED_PARAMETERS: Final = frozenset({"token", "_"})

@@ -52,6 +52,7 @@ class Pending:
         "route",
         "sent",
         "session",
+        "ticket",
     )
 
     def __init__(
@@ -74,6 +75,8 @@ class Pending:
         self.session = b""
         #: copies that may have been carried out; one that was answered "nothing happened" is not
         self.sent = 0
+        #: by which it is taken back while it waits; none for one that is not
+        self.ticket = b""
         #: whether it stands in the queue of what is to be sent
         self.queued = False
         #: ms until the next try of a refused one, doubling

@@ -44,6 +44,7 @@ from flashq.gateway.asking import Ask, MsgpackOutline
 from flashq.gateway.lanes import Holder, Lane, Lanes
 from flashq.gateway.pending import Done, Pending, PendingTable
 from flashq.gateway.subscribing import Ready, Subscription
+from flashq.gateway.tickets import Tickets
 from flashq.protocol.codec import decode, encode, encode_msgpack, error_reply
 from flashq.protocol.framing import (
     DELIVERY,
@@ -55,7 +56,7 @@ from flashq.protocol.framing import (
     pack_header,
     pairs,
 )
-from flashq.protocol.leases import HandedOut, Release
+from flashq.protocol.leases import HandedOut, Release, Withdraw
 from flashq.protocol.registry import BY_WORD
 from flashq.protocol.sessions import (
     About,
@@ -146,6 +147,7 @@ class Upstream:
         self.must_reopen = False
         self._closing = False
         self._corr = 0
+        self._tickets: Final = Tickets(new_session())
         self._pending: Final = PendingTable()
         self._lanes: Final = Lanes(new_session)
         #: headers and bodies of the conversation's own: hello, auth, heartbeats
@@ -201,11 +203,13 @@ class Upstream:
         if self._closing:
             raise ShuttingDown
         names = holder is not None and self._lanes.name_leases(ask, holder, route)
+        ticket = self._tickets.give(ask, holder)
         if self.server is not None and len(ask.body) > self.server.message_bytes_max:
             raise MessageTooLarge
         self._corr = corr = self._corr + 1
         pending = Pending(ask, holder, route, done, corr)
         pending.names_leases = names
+        pending.ticket = ticket
         if ask.is_pull:
             if holder is not None:  # without one, the lease has a time of its own
                 pending.lane = lane = self._lanes.park(holder, route)
@@ -218,12 +222,15 @@ class Upstream:
         self._pending.add(pending, now)
         return pending
 
-    def abandon(self, pending: Pending) -> None:
-        """Nobody waits for a request's outcome any more. Jobs it still brings go back; a change
-        that was taken on is still carried out."""
+    def abandon(self, pending: Pending, now: int) -> None:
+        """Nobody waits for a request's outcome any more. One that waits for something is taken
+        back, and jobs that it still brings go back; a change that was taken on is still carried
+        out."""
         pending.done = None
         if pending.ask.command.waits:
             self._remove(pending)
+            if pending.ticket and pending.sent and not self._closing:
+                self._enqueue_own(Withdraw(ticket=pending.ticket), pending.route, now)
 
     def leave(self, holder: Holder, now: int) -> None:
         """A connection is gone: what it holds and waits for goes back at once."""
@@ -231,7 +238,7 @@ class Upstream:
         for corr in sorted(holder.waiting):
             pending = self._pending.get(corr)
             assert pending is not None, "a request that ended is still said to wait"
-            self.abandon(pending)
+            self.abandon(pending, now)
         for lane in lanes:
             self._enqueue_own(Goodbye(session=lane.session), lane.route, now)
 
@@ -250,7 +257,7 @@ class Upstream:
 
     def _enqueue_own(
         self,
-        request: Goodbye | Release | Subscribe,
+        request: Goodbye | Release | Subscribe | Withdraw,
         route: int,
         now: int,
         done: Done | None = None,

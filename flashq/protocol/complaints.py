@@ -22,7 +22,7 @@ _UNKNOWN: Final = re.compile(
 )
 _NUL: Final = re.compile(r"Expected `str` matching regex .*- at `\$([^`]*)`$", re.DOTALL)
 _PLACE: Final = re.compile(r"\[[^\]]*\]")
-_HIDDEN: Final = frozenset({"cmd", "reqId", "within", "session", "n", "done_below"})
+_HIDDEN: Final = frozenset({"cmd", "reqId", "within", "session", "n", "done_below", "ticket"})
 """What nobody means who wrote something else."""
 
 

@@ -234,10 +234,12 @@ class ResultReply(Reply, kw_only=True):
 
 
 class WaitJob(Request, kw_only=True, omit_defaults=True, tag="WAITJOB"):
-    """Answered when the job has ended, at the latest after `timeout` ms (default 30,000)."""
+    """Answered when the job has ended, at the latest after `timeout` ms (default 30,000). WITHDRAW
+    takes it back by its `ticket`: 16 random bytes."""
 
     id: Unsigned
     timeout: Unsigned | None = None
+    ticket: SessionId | None = None
 
 
 class WaitReply(Reply, kw_only=True):

@@ -18,6 +18,7 @@ from flashq.protocol.base import (
     OptionalRaw,
     Reply,
     Request,
+    SessionId,
     TextReply,
     Tokens,
     Unsigned,
@@ -27,10 +28,12 @@ from flashq.protocol.objects import JobColumns, JobView, Progress
 
 
 class Pull(Mutation, kw_only=True, omit_defaults=True, tag="PULL"):
-    """Waits up to `timeout` ms (default 60,000; 0 does not wait) for one job."""
+    """Waits up to `timeout` ms (default 60,000; 0 does not wait) for one job. WITHDRAW takes back
+    one that waits, by its `ticket`: 16 random bytes."""
 
     queue: str
     timeout: Unsigned | None = None
+    ticket: SessionId | None = None
 
 
 class PullReply(Reply, kw_only=True):
@@ -45,6 +48,16 @@ class PullBatch(Mutation, kw_only=True, omit_defaults=True, tag="PULLB"):
     count: Unsigned
     timeout: Unsigned | None = None
     columns: bool | None = None
+    ticket: SessionId | None = None
+
+
+class Withdraw(Request, kw_only=True, omit_defaults=True, tag="WITHDRAW"):
+    """Takes a PULL, PULLB or WAITJOB back that waits, and is not answered then: who has asked is
+    gone. `ticket` is what it was asked with, `queue` that of its job. `count` is 0 when there is
+    none any more."""
+
+    ticket: SessionId
+    queue: str | None = None
 
 
 class PullBatchReply(Reply, kw_only=True, omit_defaults=True):
@@ -182,6 +195,15 @@ COMMANDS: Final = (
         "Takes up to `count` jobs of a queue, and waits for the first.",
         ("GET", "/queues/{queue}/jobs"),
         waits=True,
+    ),
+    command(
+        Withdraw,
+        CountReply,
+        Scope.QUEUE_OR_ALL,
+        Role.READ,
+        "pull",
+        "Takes back a pull or wait that nobody waits for any more.",
+        mutates=False,
     ),
     command(
         Ack,

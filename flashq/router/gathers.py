@@ -396,5 +396,6 @@ _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GOODBYE": _merge_goodbyes,
     "LISTQUEUES": _merge_queues,
     "METRICS": _merge_metrics,
+    "WITHDRAW": _merge_counts,
 }
 """How the replies to a request that all shards get as it is become one."""

@@ -44,6 +44,7 @@ class Waiter(Struct):
     done_below: int = 0
     job_id: int = 0
     timeout: int = 0
+    ticket: bytes = b""
     open: int = 1
 
 

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from flashq.errors import FlashQError, InvalidRequest, SessionExpired
 from flashq.protocol import jobs, leases, queues, server
 from flashq.protocol import records as r
+from flashq.protocol.base import CountReply
 from flashq.protocol.base import Reply as OkReply
 from flashq.protocol.codec import encode_msgpack, error_reply
 from flashq.protocol.internal import AnyPeerMessage, Mail, Sampled
@@ -393,6 +394,9 @@ class Engine:
             self._pulling.pull(command, origin)
         elif isinstance(command, jobs.WaitJob):
             self._pulling.wait(command, origin)
+        elif isinstance(command, leases.Withdraw):
+            count = int(self._pulling.withdraw(command.ticket))
+            self._core.reply_now(origin, CountReply(count=count))
         elif isinstance(command, Heartbeat):
             self._core.reply_now(origin, self._leases.heartbeat(command, origin))
         elif isinstance(command, server.ListWorkers):

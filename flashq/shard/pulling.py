@@ -71,6 +71,8 @@ class Pulling:
         self._refills: dict[str, _Refill] = {}
         #: parked pulls by the request that they repeat
         self._parked: dict[tuple[bytes, int], Waiter] = {}
+        #: parked requests by the ticket that takes them back
+        self._tickets: dict[bytes, Waiter] = {}
 
     def start(self) -> None:
         """Begin after a restart, with empty buckets."""
@@ -98,6 +100,7 @@ class Pulling:
             session=command.session or b"",
             n=command.n,
             done_below=command.done_below or 0,
+            ticket=command.ticket or b"",
         )
         waiter.count = min(waiter.count, core.limits.batch_jobs_max)
         if command.queue not in core.pulls:
@@ -126,6 +129,8 @@ class Pulling:
         core.waiters += 1
         if waiter.session and waiter.n is not None:
             self._parked[waiter.session, waiter.n] = waiter
+        if waiter.ticket:
+            self._tickets[waiter.ticket] = waiter
         self._leases.note_waiter(waiter)
         core.timers.at(waiter.deadline, self._expire, waiter)
         self._await_token(waiter.queue)
@@ -135,6 +140,11 @@ class Pulling:
         self._core.waiters -= 1
         if waiter.n is not None:
             self._parked.pop((waiter.session, waiter.n), None)
+        self._return_ticket(waiter)
+
+    def _return_ticket(self, waiter: Waiter) -> None:
+        if waiter.ticket and self._tickets.get(waiter.ticket) is waiter:
+            del self._tickets[waiter.ticket]
 
     def _expire(self, waiter: Waiter) -> None:
         self.drop(waiter)
@@ -150,6 +160,24 @@ class Pulling:
             parked.popleft()
         if not parked:
             del self._core.pulls[waiter.queue]
+
+    def withdraw(self, ticket: bytes) -> bool:
+        """Forget a parked request without an answer: who has asked is gone.
+
+        Args:
+            ticket: what it was asked with.
+
+        Returns:
+            Whether there was one.
+        """
+        waiter = self._tickets.get(ticket)
+        if waiter is None:
+            return False
+        if waiter.job_id:
+            self._forget_wait(waiter)
+        else:
+            self.drop(waiter)
+        return True
 
     def _answer_empty(self, waiter: Waiter) -> None:
         empty = PullReply(job=None) if waiter.single else EmptyPullBatchReply()
@@ -306,21 +334,29 @@ class Pulling:
         core.check_waiters()
         timeout = WAIT_TIMEOUT_MS if command.timeout is None else command.timeout
         deadline = core.clock_ms + min(timeout, TIMEOUT_MS_MAX)
-        waiter = Waiter(origin, deadline, job_id=command.id, timeout=timeout)
+        ticket = command.ticket or b""
+        waiter = Waiter(origin, deadline, job_id=command.id, timeout=timeout, ticket=ticket)
         core.waits.setdefault(command.id, []).append(waiter)
         core.waiters += 1
+        if ticket:
+            self._tickets[ticket] = waiter
         core.timers.at(deadline, self._wait_expired, waiter)
 
-    def _wait_expired(self, waiter: Waiter) -> None:
+    def _forget_wait(self, waiter: Waiter) -> None:
         core = self._core
         waiter.open = 0
         core.waiters -= 1
+        self._return_ticket(waiter)
         left = [other for other in core.waits.get(waiter.job_id, ()) if other.open]
         if left:
             core.waits[waiter.job_id] = left
         else:
             core.waits.pop(waiter.job_id, None)
-        core.refuse(waiter.origin, WaitTimeout(id=waiter.job_id, timeout=waiter.timeout))
+
+    def _wait_expired(self, waiter: Waiter) -> None:
+        self._forget_wait(waiter)
+        timeout = WaitTimeout(id=waiter.job_id, timeout=waiter.timeout)
+        self._core.refuse(waiter.origin, timeout)
 
     def tell_end(self, ended: Ended) -> None:
         """Answer those that wait for a job's end."""
@@ -328,6 +364,7 @@ class Pulling:
         for waiter in core.waits.pop(ended.id, ()):
             waiter.open = 0
             core.waiters -= 1
+            self._return_ticket(waiter)
             origin = waiter.origin
             if ended.how == "completed":
                 stored = ended.result

@@ -11,7 +11,7 @@ from flashq.protocol.registry import BY_WORD
 from tests.contract.test_fields import FIELDS
 
 #: Words whose fields are about sessions and bytes, and tested by name.
-ABOUT_SESSIONS = {"HELLO", "SESSIONHEARTBEAT", "GOODBYE", "WEBHOOKPULL"}
+ABOUT_SESSIONS = {"HELLO", "SESSIONHEARTBEAT", "GOODBYE", "WEBHOOKPULL", "WITHDRAW"}
 
 OLDER_WORDS = (
     "PUSH", "PUSHB", "PULL", "PULLB", "ACK", "ACKB", "FAIL", "GETRESULT", "GETJOB", "GETSTATE",

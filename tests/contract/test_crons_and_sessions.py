@@ -134,6 +134,22 @@ def test_a_session_is_greeted_lives_and_ends(dealer: Dealer, queue: str) -> None
     assert pull(dealer, queue)["id"] == job_id
 
 
+@pytest.mark.covers("WITHDRAW", "PULL", "WAITJOB")
+@pytest.mark.parametrize("by_queue", [True, False])
+def test_what_waits_is_taken_back_by_its_ticket(dealer: Dealer, queue: str, by_queue: bool) -> None:
+    """At its queue's shard, or wherever it is; it is not answered, and takes no job."""
+    named = {"queue": queue} if by_queue else {}
+    gone, other = (said_bytes(dealer, os.urandom(16)) for _ in range(2))
+    dealer.send("PULL", queue=queue, timeout=60_000, ticket=gone)
+    corr = dealer.send("PULL", queue=queue, timeout=60_000, ticket=other)
+    assert dealer.ask("WITHDRAW", ticket=gone, **named) == {"ok": True, "count": 1}
+    assert dealer.ask("WITHDRAW", ticket=gone, **named) == {"ok": True, "count": 0}
+    job_id = push(dealer, queue)
+    assert dealer.answer(corr)["job"]["id"] == job_id
+    dealer.send("WAITJOB", id=job_id, timeout=60_000, ticket=gone)
+    assert dealer.ask("WITHDRAW", ticket=gone, **named)["count"] == 1
+
+
 @pytest.mark.parametrize("word", ["PUSH", "PUSHB", "FLOW"])
 def test_a_repeat_is_not_a_second_job(dealer: Dealer, queue: str, word: str) -> None:
     """Under the same session and number the first answer comes again, as often as it is asked."""

@@ -13,11 +13,13 @@ import pytest
 
 from flashq.gateway.http_routes import command_routes
 from flashq.protocol.registry import COMMANDS
+from tests.conftest import StartServer
 from tests.gateway.http_client import JSON, HttpClient
 from tests.server import Server, eventually
 
 NOT_OVER_HTTP = {
     "PULL",  # the same route as PULLB
+    "WITHDRAW",  # by the end of the connection
     "METRICSHISTORY",  # shown by a route of the gateway's own
     "HELLO",
     "SESSIONHEARTBEAT",
@@ -125,6 +127,33 @@ def test_a_job_that_came_for_a_client_who_left_goes_to_the_next(
         eventually(lambda: http.get("/stats")["shards"][_shard(queue)].get("waiters"), "a waiter")
     job_id = http.push(queue)
     assert http.pull(queue, timeout=8000)["id"] == job_id
+
+
+@pytest.mark.parametrize("what", ["a pull", "a wait"])
+def test_what_clients_who_left_have_asked_does_not_stay(
+    start_server: StartServer, what: str
+) -> None:
+    """It stayed parked for up to a minute, and a job passed through all such pulls before somebody
+    got it who was there."""
+    server = start_server("--shards", "1")
+    with HttpClient(server) as http:
+        job_id = http.push("other")
+        path = "/queues/q/jobs?timeout=60000" if what == "a pull" else f"/jobs/{job_id}/wait"
+        where = urlsplit(http.base)
+        address = (where.hostname or "", where.port or 0)
+        gone = [socket.create_connection(address) for _ in range(50)]
+        for one in gone:
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+        def waiters() -> int:
+            found = http.get("/stats")["shards"][0].get("waiters", 0)
+            assert isinstance(found, int)
+            return found
+
+        eventually(lambda: waiters() == 50, "50 parked requests")
+        for one in gone:
+            one.close()
+        eventually(lambda: waiters() == 0, "none of them any more")
 
 
 def _shard(queue: str) -> int:

@@ -185,11 +185,24 @@ class Model(Queues):
         if jobs:
             self.deliver(waiter, jobs)
         elif timeout:
-            self.waiters.append(waiter)
+            self.park(waiter)
         elif waiter.single:
             self.answer(corr, job=None)
         else:
             self.answer(corr, jobs=[], job=None)
+
+    def park(self, waiter: Waiter) -> None:
+        self.waiters.append(waiter)
+        if waiter.ticket:
+            self.tickets[waiter.ticket] = waiter
+
+    def do_withdraw(self, _corr: int, ticket: bytes) -> Fields:
+        """Only who was parked with a ticket last is taken back by it."""
+        waiter = self.tickets.pop(ticket, None)
+        if waiter not in self.waiters:
+            return {"count": 0}
+        self.waiters.remove(waiter)
+        return {"count": 1}
 
     def hold(self, job_id: int, token: int | None, text: str | None = None) -> Job:
         job = self.jobs.get(job_id)
@@ -319,7 +332,7 @@ class Model(Queues):
     def listed(self, job: Job) -> Fields:
         return {**job.view(), "state": job.state, "job": job.view()}
 
-    def do_waitjob(self, corr: int, id: int, timeout: int) -> Fields | None:
+    def do_waitjob(self, corr: int, id: int, timeout: int, **said: Any) -> Fields | None:
         job = self.need(id, "wait_job_not_found", "Job not found")
         if job.state == "failed":
             raise Error("job_failed", "Job failed")
@@ -327,7 +340,7 @@ class Model(Queues):
             raise Error("result_not_kept", f"result no longer kept: job {id} has completed")
         if job.state == "completed":
             return {"result": job.result}
-        self.waiters.append(Waiter(corr, self.mono + timeout, job_id=id, timeout=timeout))
+        self.park(Waiter(corr, self.mono + timeout, job_id=id, timeout=timeout, **said))
         return None
 
     def do_log(self, corr: int, id: int, message: str, **said: Any) -> Fields:

@@ -50,6 +50,8 @@ class Life:
         self.sessions: dict[bytes, Session] = {}
         self.expired_sessions: list[bytes] = []
         self.waiters: list[Waiter] = []
+        #: who was parked with a ticket last
+        self.tickets: dict[bytes, Waiter] = {}
         #: news about ended jobs, told in order
         self.news: list[tuple[int, int, str, str | None]] = []
         self.replies: list[tuple[int, Fields]] = []

@@ -43,7 +43,7 @@ READS: Final = frozenset(
     {
         *("GETCHILDREN", "GETPROGRESS", "GETJOB", "GETSTATE", "GETRESULT", "GETJOBBYCUSTOMID"),
         *("GETJOBSBATCH", "GETJOBS", "WAITJOB", "GETLOGS", "ISPAUSED", "COUNT", "GETJOBCOUNTS"),
-        *("LISTQUEUES", "STATS", "DLQ", "METRICS"),
+        *("LISTQUEUES", "STATS", "DLQ", "METRICS", "WITHDRAW"),
     }
 )
 
@@ -188,3 +188,4 @@ class Waiter:
         self.n: int | None = more.get("n")
         self.done_below: int = more.get("done_below", 0)
         self.timeout: int = more.get("timeout", 0)
+        self.ticket: bytes | None = more.get("ticket")

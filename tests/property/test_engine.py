@@ -77,6 +77,10 @@ PUSH_OPTIONS: Final = [
 ]
 queues = st.sampled_from(["a", "b"])
 sessions = st.sampled_from([ALICE, BOB, CARL])
+TICKETS = [bytes([number]) * 16 for number in range(3)]
+tickets = st.one_of(
+    st.just({}), st.builds(lambda ticket: {"ticket": ticket}, st.sampled_from(TICKETS))
+)
 data = st.sampled_from([None, 1, "x", "x" * 37, "x" * 50])
 picks = st.integers(0, 12)
 some_picks = st.lists(picks, max_size=4)
@@ -242,18 +246,28 @@ class EngineBesideModel(RuleBasedStateMachine):
 
     # --- consuming
 
-    @rule(queue=queues, timeout=st.sampled_from([0, 0, 0, 4, 20_004]), asker=askers)
-    def pull(self, queue: str, timeout: int, asker: Any) -> None:
-        self.ask_as(asker, "PULL", queue=queue, timeout=timeout)
+    @rule(
+        queue=queues,
+        timeout=st.sampled_from([0, 0, 0, 4, 20_004]),
+        ticket=tickets,
+        asker=askers,
+    )
+    def pull(self, queue: str, timeout: int, ticket: Any, asker: Any) -> None:
+        self.ask_as(asker, "PULL", queue=queue, timeout=timeout, **ticket)
 
     @rule(
         queue=queues,
         count=st.sampled_from([0, 1, 2, 5, 9]),
         timeout=st.sampled_from([0, 0, 0, 4, 20_004]),
+        ticket=tickets,
         asker=askers,
     )
-    def pull_batch(self, queue: str, count: int, timeout: int, asker: Any) -> None:
-        self.ask_as(asker, "PULLB", queue=queue, count=count, timeout=timeout)
+    def pull_batch(self, queue: str, count: int, timeout: int, ticket: Any, asker: Any) -> None:
+        self.ask_as(asker, "PULLB", queue=queue, count=count, timeout=timeout, **ticket)
+
+    @rule(ticket=st.sampled_from(TICKETS))
+    def withdraw(self, ticket: bytes) -> None:
+        self.ask("WITHDRAW", ticket=ticket)
 
     @rule(queue=queues, asker=askers, other=askers)
     def hand_one_of_two_to_another(self, queue: str, asker: Any, other: Any) -> None:
@@ -359,9 +373,9 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.ask("GETJOBBYCUSTOMID", job_id="c", queue=queue)
         self.ask("GETJOBBYCUSTOMID", job_id="d")
 
-    @rule(pick=picks, timeout=st.sampled_from([4, 9004]))
-    def wait_for_a_job(self, pick: int, timeout: int) -> None:
-        self.ask("WAITJOB", id=self.id(pick), timeout=timeout)
+    @rule(pick=picks, timeout=st.sampled_from([4, 9004]), ticket=tickets)
+    def wait_for_a_job(self, pick: int, timeout: int, ticket: Any) -> None:
+        self.ask("WAITJOB", id=self.id(pick), timeout=timeout, **ticket)
 
     # --- changing
 

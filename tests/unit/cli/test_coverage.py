@@ -72,6 +72,7 @@ LINES: Final[dict[str, tuple[str, ...]]] = {
 WITHOUT_LINE: Final[dict[str, str]] = {
     "FLOW": "a tree of jobs is written in a program, not on one line",
     "PULL": "pull asks with PULLB, which is the same for one job",
+    "WITHDRAW": "said by gateways, whose clients go away while they wait",
     "HEARTBEAT": "for a program that works on the job; pull leaves the stall timeout to it",
     "PROGRESS": "said by who works on the job; job show shows it",
     "GETPROGRESS": "job show has it",

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from flashq.gateway.http_commands import Handed
 from flashq.gateway.http_connection import (
     DISCARDED_BYTES_MAX,
     HEAD_BYTES_MAX,
@@ -80,10 +81,15 @@ class Connection:
     before anything of their body was read.
     """
 
-    def __init__(self, state: ServerState, protocol: type[BoundedProtocol] | None = None) -> None:
+    def __init__(
+        self,
+        state: ServerState,
+        protocol: type[BoundedProtocol] | None = None,
+        answer: Any = None,
+    ) -> None:
         self.asked: list[str] = []
         config = uvicorn.Config(
-            self._answer, interface="asgi3", log_config=None, proxy_headers=False
+            answer or self._answer, interface="asgi3", log_config=None, proxy_headers=False
         )
         self.protocol = (protocol or bounded_protocol(Places(10)))(config, state, {})
         self.transport = Transport()
@@ -433,3 +439,22 @@ async def test_the_server_has_inside_what_is_relied_on(state: ServerState) -> No
     assert protocol.cycle.response_complete is True
     protocol.connection_lost(None)
     assert protocol not in state.connections
+
+
+@pytest.mark.parametrize("goes", [True, False])
+async def test_jobs_of_a_client_that_went_before_its_answer_go_back(
+    state: ServerState, goes: bool
+) -> None:
+    """Story: the client reads slowly, so its answer waits; then it is gone, and the server drops
+    the answer without a word."""
+    given_back: list[bool] = []
+    client = Connection(state, answer=Handed(b"{}", lambda: given_back.append(True)))
+    client.protocol.pause_writing()
+    await client.say(b"GET / HTTP/1.1\r\n\r\n")
+    assert not client.transport.written
+    if goes:
+        client.protocol.connection_lost(None)
+    else:
+        client.protocol.resume_writing()
+    await asyncio.gather(*state.tasks)
+    assert bool(given_back) is goes

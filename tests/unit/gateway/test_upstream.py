@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from typing import Any
 
 import msgpack
 import pytest
@@ -374,12 +375,61 @@ class TestLeases:
         """1. a pull without a connection is abandoned; 2. its job comes all the same."""
         pending = site.ask(cmd="PULL", queue=QUEUE)
         pull = site.one()
-        site.upstream.abandon(pending)
+        site.upstream.abandon(pending, site.now)
         site.deliver(pull, (job(1), 10))
-        release = site.one()
+        _, release = site.sent()
         assert release.cmd == "RELEASE"
         assert (release.fields["ids"], release.fields["tokens"]) == ([job(1)], [10])
         assert site.replies == []
+
+    @pytest.mark.parametrize("binary", [False, True])
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"cmd": "PULL", "queue": QUEUE},
+            {"cmd": "PULLB", "queue": QUEUE, "count": 5, "timeout": 100},
+            {"cmd": "WAITJOB", "id": job(1)},
+        ],
+    )
+    def test_what_waits_is_taken_back_when_nobody_waits_for_it(
+        self, site: Site, asked: dict[str, Any], binary: bool
+    ) -> None:
+        """It would stay parked for its whole time, and each job pass through all such requests
+        before somebody gets it who is there."""
+        first = site.ask(binary=binary, **asked)
+        second = site.ask(binary=binary, **asked)
+        one, two = site.sent()
+        assert one.fields["ticket"] != two.fields["ticket"]
+        site.upstream.abandon(first, site.now)
+        withdraw = site.one()
+        assert (withdraw.cmd, withdraw.route) == ("WITHDRAW", SHARD)
+        ticket = one.fields["ticket"] if binary else b64decode(one.fields["ticket"])
+        assert withdraw.fields["ticket"] == ticket
+        site.answer(withdraw, count=1)
+        site.upstream.abandon(second, site.now)
+        site.answer(site.one(), count=1)
+        assert site.upstream.outstanding == 0
+        assert site.replies == []
+
+    def test_a_wait_of_a_connection_that_is_gone_is_taken_back(self, site: Site) -> None:
+        """It waits for no session."""
+        holder = Holder()
+        site.ask(holder, cmd="WAITJOB", id=job(1))
+        ticket = site.one().fields["ticket"]
+        site.upstream.leave(holder, site.now)
+        withdraw = site.one()
+        assert (withdraw.cmd, withdraw.route) == ("WITHDRAW", SHARD)
+        assert withdraw.fields["ticket"] == b64decode(ticket)
+
+    def test_what_does_not_wait_has_no_ticket(self, site: Site) -> None:
+        """Nor a pull of a connection, which is taken back by the end of its session; what was not
+        sent yet is not taken back."""
+        site.ask(cmd="PULL", queue=QUEUE, timeout=0)
+        site.ask(cmd="GETJOB", id=job(1))
+        site.ask(Holder(), cmd="PULL", queue=QUEUE)
+        assert not any("ticket" in pair.fields for pair in site.sent())
+        site.upstream.abandon(site.ask(cmd="PULL", queue=QUEUE), site.now)
+        assert site.sent() == []
 
     def test_a_second_copy_of_a_delivery_is_not_given_back(self, site: Site) -> None:
         """A repeat was answered too; the jobs are in good hands."""
@@ -393,7 +443,7 @@ class TestLeases:
     def test_an_abandoned_change_is_carried_out(self, site: Site) -> None:
         """It was taken on: a shard that is starting gets it again."""
         pending = site.ask(cmd="PUSH", queue=QUEUE, data=1)
-        site.upstream.abandon(pending)
+        site.upstream.abandon(pending, site.now)
         site.refuse(site.one(), "starting", retryable=True)
         site.pass_time(10)
         site.answer(site.one(), id=1)

@@ -9,6 +9,11 @@ import pytest
 from tests.unit.shard.harness import ALICE, BOB, Shard
 
 
+def ticket(number: int) -> bytes:
+    """Return a ticket."""
+    return bytes([number]) * 16
+
+
 class TestOrder:
     def test_priority_then_lifo_then_time_then_id(self, shard: Shard) -> None:
         plain = shard.push()
@@ -125,6 +130,45 @@ class TestWaiting:
         shard.advance(1000)
         assert shard.answer(nothing) == {"ok": True, "jobs": [], "job": None}
         assert shard.engine.waiters == 0
+
+    def test_a_waiter_is_taken_back_by_its_ticket(self, shard: Shard) -> None:
+        """Who has asked is gone: the next job goes to the next one at once, and nobody is told."""
+        gone = [
+            shard.send("PULL", queue="q", ticket=ticket(1)),
+            shard.send("PULLB", queue="q", count=2, ticket=ticket(2)),
+        ]
+        there = shard.send("PULL", queue="q", ticket=ticket(3))
+        for number in (1, 2):
+            assert shard.ask("WITHDRAW", ticket=ticket(number)) == {"ok": True, "count": 1}
+            assert shard.ask("WITHDRAW", ticket=ticket(number)) == {"ok": True, "count": 0}
+        assert shard.engine.waiters == 1
+        job_id = shard.push()
+        reply = shard.answer(there)
+        assert reply is not None
+        assert reply["job"]["id"] == job_id
+        shard.advance(60_000)
+        assert [shard.answer(corr) for corr in gone] == [None, None]
+        assert shard.ask("WITHDRAW", ticket=ticket(3)) == {"ok": True, "count": 0}
+
+    def test_a_ticket_is_worth_nothing_once_its_time_is_up(self, shard: Shard) -> None:
+        """Nor is one that was never given, or of a pull that was answered at once."""
+        shard.send("PULL", queue="q", timeout=10, ticket=ticket(1))
+        shard.advance(10)
+        shard.push()
+        shard.ask("PULL", queue="q", ticket=ticket(2))
+        for number in (1, 2, 3):
+            assert shard.ask("WITHDRAW", ticket=ticket(number))["count"] == 0
+
+    def test_a_withdrawal_in_the_middle_leaves_the_others_their_places(self, shard: Shard) -> None:
+        """First come, first served, among those that are there."""
+        corrs = [shard.send("PULL", queue="q", ticket=ticket(n)) for n in range(5)]
+        for number in (0, 2, 3):
+            shard.ask("WITHDRAW", queue="q", ticket=ticket(number))
+        for corr in (corrs[1], corrs[4]):
+            job_id = shard.push()
+            reply = shard.answer(corr)
+            assert reply is not None
+            assert reply["job"]["id"] == job_id
 
     def test_a_delayed_job_goes_to_a_waiter_when_it_is_due(self, shard: Shard) -> None:
         corr = shard.send("PULL", queue="q", timeout=10_000)
@@ -438,6 +482,19 @@ class TestWaitJob:
         assert reply is not None
         assert reply["error"] == f"Timeout waiting for job {job_id} after 30000ms"
         assert shard.engine.waiters == 0
+
+    def test_is_taken_back_by_its_ticket(self, shard: Shard) -> None:
+        """Another wait for the same job goes on."""
+        job_id = shard.make_active()
+        gone = shard.send("WAITJOB", id=job_id, ticket=ticket(1))
+        there = shard.send("WAITJOB", id=job_id, ticket=ticket(2))
+        assert shard.ask("WITHDRAW", ticket=ticket(1))["count"] == 1
+        assert shard.engine.waiters == 1
+        shard.ask("ACK", id=job_id, result=1)
+        assert shard.answer(there) == {"ok": True, "result": 1}
+        shard.advance(30_000)
+        assert shard.answer(gone) is None
+        assert shard.ask("WITHDRAW", ticket=ticket(2))["count"] == 0
 
     def test_failed_and_unknown_at_once(self, shard: Shard) -> None:
         assert shard.refuse("WAITJOB", id=shard.make_failed()) == ("job_failed", "Job failed")
