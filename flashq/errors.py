@@ -402,6 +402,14 @@ class StorageUnavailable(FlashQError):
     retryable = True
 
 
+class StorageRefused(FlashQError):
+    """Storage is there, but does not take this for what is in it, however often it is tried."""
+
+    code = "storage_refused"
+    template = "storage refuses this change: {detail}"
+    http_status = 422
+
+
 class StorageDamaged(FlashQError):
     """What is stored contradicts itself; the text names the place."""
 

@@ -74,6 +74,15 @@ class Lockfile:
             return False
         return True
 
+    def is_in_place(self) -> bool:
+        """Tell whether the file is still the one that others find under its name."""
+        held = os.fstat(self._fd)
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino)
+
     def release(self) -> None:
         """Give the lock back. The file stays: to remove it would race with who waits for it."""
         os.close(self._fd)

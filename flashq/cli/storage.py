@@ -129,6 +129,7 @@ def restore(
     Ids that the lost server may have given after the backup are not given again.
     """
     from flashq.clock import SystemClock
+    from flashq.coordinator.acceptance import begin_marks
     from flashq.datadir import DataDir
     from flashq.storage import open_storage
     from flashq.storage.backup import restore as restore_backup
@@ -140,7 +141,7 @@ def restore(
         with invocation.progress(in_bytes=True) as progress:
             task = progress.add_task("restore", total=None)
             head = restore_backup(target, file, lambda done: progress.update(task, advance=done))
-        directory.pin(target.open(len(head.shards)).uuid, anew=True)
+        begin_marks(directory, target.open(len(head.shards))).close()
     finally:
         target.close()
         directory.close()

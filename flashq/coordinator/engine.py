@@ -195,6 +195,7 @@ class Coordinator:
                     self._handle_internal(identity, body, now_ms, mono_ms)
                 else:
                     self._handle_request(identity, header, body, now_ms, mono_ms)
+                self._outbox.cut_parts()
         except BadMessage:
             self.dropped["unreadable message"] += 1
         self._tell_routers()
@@ -295,6 +296,10 @@ class Coordinator:
         else:
             body = encode(reply, json=bool(header.flags & JSON))
             self._outbox.then(partial(self._send_answer, identity, header, body))
+            self._outbox.otherwise(partial(self._send_refusal, identity, header))
+
+    def _send_refusal(self, identity: bytes, header: Header, error: FlashQError) -> None:
+        self._send_answer(identity, header, error_reply(error))
 
     def _send_answer(self, identity: bytes, header: Header, reply: Struct | bytes) -> None:
         json = bool(header.flags & JSON)
@@ -371,6 +376,7 @@ class Coordinator:
                 continue
             number = self._mailboxes.post(shard, self._crons.fire(cron, now_ms))
             self._outbox.then(partial(self._let_go, shard, number, mono_ms))
+            self._outbox.cut_parts()
 
     def _let_go(self, shard: int, number: int, mono_ms: int) -> None:
         """A message is safe: it leaves, if its shard is there."""
@@ -412,6 +418,26 @@ class Coordinator:
         self._links.committed(group)
         for action in group.then:
             action()
+
+    def refuse(self, group: Group, error: FlashQError) -> list[Parcel]:
+        """Storage refuses the group for what is in it: return what those are told who asked. After
+        this another coordinator goes on, which knows nothing of it."""
+        self._outbox.take_parcels()
+        for action in group.otherwise:
+            action(error)
+        return self._outbox.take_parcels()
+
+    def go_on_after(self, parcels: Sequence[Parcel], now_ms: int) -> None:
+        """Take the place of a coordinator of which storage has refused something.
+
+        Args:
+            parcels: what it has to say yet.
+            now_ms: the wall clock. Crons wait a moment, for it may have been the firing of one.
+        """
+        for to, frames in parcels:
+            for header, body in zip(frames[::2], frames[1::2], strict=True):
+                self._outbox.send_pair(to, header, body)
+        self._postponed_to_ms = now_ms + POSTPONED_MS
 
     def take_recoveries(self) -> list[Recovery]:
         """Return what storage has to be asked for, after the groups taken so far."""

@@ -52,9 +52,13 @@ class Measures:
             self.committed_bytes += group.log_bytes
 
     def begun_anew(self) -> None:
+        """Storage has come back with less than it had."""
+        self.forget_groups()
+        self.losses += 1
+
+    def forget_groups(self) -> None:
         """What is not committed yet never will be."""
         self._submitted.clear()
-        self.losses += 1
 
     def lag_ms(self, mono_ms: int) -> int:
         """Return for how long the oldest group has waited for its commit; 0 when none does."""

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from flashq.errors import StorageDamaged
 from flashq.protocol.internal import Append, CheckpointSlice, Reserve
+from flashq.storage.census import CENSUS_PART, Census, read_census, taken
 from flashq.storage.port import Grant, Opened, Put, StoredShard, Write
 
 
@@ -26,14 +28,26 @@ class Mirror:
         self._shards = [_essence(shard) for shard in opened.shards]
         #: the coordinator's own, also to give them again
         self._parts = dict(opened.parts)
+        #: what counts them
+        self.census = taken(opened.parts, _number_of(opened))
 
     @property
     def shard_count(self) -> int:
         """How many shards there are."""
         return len(self._shards)
 
+    def last_seq(self, shard: int) -> int:
+        """Return how far a shard's log has come."""
+        return self._shards[shard].last_seq
+
+    def counted(self, writes: Sequence[Write]) -> Census:
+        """Return the census that has to be put with these writes, if they put a part."""
+        return self.census.after(self._parts, writes, self.census.number + 1)
+
     def note(self, writes: Sequence[Write]) -> None:
         """Take in that something is stored."""
+        if any(isinstance(write, Put) for write in writes):
+            self.census = self.counted(writes)
         for write in writes:
             match write:
                 case Append(shard=shard):
@@ -75,7 +89,7 @@ class Mirror:
     def _after(self, writes: Sequence[Write]) -> Mirror:
         after = Mirror.__new__(Mirror)
         after._uuid, after._shards = self._uuid, list(self._shards)
-        after._parts = dict(self._parts)
+        after._parts, after.census = dict(self._parts), self.census
         after.note(writes)
         return after
 
@@ -84,6 +98,14 @@ class Mirror:
             opened.parts == self._parts
             and [_essence(shard) for shard in opened.shards] == self._shards
         )
+
+    def go_on_from(self, opened: Opened) -> None:
+        """Take what storage has for what it must have; changes are counted on."""
+        number = max(self.census.number, _number_of(opened))
+        self._uuid = opened.uuid
+        self._shards = [_essence(shard) for shard in opened.shards]
+        self._parts = dict(opened.parts)
+        self.census = taken(opened.parts, number)
 
     def reconciled(self, opened: Opened) -> tuple[Opened, list[Put]]:
         """Return what counts when storage does not fit, and what it has to be given for that.
@@ -101,10 +123,18 @@ class Mirror:
         again = [
             Put(name, content)
             for name, content in self._parts.items()
-            if opened.parts.get(name) != content
+            if name != CENSUS_PART and opened.parts.get(name) != content
         ]
         again += [Put(name, b"") for name in opened.parts if name not in self._parts]
         return Opened(opened.uuid, opened.shards, dict(self._parts)), again
+
+
+def _number_of(opened: Opened) -> int:
+    """Return how often parts have changed, as far as storage knows it."""
+    try:
+        return read_census(opened.parts).number
+    except StorageDamaged:
+        return 0
 
 
 def _essence(shard: StoredShard) -> StoredShard:

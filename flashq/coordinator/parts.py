@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 from msgspec import msgpack
 
 from flashq.errors import ConfigError, StorageDamaged
+from flashq.storage.census import CENSUS_PART
 from flashq.storage.form import FORM_PART
 from flashq.storage.port import Put
 
@@ -76,7 +77,7 @@ def check_known(parts: Iterable[str], forms: Iterable[Form[Any]]) -> None:
     """
     prefixes = tuple(form.prefix for form in forms)
     for name in parts:
-        if name != FORM_PART and not name.startswith(prefixes):
+        if name not in (FORM_PART, CENSUS_PART) and not name.startswith(prefixes):
             raise ConfigError(
                 f"storage has a part {name} of the coordinator that this flashq does not know; "
                 "start the version of flashq that wrote it"

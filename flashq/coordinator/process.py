@@ -15,6 +15,7 @@ import zmq
 
 from flashq.clock import Clock, SystemClock
 from flashq.config import MEMORY, Settings, configuration_hash, flag_parser
+from flashq.coordinator.acceptance import open_accepted
 from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.measures import Measures
 from flashq.coordinator.writer import DirectWriter, Writer, WriterThread
@@ -23,18 +24,18 @@ from flashq.coordinator.writer_engine import (
     Changed,
     Committed,
     Delayed,
+    Excluded,
     Read,
     Took,
     Trouble,
     Unreadable,
 )
 from flashq.datadir import DataDir
-from flashq.errors import ConfigError
+from flashq.errors import ConfigError, StorageUnavailable
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
 from flashq.storage import open_storage
-from flashq.storage.backup import RESTORING
 from flashq.storage.port import Opened, Put
 from flashq.walltime import JUMP_LASTS_MS
 from flashq.wire import receive_all, send
@@ -70,18 +71,17 @@ def run(settings: Settings, lifecycle: Lifecycle) -> None:
     writer: Writer | None = None
     try:
         with lifecycle.unwatched():  # takes as long as storage takes
-            opened = storage.open(settings.shards)
-        if RESTORING in opened.parts:
-            raise ConfigError("a restore into this storage was cut off; empty it and start over")
-        if data_dir is not None:
-            data_dir.pin(opened.uuid)
+            if data_dir is None:
+                opened, marks = storage.open(settings.shards), None
+            else:
+                opened, marks = open_accepted(storage, data_dir, settings.shards)
         turns = Turns(settings, opened, clock)
         socket = _listen(context, run_dir.coordinator)
-        if data_dir is None:
+        if marks is None:
             writer = DirectWriter(storage)
         else:
             sys.setswitchinterval(SWITCH_S)
-            writer = WriterThread(storage, opened)
+            writer = WriterThread(storage, opened, marks)
         lifecycle.ready(run_dir.coordinator)
         turns.serve(writer, socket, lifecycle)
     finally:
@@ -192,6 +192,9 @@ class Turns:
                     case Changed(opened, again):
                         self._begin_anew(opened, again)
                         writer.restart()
+                    case Excluded() as excluded:
+                        self._exclude(excluded)
+                        writer.restart()
                     case Broken(error):
                         raise error
             while (group_or_none := self._coordinator.take_group()) is not None:
@@ -222,6 +225,20 @@ class Turns:
         self._measures.begun_anew()
         self._coordinator = self._new_coordinator(opened)
         self._coordinator.write_again(again)
+
+    def _exclude(self, excluded: Excluded) -> None:
+        """Storage refuses a change of our own: answer so, and go on as if it had not been asked
+        for."""
+        error = excluded.error
+        self._log.error("storage refuses a change for what is in it", reason=error.text)
+        parcels = self._coordinator.refuse(excluded.group, error)
+        behind = StorageUnavailable(detail="a change before this one was refused")
+        for group in excluded.void:
+            parcels += self._coordinator.refuse(group, behind)
+        self.log_dropped()
+        self._measures.forget_groups()
+        self._coordinator = self._new_coordinator(excluded.opened)
+        self._coordinator.go_on_after(parcels, self._clock.wall_ms())
 
     def _watch(self, writer: Writer, mono_ms: int) -> None:
         """Let everybody know how storage is."""

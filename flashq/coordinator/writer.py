@@ -37,7 +37,8 @@ from flashq.coordinator.writer_engine import (
     Unreadable,
     WriterEngine,
 )
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, StorageDamaged, StorageRefused, StorageUnavailable
+from flashq.storage.marksfile import SYNC_MS, MarksFile
 from flashq.storage.port import Opened, Storage
 
 RECOVERED_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -160,14 +161,18 @@ class WriterThread:
     Args:
         storage: open; only the writer uses it from now on, and those who read for it.
         opened: what it has.
+        marks: where it is written down what it must have; None for nowhere.
     """
 
-    def __init__(self, storage: Storage, opened: Opened) -> None:
+    def __init__(self, storage: Storage, opened: Opened, marks: MarksFile | None = None) -> None:
         self._storage = storage
+        self._marks = marks
+        #: when the marks have to be forced to the disk, on the monotonic clock; None when they are
+        self._sync_s: float | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         #: guards the engine; notified when there is something to do
         self._news = Condition()
-        self._engine = WriterEngine(opened)
+        self._engine = WriterEngine(opened, None if marks is None else marks.marks)
         #: `wake_fd` is readable
         self._is_awake = False
         #: there is no `wake_fd` any more; a read may end after that
@@ -229,7 +234,7 @@ class WriterThread:
                 began_s = time.perf_counter()
                 try:
                     outcome = carry_out(call, self._storage)
-                except (StorageUnavailable, ConfigError) as error:
+                except (StorageUnavailable, StorageRefused, ConfigError) as error:
                     with self._news:
                         self._engine.failed(error)
                 else:
@@ -240,12 +245,40 @@ class WriterThread:
                         if isinstance(call, Commit):
                             self._engine.took(seconds)
                         self._engine.done(outcome)
+                self._mark()
         except Exception as error:  # noqa: BLE001  the edge of the thread: the loop raises it again
             with self._news:
                 self._engine.break_off(error)
                 self._wake_loop()
         finally:
             self._storage.close()
+            if self._marks is not None:
+                self._marks.close()
+
+    def _mark(self) -> None:
+        """Write down what storage must have, before it is told that it is stored; force that to
+        the disk now and then."""
+        marks, engine = self._marks, self._engine
+        if marks is None:
+            return
+        now_s = time.monotonic()
+        try:
+            if engine.has_unmarked:
+                marks.write()
+                self._sync_s = self._sync_s or now_s + SYNC_MS / 1000
+            if self._sync_s is not None and now_s >= self._sync_s:
+                marks.sync()
+                self._sync_s = None
+        except StorageUnavailable as error:
+            with self._news:
+                engine.marks_failed(error)
+        else:
+            with self._news:
+                engine.publish()
+
+    def _rest_s(self) -> float:
+        """Return how long there may be nothing to do before something is."""
+        return (PROBE_MS if self._sync_s is None else SYNC_MS) / 1000
 
     def _next_call(self) -> Call | None:
         """Wait until there is something to do; return None at the end."""
@@ -261,7 +294,7 @@ class WriterThread:
                     case Commit() if time.monotonic() - self._looked_s >= PROBE_MS / 1000:
                         return Probe()  # the commit comes again
                     case Rest():
-                        if not news.wait(PROBE_MS / 1000):
+                        if not news.wait(self._rest_s()):
                             return Probe()
                     case Open(after_ms=after_ms) if news.wait_for(
                         lambda: engine.is_closing, after_ms / 1000

@@ -12,6 +12,14 @@ Reads use connections of their own, so one that fails says little about the writ
 away, or only have no connection left for it. The writer then *probes* at once. If that fails too it
 is as any error, and reads go on once storage has been asked what it has; otherwise only the read is
 tried again, and commits go on meanwhile. Nothing is tidied while something is read.
+
+A commit has at most `COMMIT_BYTES_MAX`, for one that is too large holds everybody up. What fails is
+tried with half as much, down to one group, and with twice as much after each success. A group that
+storage *refuses* for what is in it would be refused for ever, and everything behind it with it: it
+is taken out. What was decided on top of it is void, as after a loss.
+
+What is stored is told only after the marks of it are written (`flashq.storage.marks`): `done` keeps
+it until `publish`.
 """
 
 from __future__ import annotations
@@ -23,9 +31,14 @@ from typing import Final, NamedTuple, TypeAlias
 from flashq.coordinator.mirror import Mirror
 from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
-from flashq.errors import FlashQError
+from flashq.errors import FlashQError, StorageRefused
 from flashq.protocol.internal import Recovered
-from flashq.storage.port import READERS_MAX, Opened, Put, Write
+from flashq.protocol.limits import MIB
+from flashq.storage.marks import Marks
+from flashq.storage.port import READERS_MAX, Grant, Opened, Put, Write
+
+COMMIT_BYTES_MAX: Final = 8 * MIB
+"""So much is written as one transaction, and at least one group."""
 
 RETRY_MS_MIN: Final = 50
 RETRY_MS_MAX: Final = 1000
@@ -76,6 +89,22 @@ class Changed(NamedTuple):
     again: Sequence[Put]
 
 
+class Excluded(NamedTuple):
+    """Storage refuses a group for what is in it: nothing more is written before `restart`.
+
+    Args:
+        group: it was not written.
+        error: what storage says.
+        void: groups that were submitted after it, which are not written either.
+        opened: what counts from now on.
+    """
+
+    group: Group
+    error: StorageRefused
+    void: Sequence[Group]
+    opened: Opened
+
+
 class Took(NamedTuple):
     """How long storage took for a commit."""
 
@@ -88,7 +117,9 @@ class Broken(NamedTuple):
     error: BaseException
 
 
-Result: TypeAlias = Committed | Took | Read | Unreadable | Trouble | Delayed | Changed | Broken
+Result: TypeAlias = (
+    Committed | Took | Read | Unreadable | Trouble | Delayed | Changed | Excluded | Broken
+)
 Task: TypeAlias = Group | Recovery
 
 
@@ -162,11 +193,19 @@ class WriterEngine:
 
     Args:
         opened: what storage has.
+        marks: what it must have; they are kept up to date. None for a storage without.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, marks: Marks | None = None) -> None:
         self._mirror = Mirror(opened)
+        self._marks = marks
+        #: what is stored, and is not told before its marks are written
+        self._unmarked: list[Committed] = []
         self._queued: deque[Group] = deque()
+        #: a commit has at most so many bytes now; less than it may have after a failure
+        self._bytes_max = COMMIT_BYTES_MAX
+        #: why the last commit has failed, until storage has said what it has
+        self._failure: FlashQError | None = None
         #: what is being written, as one transaction
         self._groups: list[Group] = []
         #: how many groups were submitted, and how many of them are stored
@@ -260,8 +299,7 @@ class WriterEngine:
         # What storage has not carried out comes again, by itself.
         while self._groups or self._queued:
             if not self._groups:
-                self._groups = list(self._queued)
-                self._queued.clear()
+                self._take_groups()
             writes = self._writes()
             if writes:
                 return Commit(writes)
@@ -272,8 +310,20 @@ class WriterEngine:
             return Probe()
         return Tidy() if self._is_untidy and not self._reads else Rest()
 
+    def _take_groups(self) -> None:
+        """Take from the queue what is written next, as one transaction."""
+        size = 0
+        while self._queued:
+            size += self._queued[0].size
+            if self._groups and size > self._bytes_max:
+                return
+            self._groups.append(self._queued.popleft())
+
     def _writes(self) -> list[Write]:
-        return [write for group in self._groups for write in group.writes]
+        writes = [write for group in self._groups for write in group.writes]
+        if any(isinstance(write, Put) for write in writes):
+            writes.append(self._mirror.counted(writes).put())
+        return writes
 
     def done(self, outcome: Outcome) -> None:
         """Storage has carried out the step.
@@ -287,6 +337,7 @@ class WriterEngine:
                 return
             case None:
                 self._finish_groups()
+                self._bytes_max = min(2 * self._bytes_max, COMMIT_BYTES_MAX)
                 self._clear_suspicion()
             case Probed():
                 self._clear_suspicion()
@@ -298,6 +349,22 @@ class WriterEngine:
         """Storage could not carry out the step, or it is not known whether it has."""
         self._is_lost = True
         self._suspicion = ""
+        self._failure = self._failure or error
+        if isinstance(error, StorageRefused) and self._is_divisible():
+            return  # storage is well
+        self._tell_trouble(error)
+
+    def _is_divisible(self) -> bool:
+        """Tell whether what storage refuses can be taken out of what is being written."""
+        return len(self._groups) > 1 or any(map(_is_removable, self._groups))
+
+    def marks_failed(self, error: FlashQError) -> None:
+        """The marks of what is stored could not be written."""
+        self._is_lost = True
+        self._suspicion = ""
+        self._tell_trouble(error)
+
+    def _tell_trouble(self, error: FlashQError) -> None:
         self._retry_ms = _longer_ms(self._retry_ms)
         self._results.append(Trouble(error.text))
 
@@ -308,27 +375,67 @@ class WriterEngine:
         writes = self._writes()
         if not self._mirror.fits(opened, writes):
             changed = Changed(*self._mirror.reconciled(opened))
-            self._mirror = Mirror(opened)
-            self._is_void = True
-            self._stored = self._submitted
-            for void in (self._queued, self._groups, self._wanted, self._reads):
-                void.clear()
-            self._results.append(changed)
-            self._note_read()
+            self._mirror.go_on_from(opened)
+            self._void(changed)
             return
         for number, wanted in self._reads.items():
             self._reads[number] = wanted._replace(is_outlived=True)
         if writes and self._mirror.has_written(opened, writes):
             self._finish_groups()
             self._note_success()
+        elif self._failure is not None and self._groups:
+            self._retreat(self._failure, opened)
+        self._failure = None
         self._is_untidy = True  # at least to tidy shows whether it works
 
+    def _void(self, result: Changed | Excluded) -> None:
+        """Forget what was submitted: it was decided on top of something that is not so."""
+        self._is_void = True
+        self._failure = None
+        self._stored = self._submitted
+        for void in (self._queued, self._groups, self._wanted, self._reads, self._unmarked):
+            void.clear()
+        self._results.append(result)
+        self._note_read()
+
+    def _retreat(self, error: FlashQError, opened: Opened) -> None:
+        """A commit has failed, and nothing of it is stored: try with less, or without it."""
+        if isinstance(error, StorageRefused) and len(self._groups) == 1:
+            [group] = self._groups
+            if _is_removable(group):
+                self._void(Excluded(group, error, list(self._queued), opened))
+                # What is decided anew may be refused again: not without a pause.
+                self._is_lost = True
+                self._retry_ms = _longer_ms(self._retry_ms)
+                return
+        self._bytes_max = max(1, sum(group.size for group in self._groups) // 2)
+        self._queued.extendleft(reversed(self._groups))
+        self._groups = []
+
     def _finish_groups(self) -> None:
-        self._mirror.note(self._writes())
+        writes, committed = self._writes(), Committed(self._groups)
+        self._mirror.note(writes)
         self._is_untidy = True
         self._stored += len(self._groups)
-        self._results.append(Committed(self._groups))
         self._groups = []
+        if self._marks is None or not (writes or self._unmarked):
+            self._results.append(committed)
+            return
+        self._marks.note(writes, self._mirror.census)
+        for write in writes:
+            if isinstance(write, Grant):
+                self._marks.give_up(write.shard, self._mirror.last_seq(write.shard))
+        self._unmarked.append(committed)
+
+    @property
+    def has_unmarked(self) -> bool:
+        """Whether the marks have to be written before what is stored can be told."""
+        return bool(self._unmarked)
+
+    def publish(self) -> None:
+        """The marks are written: tell what is stored."""
+        self._results += self._unmarked
+        self._unmarked.clear()
 
     def _note_success(self) -> None:
         """Storage has carried something out: whatever was wrong with it is over."""
@@ -390,6 +497,11 @@ class WriterEngine:
             self._is_delayed = False
             self._read_retry_ms = 0
             self._results.append(Delayed(""))
+
+
+def _is_removable(group: Group) -> bool:
+    """Tell whether a group has only the coordinator's own: of a log nothing can be left out."""
+    return all(isinstance(write, Put) for write in group.writes)
 
 
 def _longer_ms(retry_ms: int) -> int:

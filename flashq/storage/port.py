@@ -134,6 +134,21 @@ class Storage(Source, Protocol):
     beside each other and beside any other call.
     """
 
+    def look(self) -> Opened | None:
+        """Take hold of the storage, and say what is there, without changing anything in it: who
+        calls decides whether it is what there has to be.
+
+        Returns:
+            What there is; None for a storage that has to be made yet, or whose tables are older
+            than this program.
+
+        Raises:
+            ConfigError: it is not a storage.
+            StorageDamaged: it is broken; the text names the place.
+            StorageUnavailable: it cannot be reached, or another coordinator holds it.
+        """
+        ...
+
     def open(self, shard_count: int) -> Opened:
         """Take hold of the storage, and say what is there.
 
@@ -150,6 +165,8 @@ class Storage(Source, Protocol):
         """Carry out a group of writes as one.
 
         Raises:
+            StorageRefused: none of them was carried out, nor will be: something is in them that
+                this storage does not take. Nothing can be written before the next `open`.
             StorageUnavailable: none of them was carried out, or it is not known. Nothing can be
                 written before the next `open`, which tells.
         """

@@ -16,7 +16,6 @@ those who have the rights of its role.)
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import struct
 import time
@@ -238,9 +237,34 @@ class PostgresStorage(TableStorage):
             self._disconnect()
             raise
 
+    def _look(self) -> Opened | None:
+        self._reach()
+        with self.connection.transaction():
+            self.connection.execute(f"SET LOCAL search_path = {SCHEMA}")
+            version = schema_version(self.connection)
+            if version is None:
+                return None
+            if version != len(migrations("postgres")):
+                raise ConfigError("the database has an older schema; run `flashq migrate` first")
+            return self._read_tables()
+
+    def _check_structure(self) -> None:
+        """Nothing here could do it."""
+
     def _connect(self) -> list[str]:
-        if self._connection is not None:
+        self._reach()
+        if self._readers is not None:
             return []
+        connection = self.connection
+        migrated = migrate(connection, schema_version(connection))
+        configure(connection)
+        self._readers = Readers(self._url, connection.info, self._token)
+        return migrated
+
+    def _reach(self) -> None:
+        """Have a connection that holds the storage alone."""
+        if self._connection is not None:
+            return
         self._connection = connect(self._url, program="flashq-coordinator")
         connection = self._connection
         token = self._token = secrets.randbits(TOKEN_BITS)
@@ -254,10 +278,6 @@ class PostgresStorage(TableStorage):
                 f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
             )
         self._take_lock(connection)
-        migrated = migrate(connection, schema_version(connection))
-        configure(connection)
-        self._readers = Readers(self._url, connection.info, token)
-        return migrated
 
     def _check_session(self, connection: psycopg.Connection[Row], token: int) -> None:
         """See that the session is the connection's own, and locks stay with it."""
@@ -290,11 +310,6 @@ class PostgresStorage(TableStorage):
         raise StorageUnavailable(
             detail="another coordinator writes to this database; stop it, or use another database"
         )
-
-    def _make(self, shard_count: int) -> None:
-        with self._transaction():
-            self._execute("make_meta", uuid=os.urandom(16), shard_count=shard_count)
-            self._execute_many("make_shard", [{"shard": n} for n in range(shard_count)])
 
     def close(self) -> None:
         """Close the connection, and so let go of the lock."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.lockfile import LOCK_WAIT_MS, Lockfile
 from flashq.protocol.internal import Append, Recovered
+from flashq.storage.files import Identity, identity_of
 from flashq.storage.port import Opened
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.tables import Row, Tables, TableStorage
@@ -37,19 +38,25 @@ SHRUNK_PAGES_MAX: Final = 256
 BUSY_TIMEOUT_MS: Final = 5000
 """How long to wait for somebody else who has locked the file, such as a checker or a copy."""
 
+EMPTY_BYTES: Final = 1
+"""A file of this size is empty to SQLite."""
+
 SYNCHRONOUS_FULL: Final = 2
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _PRIMARY_CODE: Final = 0xFF
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     """Open the file, which has to be there.
+
+    Args:
+        path: of the file.
+        mode: as SQLite's URIs have it.
 
     Raises:
         sqlite3.Error: it cannot be opened, or is no database.
     """
-    mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -59,7 +66,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     )
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema")  # opens it in fact
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeError):
         connection.close()
         raise
     return connection
@@ -70,6 +77,8 @@ def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into the port's."""
     try:
         yield
+    except UnicodeError as error:  # in a text, or in the words of an error that quotes one
+        raise StorageDamaged(detail=f"{path}: it has text that is none") from error
     except sqlite3.Error as error:
         # Errors of the module itself, such as a closed connection, have no code.
         code = getattr(error, "sqlite_errorcode", None)
@@ -90,6 +99,8 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     [objects] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or objects):
         raise ConfigError(f"{path} is a database of another program, not a flashq storage")
+    if objects and not version:
+        raise StorageDamaged(detail=f"{path}: its header is not as it was written")
     known = len(migrations("sqlite"))
     if version > known:
         raise ConfigError(
@@ -97,6 +108,23 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
             f"and this one knows {known}"
         )
     return int(version)
+
+
+def wal_of(path: Path) -> Path:
+    """Return where a file's write-ahead log is."""
+    return path.with_name(path.name + "-wal")
+
+
+def check_structure(connection: sqlite3.Connection, path: Path) -> None:
+    """See that the file's pages and indexes fit together; it takes a second for some GB.
+
+    Raises:
+        StorageDamaged: they do not.
+        sqlite3.Error: nor can that be found out.
+    """
+    [found] = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise StorageDamaged(detail=f"{path}: {' '.join(found.split())}")
 
 
 class SqliteStorage(TableStorage):
@@ -114,8 +142,10 @@ class SqliteStorage(TableStorage):
         self._queries = named_queries("sqlite")
         self._connection: sqlite3.Connection | None = None
         self._lock: Lockfile | None = None
-        #: device and inode of the file that is open
-        self._identity: tuple[int, int] | None = None
+        #: which files are open, by the path that they had then
+        self._files: dict[str, Identity] = {}
+        #: there was a file under this lock; later none is made
+        self._is_made = False
 
     # --- the connection
 
@@ -136,24 +166,59 @@ class SqliteStorage(TableStorage):
 
     def _disconnect(self) -> None:
         if self._connection is not None:
+            # What is only in a write-ahead log that somebody has removed goes into the file.
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._connection.close()
             self._connection = None
 
+    def _take_lock(self) -> None:
+        """Hold the file alone."""
+        if self._lock is not None and not self._lock.is_in_place():
+            self._lock.release()
+            self._lock = None
+        if self._lock is not None:
+            return
+        directory = self._path.absolute().parent
+        if not directory.is_dir():
+            raise ConfigError(f"there is no directory {directory} for the storage")
+        lock = self._path.with_name(self._path.name + ".lock")
+        self._lock = Lockfile.acquire(lock, wait_ms=self._lock_wait_ms)
+
+    def _look(self) -> Opened | None:
+        self._take_lock()
+        wal = wal_of(self._path)
+        has_wal = wal.exists()
+        if not self._path.exists() or self._path.stat().st_size <= EMPTY_BYTES:
+            # SQLite would delete that log.
+            if has_wal and wal.stat().st_size:
+                raise StorageDamaged(
+                    detail=f"{self._path} is empty or not there, but {wal} is: it belongs to it"
+                )
+            return None
+        # Without a write-ahead log none is made. With one, a connection that cannot write leaves
+        # it as it is, also where it is broken; one that can write would delete it.
+        with closing(_SqliteReading(self._path, immutable=not has_wal)) as reading:
+            return reading.look()
+
+    def _check_structure(self) -> None:
+        check_structure(self.connection, self._path)
+
     def _connect(self) -> list[str]:
-        if self._lock is None:
-            directory = self._path.absolute().parent
-            if not directory.is_dir():
-                raise ConfigError(f"there is no directory {directory} for the storage")
-            lock = self._path.with_name(self._path.name + ".lock")
-            self._lock = Lockfile.acquire(lock, wait_ms=self._lock_wait_ms)
+        self._take_lock()
+        if not self._is_made:
             self._make_file()
+            self._is_made = True
         if self._connection is not None:
             return []
         self._connection = connect(self._path)
-        self._identity = _identity(self._path)
         version = schema_version(self._connection, self._path)
         self._configure(self._connection)
-        return migrate(self._connection, version)
+        migrated = migrate(self._connection, version)
+        self._rows("meta")  # from now on its write-ahead log is open
+        paths = [f"{self._path}{end}" for end in ("", "-wal", "-shm")]
+        self._files = {path: identity_of(path) for path in paths}
+        return migrated
 
     def _make_file(self) -> None:
         """Make a file that is not there yet, for the server's user only: payloads are in it, and
@@ -183,11 +248,6 @@ class SqliteStorage(TableStorage):
                 f"synchronous is {synchronous}, but must be wal and {SYNCHRONOUS_FULL}"
             )
 
-    def _make(self, shard_count: int) -> None:
-        with self._transaction():
-            self._execute("make_meta", uuid=os.urandom(16), shard_count=shard_count)
-            self._execute_many("make_shard", [{"shard": n} for n in range(shard_count)])
-
     def close(self) -> None:
         """Close the file and let go of it."""
         self._is_open = False
@@ -195,6 +255,7 @@ class SqliteStorage(TableStorage):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        self._is_made = False
 
     # --- recoveries
 
@@ -203,13 +264,21 @@ class SqliteStorage(TableStorage):
         if self._lock is None:
             raise StorageUnavailable(detail="it is not open")
         with closing(_SqliteReading(self._path)) as reading:
-            self._check_identity()
+            self._check_files()
             return reading.recover(shard, cursor, bytes_max)
 
-    def _check_identity(self) -> None:
-        """Refuse a file that somebody has taken away, or put another one in the place of."""
-        if _identity(self._path) != self._identity:
-            raise StorageUnavailable(detail=f"{self._path} has been moved or replaced")
+    def _check_files(self) -> None:
+        """Refuse to go on when somebody has taken a file away, or put another one in its place:
+        what is written into one that has no name any more is lost with the process."""
+        for path, identity in self._files.items():
+            if identity_of(path) != identity:
+                raise StorageUnavailable(
+                    detail=f"{path} has been moved, removed or replaced while it was in use"
+                )
+        if self._lock is None or not self._lock.is_in_place():
+            raise StorageUnavailable(
+                detail=f"the lock beside {self._path} has been moved, removed or replaced"
+            )
 
     # --- statements
 
@@ -218,6 +287,7 @@ class SqliteStorage(TableStorage):
         self.connection.execute("BEGIN IMMEDIATE")
         yield
         self.connection.execute("COMMIT")
+        self._check_files()  # before anybody is told of it
 
     def _rows(self, query: str, **values: Any) -> Sequence[Row]:
         return self.connection.execute(self._queries[query], values).fetchall()
@@ -249,9 +319,7 @@ class SqliteStorage(TableStorage):
         )
 
     def _probe(self) -> None:
-        """Somebody may have locked the file, taken it away, or put another one in its place: what
-        is written into one that has no name any more is lost with the process."""
-        self._check_identity()
+        """Somebody may have locked the file."""
         with self._transaction():
             self._rows("meta")
 
@@ -275,28 +343,20 @@ def migrate(connection: sqlite3.Connection, version: int) -> list[str]:
     return [step.name for step in steps]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return which file has this path now; None for none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 class _SqliteReading(Tables):
     """One read transaction, on a connection of its own.
 
     Args:
         path: of the file, which is a storage.
+        immutable: nobody writes to it meanwhile, and nothing is made beside it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, immutable: bool = False) -> None:
         super().__init__()
         self._path = path
         self._queries = named_queries("sqlite")
         with ExitStack() as on_error, self._guarded():
-            self._connection = connect(path, read_only=True)
+            self._connection = connect(path, mode="ro&immutable=1" if immutable else "ro")
             on_error.callback(self._connection.close)
             self._connection.execute("BEGIN")
             on_error.pop_all()
@@ -308,6 +368,26 @@ class _SqliteReading(Tables):
 
     def _rows(self, query: str, **values: Any) -> Sequence[Row]:
         return self._connection.execute(self._queries[query], values).fetchall()
+
+    def look(self) -> Opened | None:
+        """Return what there is; None when the file is empty.
+
+        Raises:
+            ConfigError, StorageDamaged, StorageUnavailable: as `Storage.look` does.
+        """
+        with self._guarded():
+            check_structure(self._connection, self._path)
+        return self.current()
+
+    def current(self) -> Opened | None:
+        """Return the same, without a look at the file as a whole."""
+        with self._guarded():
+            version = schema_version(self._connection, self._path)
+            if not version:
+                return None
+            if version != len(migrations("sqlite")):
+                raise ConfigError(f"{self._path} has an older schema; run `flashq migrate` first")
+            return self._read_tables()
 
     def close(self) -> None:
         """Close the connection."""
@@ -333,10 +413,7 @@ class SqliteSnapshot(_SqliteReading):
         super().__init__(path)
         with ExitStack() as on_error, self._guarded():
             on_error.callback(self.close)
-            version = schema_version(self._connection, path)
-            if version != len(migrations("sqlite")):
-                raise ConfigError(f"{path} has an older schema; run `flashq migrate` first")
-            opened = self._read_tables()
+            opened = self.current()
             if opened is None:
                 raise ConfigError(f"{path} is empty: no server has used it yet")
             self.opened = opened

@@ -3,10 +3,17 @@
 Owns the layout that `sql/` describes: which generation's version of a page counts, and what of it
 is superseded and can be swept away a little at a time. A subclass owns the connection, its errors
 and how the log is written fastest. After an error nothing is believed until the next `open`.
+
+A database that checks nothing that it reads is checked here: a blob and a piece of a page have
+checksums of their content, a shard's row has one of itself, and counts the pieces of all its pages
+with a sum over what names them; the log of a shard has no hole. So a bit that has changed anywhere
+is damage, and never less than was written. (`census.py` does the same for the coordinator's parts.)
 """
 
 from __future__ import annotations
 
+import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -54,6 +61,9 @@ class ShardRow(Struct, kw_only=True):
     building_generation: int
     building_slices: int
     void: int
+    pieces: int
+    pieces_sum: int
+    checksum: int
     last_seq: int = 0
     log_bytes: int = 0
 
@@ -71,15 +81,87 @@ class ShardRow(Struct, kw_only=True):
             log_bytes=self.log_bytes,
         )
 
+    def sealed(self) -> int:
+        """Return the checksum that a row of this content has."""
+        return crc32(_SEAL.pack(*(getattr(self, name) for name in _SEALED)))
+
     @property
     def building_name(self) -> Generation | None:
         """The unfinished generation's name."""
         return (self.building_epoch, self.building_generation) if self.building else None
 
+    @classmethod
+    def empty(cls, shard: int) -> ShardRow:
+        """Return the row of a shard that nothing is known of."""
+        return cls(**{**dict.fromkeys(_COLUMNS, 0), "shard": shard})
+
     def drop_building(self) -> None:
         """Give the unfinished generation up."""
         self.void, self.building = self.building, 0
         self.building_epoch = self.building_generation = self.building_slices = 0
+
+
+_DERIVED: Final = ("last_seq", "log_bytes")
+_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name not in _DERIVED)
+_SEALED: Final = tuple(name for name in _COLUMNS if name != "checksum")
+_SEAL: Final = struct.Struct(f"<{len(_SEALED)}q")
+_PIECE_KEYS: Final = ("shard", "page", "part", "ordinal", "piece", "checksum")
+_PIECE: Final = struct.Struct("<qqqqI")
+
+
+def _shard_row(columns: Row) -> ShardRow:
+    """Return a shard's row as it was read.
+
+    Raises:
+        StorageDamaged: it is not as it was written.
+    """
+    row = ShardRow(**dict(zip(_COLUMNS, columns, strict=True)))
+    try:
+        is_whole = row.sealed() == row.checksum
+    except struct.error:  # a database that is not strict about its types
+        is_whole = False
+    if not is_whole:
+        raise StorageDamaged(detail=f"the row of shard {row.shard} is not as it was written")
+    return row
+
+
+def bytes_of(name: str) -> bytes:
+    """Return a name as it is stored: as bytes, for what a database takes for text differs."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def text_of(name: bytes) -> str:
+    """Return a name that was stored.
+
+    Raises:
+        StorageDamaged: it is none.
+    """
+    try:
+        return name.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        raise StorageDamaged(detail=f"the name {name!r} is not as it was written") from None
+
+
+def _content(value: object) -> bytes:
+    """Return what was read where bytes were written."""
+    if not isinstance(value, bytes):
+        raise StorageDamaged(detail="a row has something else where bytes were written")
+    return value
+
+
+def piece_sum(rows: Iterable[Sequence[Any]]) -> int:
+    """Return what pieces of pages add to the sum of their shard.
+
+    Args:
+        rows: shard, page, part, ordinal, piece and checksum of each.
+    """
+    try:
+        return sum(
+            crc32(_content(part), crc32(_PIECE.pack(shard, page, ordinal, piece, checksum)))
+            for shard, page, part, ordinal, piece, checksum in rows
+        )
+    except struct.error:
+        raise StorageDamaged(detail="what names a page is not as it was written") from None
 
 
 class Tables(ABC):
@@ -105,18 +187,43 @@ class Tables(ABC):
         meta = self._rows("meta")
         if not meta:
             return None
+        uuid, shard_count = meta[0]
         self._shards = [_shard_row(columns) for columns in self._rows("shards")]
+        if [row.shard for row in self._shards] != list(range(shard_count)):
+            raise StorageDamaged(
+                detail=f"it was made for {shard_count} shards, and has {len(self._shards)}"
+            )
         for shard, last_seq in self._rows("last_sequences"):
             row = self._shards[shard]
             row.last_seq = max(row.checkpoint_seq, last_seq or 0)
         for shard, size in self._rows("log_bytes"):
             self._shards[shard].log_bytes = size
+        self._check_gaps()
+        self._check_pieces()
+        parts = {
+            text_of(_content(name)): _content(content) for name, content in self._rows("parts")
+        }
+        return Opened(_content(uuid), [row.stored() for row in self._shards], parts)
+
+    def _check_gaps(self) -> None:
         gaps = self._rows("gaps")
         if gaps:
             shard, previous, first_seq = gaps[0]
             raise StorageDamaged(detail=f"log of shard {shard}: after {previous} comes {first_seq}")
-        parts = {name: bytes(content) for name, content in self._rows("parts")}
-        return Opened(bytes(meta[0][0]), [row.stored() for row in self._shards], parts)
+
+    def _check_pieces(self) -> None:
+        """See that the pieces of all pages are there, and no other ones."""
+        found = {row.shard: (0, 0) for row in self._shards}
+        for shard, pieces in groupby(self._rows("piece_keys"), key=lambda row: row[0]):
+            rows = list(pieces)
+            found[shard] = len(rows), piece_sum(rows)
+        for row in self._shards:
+            if found.pop(row.shard) != (row.pieces, row.pieces_sum):
+                raise StorageDamaged(
+                    detail=f"the checkpoints of shard {row.shard} are not as they were written"
+                )
+        if found:
+            raise StorageDamaged(detail=f"there are pages of shard {min(found)}, which is none")
 
     def recover(self, shard: int, cursor: int, bytes_max: int) -> Recovered:
         """Give the next part of a shard's recovery."""
@@ -147,7 +254,7 @@ class Tables(ABC):
             if number != PARTS_PAGE and last >= first and size > room:
                 reply.cursor = number + 1
                 break
-            newest[number, part] = ordinal
+            newest[number, _content(part)] = ordinal
             last = number
             room -= size
         else:
@@ -159,24 +266,25 @@ class Tables(ABC):
                 if not content:
                     continue
                 if number == PARTS_PAGE:
-                    reply.parts.append((part, content))
+                    reply.parts.append((text_of(part), content))
                 else:
                     reply.pages.append((number, content))
         return room
 
     @staticmethod
     def _contents(
-        shard: int, pieces: Iterable[Row], newest: dict[tuple[int, str], int]
-    ) -> Iterator[tuple[tuple[int, str], bytes]]:
+        shard: int, pieces: Iterable[Row], newest: dict[tuple[int, bytes], int]
+    ) -> Iterator[tuple[tuple[int, bytes], bytes]]:
         """Yield the content of each page's newest version, put together and checked."""
-        for (number, part, ordinal), group in groupby(pieces, lambda piece: piece[:3]):
+        for (number, name, ordinal), group in groupby(pieces, lambda piece: piece[:3]):
+            part = _content(name)
             if newest.get((number, part)) != ordinal:
                 continue
             contents = []
             for _, _, _, checksum, content in group:
-                content = bytes(content)
+                content = _content(content)
                 if crc32(content) != checksum:
-                    place = f"part {part}" if number == PARTS_PAGE else f"page {number}"
+                    place = f"part {text_of(part)}" if number == PARTS_PAGE else f"page {number}"
                     raise StorageDamaged(detail=f"checkpoint of shard {shard}, {place}")
                 contents.append(content)
             yield (number, part), b"".join(contents) if len(contents) > 1 else contents[0]
@@ -200,18 +308,10 @@ class Tables(ABC):
         if last < 0:
             return
         for first_seq, last_seq, checksum, records in self._rows("log_blobs", last=last, **which):
-            content = bytes(records)
+            content = _content(records)
             if crc32(content) != checksum:
                 raise StorageDamaged(detail=f"log of shard {row.shard}, {first_seq} to {last_seq}")
             reply.log.append((first_seq, last_seq, content))
-
-
-_DERIVED: Final = ("last_seq", "log_bytes")
-_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name not in _DERIVED)
-
-
-def _shard_row(columns: Row) -> ShardRow:
-    return ShardRow(**dict(zip(_COLUMNS, columns, strict=True)))
 
 
 class TableStorage(Tables):
@@ -291,6 +391,19 @@ class TableStorage(Tables):
             self._disconnect()
             raise
 
+    @abstractmethod
+    def _look(self) -> Opened | None:
+        """Take hold of the storage and read what is there, without changing anything."""
+
+    @abstractmethod
+    def _check_structure(self) -> None:
+        """See that the database itself is whole, as far as that can be found out."""
+
+    def look(self) -> Opened | None:
+        """Take hold of the storage, and say what is there, without changing anything."""
+        with self._closed_on_error(), self._guarded():
+            return self._look()
+
     def open(self, shard_count: int) -> Opened:
         """Take hold of the storage, and say what is there."""
         self._is_open = False
@@ -310,9 +423,55 @@ class TableStorage(Tables):
         self._is_open = True
         return opened
 
-    @abstractmethod
     def _make(self, shard_count: int) -> None:
-        """Give a new storage its UUID and its shards, in one transaction."""
+        """Give a new storage its UUID and its shards."""
+        self._shards = [ShardRow.empty(shard) for shard in range(shard_count)]
+        self._changed = set(range(shard_count))
+        with self._transaction():
+            self._execute("make_meta", uuid=os.urandom(16), shard_count=shard_count)
+            self._execute_many("make_shard", [{"shard": shard} for shard in range(shard_count)])
+            self._write_rows()
+
+    # --- mending
+
+    def mend(self) -> list[str]:
+        """Cut off what is behind the first break of each log, and return what that was.
+
+        Raises:
+            ConfigError, StorageUnavailable: as `open` does.
+            StorageDamaged: what is broken is not a log.
+        """
+        with self._closed_on_error(), self._guarded():
+            self._connect()
+            self._check_structure()
+            cut = []
+            for columns in self._rows("shards"):
+                row = _shard_row(columns)
+                last = self._whole_up_to(row)
+                with self._transaction():
+                    blobs = self._execute("cut_log", shard=row.shard, last=last)
+                if blobs:
+                    cut.append(
+                        f"the log of shard {row.shard} is broken behind {last}: "
+                        f"{blobs} pieces of it are cut off"
+                    )
+        return cut
+
+    def _whole_up_to(self, row: ShardRow) -> int:
+        """Return up to where a shard's log is whole."""
+        last, first = row.checkpoint_seq, 0
+        while True:
+            which = {"shard": row.shard, "first": first, "checkpoint_seq": row.checkpoint_seq}
+            sizes = self._rows("log_sizes", limit=LOOKED_UP_MAX, **which)
+            for first_seq, _ in sizes:
+                [blob] = self._rows("log_blobs", last=first_seq, **{**which, "first": first_seq})
+                _, last_seq, checksum, records = blob
+                if first_seq > last + 1 or crc32(_content(records)) != checksum:
+                    return last
+                last = max(last, last_seq)
+            if len(sizes) < LOOKED_UP_MAX:
+                return last
+            first = sizes[-1][0] + 1
 
     # --- writing
 
@@ -344,7 +503,7 @@ class TableStorage(Tables):
 
     def _write_rest(self, group: Sequence[Write]) -> None:
         """Write everything but the log, in order, and see that the log fits."""
-        parts: dict[str, bytes] = {}
+        parts: dict[bytes, bytes] = {}
         for write in group:
             match write:
                 case Append():
@@ -362,7 +521,7 @@ class TableStorage(Tables):
                     self._drop_building(row)
                     self._changed.add(write.shard)
                 case Put():
-                    parts[write.name] = write.content
+                    parts[bytes_of(write.name)] = write.content
         kept = [{"name": name, "content": content} for name, content in parts.items() if content]
         gone = [{"name": name} for name, content in parts.items() if not content]
         if kept:
@@ -383,8 +542,8 @@ class TableStorage(Tables):
             return
         row.building_slices += 1
         contents = [
-            *((PARTS_PAGE, part, content) for part, content in write.parts),
-            *((page, "", content) for page, content in write.pages),
+            *((PARTS_PAGE, bytes_of(part), content) for part, content in write.parts),
+            *((page, b"", content) for page, content in write.pages),
         ]
         pieces = [
             {
@@ -401,6 +560,8 @@ class TableStorage(Tables):
         ]
         if pieces:
             self._execute_many("add_page", pieces)
+            row.pieces += len(pieces)
+            row.pieces_sum += piece_sum([[piece[name] for name in _PIECE_KEYS] for piece in pieces])
         if write.last:
             self._finish(row, write)
 
@@ -419,12 +580,22 @@ class TableStorage(Tables):
         if not row.building:
             return
         if row.void:  # there is room to remember one
-            self._execute("drop_ordinal", shard=row.shard, ordinal=row.void)
+            self._delete_pieces(row, "drop_ordinal", ordinal=row.void)
         row.drop_building()
         self._superseded[row.shard] = None
 
+    def _delete_pieces(self, row: ShardRow, query: str, **values: Any) -> None:
+        """Delete pieces of pages, which the query returns."""
+        gone = self._rows(query, shard=row.shard, **values)
+        if gone:
+            row.pieces -= len(gone)
+            row.pieces_sum -= piece_sum(gone)
+            self._changed.add(row.shard)
+
     def _write_rows(self) -> None:
         if self._changed:
+            for shard in self._changed:
+                self._shards[shard].checksum = self._shards[shard].sealed()
             rows = [structs.asdict(self._shards[shard]) for shard in sorted(self._changed)]
             for row in rows:
                 for name in _DERIVED:
@@ -477,9 +648,9 @@ class TableStorage(Tables):
             return
         ends = self._rows("sweep_end", shard=shard, page=page, rows=SWEPT_PAGES_MAX)
         last = ends[0][0] if ends else LOG_CURSOR
-        which = {"shard": shard, "first": page, "last": last, "current": row.current}
-        self._execute("sweep_superseded", floor=row.floor, void=row.void, **which)
-        self._execute("sweep_gone", **which)
+        which = {"first": page, "last": last, "current": row.current}
+        self._delete_pieces(row, "sweep_superseded", floor=row.floor, void=row.void, **which)
+        self._delete_pieces(row, "sweep_gone", **which)
         if ends:
             self._superseded[shard] = last + 1
             return

@@ -213,6 +213,10 @@ class FaultyStorage:
         content = self._stored.recover(shard, 0, 2**62)
         return name, content
 
+    def look(self) -> Opened | None:
+        """Say what is there, without a fault: that is what comes with an open."""
+        return self._stored.look()
+
     def tidy(self) -> bool:
         """There is nothing to tidy, which needs a connection to know."""
         self._suffer(AWAY, READ_ONLY)

@@ -137,7 +137,7 @@ def test_a_hole_in_the_log_is_damage(storage: SqliteStorage) -> None:
     [
         ("UPDATE log SET records = x'00' WHERE first_seq = 3", "log of shard 1, 3 to 4"),
         ("UPDATE pages SET content = x'00' WHERE page = 7", "checkpoint of shard 1, page 7"),
-        ("UPDATE pages SET checksum = 1 WHERE part = 'state'", "shard 1, part state"),
+        ("UPDATE pages SET checksum = 1 WHERE part = CAST('state' AS BLOB)", "shard 1, part state"),
     ],
 )
 def test_a_broken_piece_is_damage(storage: SqliteStorage, damage: str, place: str) -> None:
@@ -184,7 +184,7 @@ def test_a_probe_finds_a_file_that_was_taken_away(storage: SqliteStorage, path: 
     """What is written into it has no name any more. Put back it goes on; none is made anew."""
     aside = path.with_name("aside.db")
     path.rename(aside)
-    with pytest.raises(StorageUnavailable, match="moved or replaced"):
+    with pytest.raises(StorageUnavailable, match="moved, removed or replaced"):
         storage.probe()
     with pytest.raises(StorageUnavailable, match="unable to open"):
         storage.open(SHARDS)
@@ -203,7 +203,7 @@ def test_a_recovery_reads_the_writers_file_or_nothing(storage: SqliteStorage, pa
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE other (x)")
     other.close()
-    with pytest.raises(StorageUnavailable, match="has been moved or replaced"):
+    with pytest.raises(StorageUnavailable, match="has been moved, removed or replaced"):
         storage.recover(1, 0, 1000)
     storage.close()
     with pytest.raises(StorageUnavailable, match="not open"):

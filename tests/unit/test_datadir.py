@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from flashq.datadir import PIN_NAME, DataDir
+from flashq.datadir import PIN_NAME, DataDir, known_of, losses_of
 from flashq.errors import ConfigError
+from flashq.storage.acceptance import Known
+from flashq.storage.marks import Marks
+from flashq.storage.marksfile import MarksFile
 
 UUID = bytes(range(16))
 
@@ -30,18 +34,38 @@ def test_one_server_has_it(tmp_path: Path) -> None:
     DataDir(str(tmp_path)).close()
 
 
-def test_a_storage_is_pinned(tmp_path: Path) -> None:
-    """The same one may come again, another one may not, unless that is what somebody wants."""
+def test_it_knows_its_storage_and_what_that_must_have(tmp_path: Path) -> None:
+    """Nothing at first; then the name, and the marks as they were written."""
     directory = DataDir(str(tmp_path))
+    assert directory.known() == Known(str(tmp_path), None, None)
     directory.pin(UUID)
-    directory.pin(UUID)
-    with pytest.raises(ConfigError) as refused:
-        directory.pin(bytes(16))
-    assert UUID.hex() in str(refused.value)
-    assert PIN_NAME in str(refused.value)
-    directory.pin(bytes(16), anew=True)
+    MarksFile(directory.marks_path, Marks(UUID, 3, [(1, 2, 4)])).close()
+    known = known_of(tmp_path)
+    assert (known.pinned, known.marks and known.marks.shards) == (UUID, [(1, 2, 4)])
     directory.pin(bytes(16))
+    assert directory.known().pinned == bytes(16)
     directory.close()
+
+
+def test_a_name_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """The file is named, and what to do."""
+    (tmp_path / PIN_NAME).write_text("0001zz")
+    with pytest.raises(ConfigError, match=f"{PIN_NAME} does not name a storage.*--accept-loss"):
+        known_of(tmp_path)
+
+
+def test_accepted_losses_are_kept(tmp_path: Path) -> None:
+    """Each is a line of JSON."""
+    assert losses_of(tmp_path) == []
+    directory = DataDir(str(tmp_path))
+    directory.record_loss(1000, UUID, ["one", "two"])
+    directory.record_loss(2000, UUID, ["three"])
+    directory.close()
+    lost = [json.loads(line) for line in losses_of(tmp_path)]
+    assert [(loss["at"], loss["lost"]) for loss in lost] == [
+        (1000, ["one", "two"]),
+        (2000, ["three"]),
+    ]
 
 
 def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from flashq.coordinator.outbox import Group
 from flashq.coordinator.shards import Recovery
 from flashq.coordinator.writer import carry_out, read
 from flashq.coordinator.writer_engine import (
+    COMMIT_BYTES_MAX,
     RETRY_MS_MAX,
     RETRY_MS_MIN,
     Call,
@@ -18,6 +19,7 @@ from flashq.coordinator.writer_engine import (
     Committed,
     Delayed,
     End,
+    Excluded,
     Open,
     Probe,
     Probed,
@@ -29,10 +31,13 @@ from flashq.coordinator.writer_engine import (
     Unreadable,
     WriterEngine,
 )
-from flashq.errors import StorageUnavailable
+from flashq.errors import StorageRefused, StorageUnavailable
 from flashq.protocol.internal import Append
+from flashq.protocol.limits import MIB
+from flashq.storage.census import CENSUS_PART, read_census
+from flashq.storage.marks import Marks
 from flashq.storage.memory import MemoryStorage
-from flashq.storage.port import READERS_MAX, Grant, Write
+from flashq.storage.port import READERS_MAX, Grant, Put, Write
 
 SHARDS = 2
 NOW_MS = 1_800_000_000_000
@@ -312,7 +317,7 @@ def test_after_a_lost_answer_a_group_is_written_once(bench: Bench, *, is_stored:
     bench.engine.failed(AWAY)
     bench.do(bench.call())
     if not is_stored:
-        bench.do(commit)
+        bench.do(bench.call())
     assert Committed([doubtful]) in bench.engine.take_results()
     bench.rest()
 
@@ -375,3 +380,163 @@ def test_the_end_does_not_wait_for_what_is_read(bench: Bench) -> None:
     assert bench.engine.next_step() == End()
     bench.engine.read_failed(reading.number, AWAY)
     assert bench.engine.next_step() == End()
+
+
+def part(name: str, size: int = 1) -> Put:
+    """A part of the coordinator's."""
+    return Put(name, bytes(size).replace(b"\0", b"x"))
+
+
+def refuse(bench: Bench, name: str) -> list[int]:
+    """Carry out steps as long as there are any for storage to write, as one that takes no part of
+    this name; return how long it is waited before each time that storage is asked what it has."""
+    waits = []
+    while isinstance(step := bench.engine.next_step(), Commit | Open):
+        names = [each.name for each in getattr(step, "writes", ()) if isinstance(each, Put)]
+        if name in names:
+            bench.engine.failed(StorageRefused(detail=f"no {name}"))
+        else:
+            bench.do(step)
+            waits += [step.after_ms] if isinstance(step, Open) else []
+    return waits
+
+
+def test_what_storage_refuses_is_taken_out_and_the_rest_is_written(bench: Bench) -> None:
+    """
+    1. Log and five changes wait. Storage takes all but the fourth.
+    2. What was before it is stored. It is excluded alone, with what was decided on top of it.
+    3. Then there is a pause, for it may be asked for again. After the restart others are written,
+       and nothing was told to be wrong with storage.
+    """
+    groups = [
+        group(blob(1)),
+        group(part("a")),
+        group(part("b")),
+        group(part("c")),
+        group(part("bad")),
+        group(part("d")),
+    ]
+    for each in groups:
+        bench.engine.submit(each)
+    waits = refuse(bench, "bad")
+    results = bench.engine.take_results()
+    stored = [each for result in results if isinstance(result, Committed) for each in result.groups]
+    assert stored == groups[:4]
+    [excluded] = [result for result in results if isinstance(result, Excluded)]
+    assert (excluded.group, excluded.void) == (groups[4], groups[5:])
+    assert excluded.error.text == "storage refuses this change: no bad"
+    assert sorted(excluded.opened.parts) == ["a", "b", "c", CENSUS_PART]
+    assert not any(isinstance(result, Trouble) for result in results)
+    assert (waits[0], waits[-1]) == (0, RETRY_MS_MIN)
+    bench.engine.restart()
+    bench.engine.submit(group(part("e")))
+    refuse(bench, "bad")
+    assert sorted(bench.storage.open(SHARDS).parts) == ["a", "b", "c", CENSUS_PART, "e"]
+
+
+def test_a_log_that_storage_refuses_is_a_trouble(bench: Bench) -> None:
+    """Nothing can be left out of it: it is tried again, and said."""
+    bench.engine.submit(group(blob(1)))
+    bench.call()
+    bench.engine.failed(StorageRefused(detail="no log"))
+    assert bench.engine.take_results() == [Trouble("storage refuses this change: no log")]
+    bench.do(bench.call())
+    assert isinstance(bench.call(), Commit)
+
+
+def test_a_commit_is_bounded_and_halved_when_it_fails(bench: Bench) -> None:
+    """
+    1. Eleven groups of 1 MiB wait: eight are one transaction.
+    2. That fails, twice: four, then two are tried. They are written: then four, then the rest.
+    """
+
+    def large(seq: int) -> Append:
+        records = bytes(MIB)
+        return Append(
+            shard=1, epoch=1, first_seq=seq, last_seq=seq, records=records, checksum=crc32(records)
+        )
+
+    for seq in range(1, 12):
+        bench.engine.submit(group(large(seq)))
+    sizes = []
+    for fails in (True, True, False, False, False):
+        step = bench.call()
+        assert isinstance(step, Commit)
+        sizes.append(len(step.writes))
+        if fails:
+            bench.engine.failed(AWAY)
+            bench.do(bench.call())
+        else:
+            bench.do(step)
+    assert sizes == [8, 4, 2, 4, 5]
+    assert COMMIT_BYTES_MAX == 8 * MIB
+
+
+class MarkedBench(Bench):
+    """With marks, which the test writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        opened = self.storage.open(SHARDS)
+        self.marks = Marks.of(opened)
+        self.engine = WriterEngine(opened, self.marks)
+        self.rest()
+
+
+def test_nothing_is_told_before_its_marks_are_written() -> None:
+    """
+    1. A group is stored. It is in the marks, and not told.
+    2. The marks cannot be written: that is told, and storage is asked again.
+    3. They are written: it is told, after what was stored before and before what comes after.
+    """
+    bench = MarkedBench()
+    first, second, nothing = group(blob(1), part("a")), group(part("b")), group()
+    bench.engine.submit(first)
+    bench.do(bench.call())
+    assert bench.engine.has_unmarked
+    assert bench.engine.take_results() == []
+    assert (bench.marks.shards[1][2], bench.marks.changes) == (1, 1)
+    bench.engine.marks_failed(AWAY)
+    assert bench.engine.take_results() == [Trouble(AWAY.text)]
+    bench.do(bench.call())
+    bench.engine.submit(second)
+    bench.engine.submit(nothing)
+    bench.do(bench.call())
+    bench.engine.next_step()
+    assert not any(isinstance(each, Committed) for each in bench.engine.take_results())
+    bench.engine.publish()
+    assert not bench.engine.has_unmarked
+    told = [each for each in bench.engine.take_results() if isinstance(each, Committed)]
+    assert [each.groups for each in told] == [[first], [second, nothing]]
+    assert bench.marks.changes == 2
+
+
+def test_changes_are_counted_on_after_a_loss() -> None:
+    """A number that the marks have is never given to another change."""
+    bench = MarkedBench()
+    for name in ("a", "b", "c"):
+        bench.engine.submit(group(part(name)))
+        bench.do(bench.call())
+    bench.engine.failed(AWAY)
+    bench.storage._parts = {}
+    bench.do(bench.call())
+    bench.engine.restart()
+    bench.engine.submit(group(part("d")))
+    bench.do(bench.call())
+    assert read_census(bench.storage.open(SHARDS).parts).number == 4
+    assert bench.marks.changes == 4
+
+
+def test_a_shard_that_begins_with_less_gives_up_what_is_lost() -> None:
+    """Its log goes on from what storage has; until then the marks keep what it had."""
+    bench = MarkedBench()
+    bench.engine.submit(group(*[blob(seq) for seq in range(1, 6)]))
+    bench.do(bench.call())
+    bench.engine.failed(AWAY)
+    bench.storage._shards[1].last_seq = 2
+    bench.do(bench.call())
+    bench.engine.restart()
+    assert bench.marks.shards[1][2] == 5
+    bench.engine.submit(group(Grant(1, 2**21, 1, 1)))
+    bench.do(bench.call())
+    assert bench.marks.shards[1][2] == 2

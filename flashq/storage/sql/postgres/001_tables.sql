@@ -1,4 +1,5 @@
--- The tables of a storage. Sequences, epochs and times are integers; contents are opaque bytes.
+-- The tables of a storage. Sequences, epochs and times are integers; contents are opaque bytes,
+-- and so are names: what a database takes for text depends on its encoding.
 -- The schema and flashq.meta are there already: they say which migrations have been made.
 
 ALTER TABLE flashq.meta ADD COLUMN uuid bytea, ADD COLUMN shard_count integer;
@@ -23,6 +24,10 @@ CREATE TABLE flashq.shards (
     building_slices bigint NOT NULL,
     -- one that was given up and is not swept away yet; 0 for none
     void_ordinal bigint NOT NULL,
+    -- how many rows of pages the shard has, the sum over what names them, and the row's checksum
+    pieces bigint NOT NULL,
+    pieces_sum bigint NOT NULL,
+    checksum bigint NOT NULL,
     changed_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 25);
 
@@ -42,7 +47,7 @@ CREATE TABLE flashq.log (
 CREATE TABLE flashq.pages (
     shard integer NOT NULL,
     page bigint NOT NULL,
-    part text NOT NULL,
+    part bytea NOT NULL,
     ordinal bigint NOT NULL,
     piece integer NOT NULL,
     checksum bigint NOT NULL,
@@ -51,7 +56,7 @@ CREATE TABLE flashq.pages (
 );
 
 CREATE TABLE flashq.coordinator (
-    name text PRIMARY KEY,
+    name bytea PRIMARY KEY,
     content bytea NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -8,18 +8,18 @@ SELECT uuid, shard_count FROM meta WHERE uuid IS NOT NULL
 UPDATE meta SET uuid = %(uuid)s, shard_count = %(shard_count)s
 
 -- name: make_shard
-INSERT INTO shards VALUES (%(shard)s, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+INSERT INTO shards VALUES (%(shard)s, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 -- name: shards
 SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
     current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
-    building_slices, void_ordinal
+    building_slices, void_ordinal, pieces, pieces_sum, checksum
 FROM shards ORDER BY shard
 
 -- name: shard
 SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
     current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
-    building_slices, void_ordinal
+    building_slices, void_ordinal, pieces, pieces_sum, checksum
 FROM shards WHERE shard = %(shard)s
 
 -- name: set_shard
@@ -28,7 +28,8 @@ UPDATE shards SET epoch = %(epoch)s, incarnation = %(incarnation)s, reserved = %
     current_epoch = %(current_epoch)s, current_generation = %(current_generation)s,
     building_ordinal = %(building)s, building_epoch = %(building_epoch)s,
     building_generation = %(building_generation)s, building_slices = %(building_slices)s,
-    void_ordinal = %(void)s, changed_at = now()
+    void_ordinal = %(void)s, pieces = %(pieces)s, pieces_sum = %(pieces_sum)s,
+    checksum = %(checksum)s, changed_at = now()
 WHERE shard = %(shard)s
 
 -- name: last_sequences
@@ -79,6 +80,7 @@ VALUES (%(shard)s, %(page)s, %(part)s, %(ordinal)s, %(piece)s, %(checksum)s, %(c
 
 -- name: drop_ordinal
 DELETE FROM pages WHERE shard = %(shard)s AND ordinal = %(ordinal)s
+RETURNING shard, page, part, ordinal, piece, checksum
 
 -- name: probe
 SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean, EXISTS (
@@ -95,6 +97,10 @@ SELECT pg_is_in_recovery(), EXISTS (
         AND (classid::bigint << 32 | objid::bigint) = ANY (%(keys)s)
     GROUP BY pid HAVING count(*) = 2
 )
+
+-- name: piece_keys
+SELECT shard, page, part, ordinal, piece, checksum FROM pages
+ORDER BY shard, page, part, ordinal, piece
 
 -- name: page_sizes
 SELECT page, part, ordinal, sum(octet_length(content))
@@ -132,6 +138,9 @@ DELETE FROM log WHERE ctid = ANY (ARRAY(
     ORDER BY first_seq LIMIT %(limit)s
 ))
 
+-- name: cut_log
+DELETE FROM log WHERE shard = %(shard)s AND last_seq > %(last)s
+
 -- name: sweep_end
 SELECT page FROM pages WHERE shard = %(shard)s AND page >= %(page)s ORDER BY page LIMIT 1 OFFSET %(rows)s
 
@@ -144,8 +153,10 @@ WHERE shard = %(shard)s AND page BETWEEN %(first)s AND %(last)s AND (
             AND same.ordinal BETWEEN %(floor)s AND %(current)s AND same.ordinal <> %(void)s
     )
 )
+RETURNING shard, page, part, ordinal, piece, checksum
 
 -- name: sweep_gone
 DELETE FROM pages
 WHERE shard = %(shard)s AND page BETWEEN %(first)s AND %(last)s AND ordinal <= %(current)s
     AND octet_length(content) = 0
+RETURNING shard, page, part, ordinal, piece, checksum

@@ -1,4 +1,5 @@
--- The tables of a storage. Sequences, epochs and times are integers; contents are opaque bytes.
+-- The tables of a storage. Sequences, epochs and times are integers; contents are opaque bytes,
+-- and so are names: what a database takes for text depends on its encoding.
 
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -25,7 +26,11 @@ CREATE TABLE shards (
     building_generation INTEGER NOT NULL,
     building_slices INTEGER NOT NULL,
     -- one that was given up and is not swept away yet; 0 for none
-    void_ordinal INTEGER NOT NULL
+    void_ordinal INTEGER NOT NULL,
+    -- how many rows of pages the shard has, the sum over what names them, and the row's checksum
+    pieces INTEGER NOT NULL,
+    pieces_sum INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 );
 
 CREATE TABLE log (
@@ -43,7 +48,7 @@ CREATE TABLE log (
 CREATE TABLE pages (
     shard INTEGER NOT NULL,
     page INTEGER NOT NULL,
-    part TEXT NOT NULL,
+    part BLOB NOT NULL,
     ordinal INTEGER NOT NULL,
     piece INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
@@ -52,6 +57,6 @@ CREATE TABLE pages (
 );
 
 CREATE TABLE coordinator (
-    name TEXT PRIMARY KEY,
+    name BLOB NOT NULL PRIMARY KEY,
     content BLOB NOT NULL
 );

@@ -7,18 +7,18 @@ SELECT uuid, shard_count FROM meta
 INSERT INTO meta (one, uuid, shard_count) VALUES (1, :uuid, :shard_count)
 
 -- name: make_shard
-INSERT INTO shards VALUES (:shard, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+INSERT INTO shards VALUES (:shard, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 -- name: shards
 SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
     current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
-    building_slices, void_ordinal
+    building_slices, void_ordinal, pieces, pieces_sum, checksum
 FROM shards ORDER BY shard
 
 -- name: shard
 SELECT shard, epoch, incarnation, reserved, checkpoint_seq, floor_ordinal, current_ordinal,
     current_epoch, current_generation, building_ordinal, building_epoch, building_generation,
-    building_slices, void_ordinal
+    building_slices, void_ordinal, pieces, pieces_sum, checksum
 FROM shards WHERE shard = :shard
 
 -- name: set_shard
@@ -27,12 +27,14 @@ UPDATE shards SET epoch = :epoch, incarnation = :incarnation, reserved = :reserv
     current_epoch = :current_epoch, current_generation = :current_generation,
     building_ordinal = :building, building_epoch = :building_epoch,
     building_generation = :building_generation, building_slices = :building_slices,
-    void_ordinal = :void
+    void_ordinal = :void, pieces = :pieces, pieces_sum = :pieces_sum,
+    checksum = :checksum
 WHERE shard = :shard
 
 -- name: last_sequences
 SELECT shard, (
-    SELECT last_seq FROM log WHERE log.shard = shards.shard ORDER BY first_seq DESC LIMIT 1
+    SELECT last_seq FROM log INDEXED BY sqlite_autoindex_log_1
+    WHERE log.shard = shards.shard ORDER BY first_seq DESC LIMIT 1
 )
 FROM shards ORDER BY shard
 
@@ -46,7 +48,7 @@ SELECT shard, previous, first_seq FROM (
     SELECT shard, first_seq,
         coalesce(lag(last_seq) OVER (PARTITION BY shard ORDER BY first_seq), checkpoint_seq)
             AS previous
-    FROM log JOIN shards USING (shard)
+    FROM log INDEXED BY sqlite_autoindex_log_1 JOIN shards USING (shard)
     WHERE last_seq > checkpoint_seq
 )
 WHERE first_seq > previous + 1
@@ -72,6 +74,11 @@ VALUES (:shard, :page, :part, :ordinal, :piece, :checksum, :content)
 
 -- name: drop_ordinal
 DELETE FROM pages WHERE shard = :shard AND ordinal = :ordinal
+RETURNING shard, page, part, ordinal, piece, checksum
+
+-- name: piece_keys
+SELECT shard, page, part, ordinal, piece, checksum FROM pages INDEXED BY sqlite_autoindex_pages_1
+ORDER BY shard, page, part, ordinal, piece
 
 -- name: page_sizes
 SELECT page, part, ordinal, sum(length(content))
@@ -109,6 +116,9 @@ DELETE FROM log WHERE rowid IN (
     ORDER BY first_seq LIMIT :limit
 )
 
+-- name: cut_log
+DELETE FROM log WHERE shard = :shard AND last_seq > :last
+
 -- name: sweep_end
 SELECT page FROM pages WHERE shard = :shard AND page >= :page ORDER BY page LIMIT 1 OFFSET :rows
 
@@ -121,8 +131,10 @@ WHERE shard = :shard AND page BETWEEN :first AND :last AND (
             AND same.ordinal BETWEEN :floor AND :current AND same.ordinal <> :void
     )
 )
+RETURNING shard, page, part, ordinal, piece, checksum
 
 -- name: sweep_gone
 DELETE FROM pages
 WHERE shard = :shard AND page BETWEEN :first AND :last AND ordinal <= :current
     AND length(content) = 0
+RETURNING shard, page, part, ordinal, piece, checksum
