@@ -28,7 +28,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from flashq.errors import ConfigError, StorageUnavailable
-from flashq.storage.tables import Row
+from flashq.storage.rows import Row
 
 ROUNDS: Final = 6
 """Two find a pool that gives out what came back last, or first; of those that choose at random six

@@ -41,7 +41,8 @@ from flashq.storage.pooling import (
 )
 from flashq.storage.port import READERS_MAX, Opened
 from flashq.storage.queries import migrations, named_queries
-from flashq.storage.tables import Row, Tables, TableStorage
+from flashq.storage.rows import Row
+from flashq.storage.tables import Tables, TableStorage
 
 SCHEMA: Final = "flashq"
 LOCK_KEY: Final = 0x666C61736871

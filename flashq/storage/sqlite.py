@@ -22,7 +22,8 @@ from flashq.protocol.internal import Append, Recovered
 from flashq.storage.files import Identity, identity_of
 from flashq.storage.port import Opened
 from flashq.storage.queries import migrations, named_queries
-from flashq.storage.tables import Row, Tables, TableStorage
+from flashq.storage.rows import Row
+from flashq.storage.tables import Tables, TableStorage
 
 APPLICATION_ID: Final = 0x666C7371
 """"flsq", in the file's header: whose file it is."""

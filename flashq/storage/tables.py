@@ -5,15 +5,14 @@ is superseded and can be swept away a little at a time. A subclass owns the conn
 and how the log is written fastest. After an error nothing is believed until the next `open`.
 
 A database that checks nothing that it reads is checked here: a blob and a piece of a page have
-checksums of their content, a shard's row has one of itself, and counts the pieces of all its pages
-with a sum over what names them; the log of a shard has no hole. So a bit that has changed anywhere
-is damage, and never less than was written. (`census.py` does the same for the coordinator's parts.)
+checksums of their content, rows check themselves (`rows.py`), and a log has no hole. So a bit that
+has changed anywhere is damage, and never less than was written. (`census.py` does the same for the
+coordinator's parts.)
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,11 +20,22 @@ from itertools import groupby
 from typing import Any, Final
 from zlib import crc32
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from flashq.errors import ConfigError, FlashQError, StorageDamaged, StorageUnavailable
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
-from flashq.storage.port import LOG_CURSOR, Generation, Grant, Opened, Put, StoredShard, Write
+from flashq.storage.port import LOG_CURSOR, Grant, Opened, Put, Write
+from flashq.storage.rows import (
+    DERIVED,
+    PIECE_KEYS,
+    Row,
+    ShardRow,
+    bytes_of,
+    content_of,
+    piece_sum,
+    shard_row,
+    text_of,
+)
 
 PIECE_BYTES_MAX: Final = 16 * 1024 * 1024
 """A page's content is cut into pieces of this size: a page holds up to 1,024 jobs of any size, and
@@ -40,128 +50,6 @@ LOOKED_UP_MAX: Final = 1000
 
 PARTS_PAGE: Final = -1
 """Cursors below LOG_CURSOR are page numbers plus one; from there on, sequences of the log."""
-Row = tuple[Any, ...]
-
-
-class ShardRow(Struct, kw_only=True):
-    """A shard's row; see `sql/` for what its columns say. `last_seq` and `log_bytes` are not
-    among them; the latter is as of when it was read."""
-
-    shard: int
-    epoch: int
-    incarnation: int
-    reserved: int
-    checkpoint_seq: int
-    floor: int
-    current: int
-    current_epoch: int
-    current_generation: int
-    building: int
-    building_epoch: int
-    building_generation: int
-    building_slices: int
-    void: int
-    pieces: int
-    pieces_sum: int
-    checksum: int
-    last_seq: int = 0
-    log_bytes: int = 0
-
-    def stored(self) -> StoredShard:
-        """Return it as the port has it."""
-        return StoredShard(
-            epoch=self.epoch,
-            incarnation=self.incarnation,
-            reserved=self.reserved,
-            last_seq=self.last_seq,
-            checkpoint_seq=self.checkpoint_seq,
-            current=(self.current_epoch, self.current_generation) if self.current else None,
-            unfinished=self.building_name,
-            slices=self.building_slices,
-            log_bytes=self.log_bytes,
-        )
-
-    def sealed(self) -> int:
-        """Return the checksum that a row of this content has."""
-        return crc32(_SEAL.pack(*(getattr(self, name) for name in _SEALED)))
-
-    @property
-    def building_name(self) -> Generation | None:
-        """The unfinished generation's name."""
-        return (self.building_epoch, self.building_generation) if self.building else None
-
-    @classmethod
-    def empty(cls, shard: int) -> ShardRow:
-        """Return the row of a shard that nothing is known of."""
-        return cls(**{**dict.fromkeys(_COLUMNS, 0), "shard": shard})
-
-    def drop_building(self) -> None:
-        """Give the unfinished generation up."""
-        self.void, self.building = self.building, 0
-        self.building_epoch = self.building_generation = self.building_slices = 0
-
-
-_DERIVED: Final = ("last_seq", "log_bytes")
-_COLUMNS: Final = tuple(name for name in ShardRow.__struct_fields__ if name not in _DERIVED)
-_SEALED: Final = tuple(name for name in _COLUMNS if name != "checksum")
-_SEAL: Final = struct.Struct(f"<{len(_SEALED)}q")
-_PIECE_KEYS: Final = ("shard", "page", "part", "ordinal", "piece", "checksum")
-_PIECE: Final = struct.Struct("<qqqqI")
-
-
-def _shard_row(columns: Row) -> ShardRow:
-    """Return a shard's row as it was read.
-
-    Raises:
-        StorageDamaged: it is not as it was written.
-    """
-    row = ShardRow(**dict(zip(_COLUMNS, columns, strict=True)))
-    try:
-        is_whole = row.sealed() == row.checksum
-    except struct.error:  # a database that is not strict about its types
-        is_whole = False
-    if not is_whole:
-        raise StorageDamaged(detail=f"the row of shard {row.shard} is not as it was written")
-    return row
-
-
-def bytes_of(name: str) -> bytes:
-    """Return a name as it is stored: as bytes, for what a database takes for text differs."""
-    return name.encode("utf-8", "surrogatepass")
-
-
-def text_of(name: bytes) -> str:
-    """Return a name that was stored.
-
-    Raises:
-        StorageDamaged: it is none.
-    """
-    try:
-        return name.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        raise StorageDamaged(detail=f"the name {name!r} is not as it was written") from None
-
-
-def _content(value: object) -> bytes:
-    """Return what was read where bytes were written."""
-    if not isinstance(value, bytes):
-        raise StorageDamaged(detail="a row has something else where bytes were written")
-    return value
-
-
-def piece_sum(rows: Iterable[Sequence[Any]]) -> int:
-    """Return what pieces of pages add to the sum of their shard.
-
-    Args:
-        rows: shard, page, part, ordinal, piece and checksum of each.
-    """
-    try:
-        return sum(
-            crc32(_content(part), crc32(_PIECE.pack(shard, page, ordinal, piece, checksum)))
-            for shard, page, part, ordinal, piece, checksum in rows
-        )
-    except struct.error:
-        raise StorageDamaged(detail="what names a page is not as it was written") from None
 
 
 class Tables(ABC):
@@ -188,7 +76,7 @@ class Tables(ABC):
         if not meta:
             return None
         uuid, shard_count = meta[0]
-        self._shards = [_shard_row(columns) for columns in self._rows("shards")]
+        self._shards = [shard_row(columns) for columns in self._rows("shards")]
         if [row.shard for row in self._shards] != list(range(shard_count)):
             raise StorageDamaged(
                 detail=f"it was made for {shard_count} shards, and has {len(self._shards)}"
@@ -201,9 +89,9 @@ class Tables(ABC):
         self._check_gaps()
         self._check_pieces()
         parts = {
-            text_of(_content(name)): _content(content) for name, content in self._rows("parts")
+            text_of(content_of(name)): content_of(content) for name, content in self._rows("parts")
         }
-        return Opened(_content(uuid), [row.stored() for row in self._shards], parts)
+        return Opened(content_of(uuid), [row.stored() for row in self._shards], parts)
 
     def _check_gaps(self) -> None:
         gaps = self._rows("gaps")
@@ -229,7 +117,7 @@ class Tables(ABC):
         """Give the next part of a shard's recovery."""
         with self._guarded():
             [columns] = self._rows("shard", shard=shard)
-            row = _shard_row(columns)
+            row = shard_row(columns)
             reply = Recovered(epoch=row.epoch, cursor=0, parts=[], pages=[], log=[])
             room = bytes_max
             if cursor < LOG_CURSOR:
@@ -254,7 +142,7 @@ class Tables(ABC):
             if number != PARTS_PAGE and last >= first and size > room:
                 reply.cursor = number + 1
                 break
-            newest[number, _content(part)] = ordinal
+            newest[number, content_of(part)] = ordinal
             last = number
             room -= size
         else:
@@ -277,12 +165,12 @@ class Tables(ABC):
     ) -> Iterator[tuple[tuple[int, bytes], bytes]]:
         """Yield the content of each page's newest version, put together and checked."""
         for (number, name, ordinal), group in groupby(pieces, lambda piece: piece[:3]):
-            part = _content(name)
+            part = content_of(name)
             if newest.get((number, part)) != ordinal:
                 continue
             contents = []
             for _, _, _, checksum, content in group:
-                content = _content(content)
+                content = content_of(content)
                 if crc32(content) != checksum:
                     place = f"part {text_of(part)}" if number == PARTS_PAGE else f"page {number}"
                     raise StorageDamaged(detail=f"checkpoint of shard {shard}, {place}")
@@ -308,7 +196,7 @@ class Tables(ABC):
         if last < 0:
             return
         for first_seq, last_seq, checksum, records in self._rows("log_blobs", last=last, **which):
-            content = _content(records)
+            content = content_of(records)
             if crc32(content) != checksum:
                 raise StorageDamaged(detail=f"log of shard {row.shard}, {first_seq} to {last_seq}")
             reply.log.append((first_seq, last_seq, content))
@@ -446,7 +334,7 @@ class TableStorage(Tables):
             self._check_structure()
             cut = []
             for columns in self._rows("shards"):
-                row = _shard_row(columns)
+                row = shard_row(columns)
                 last = self._whole_up_to(row)
                 with self._transaction():
                     blobs = self._execute("cut_log", shard=row.shard, last=last)
@@ -466,7 +354,7 @@ class TableStorage(Tables):
             for first_seq, _ in sizes:
                 [blob] = self._rows("log_blobs", last=first_seq, **{**which, "first": first_seq})
                 _, last_seq, checksum, records = blob
-                if first_seq > last + 1 or crc32(_content(records)) != checksum:
+                if first_seq > last + 1 or crc32(content_of(records)) != checksum:
                     return last
                 last = max(last, last_seq)
             if len(sizes) < LOOKED_UP_MAX:
@@ -561,7 +449,7 @@ class TableStorage(Tables):
         if pieces:
             self._execute_many("add_page", pieces)
             row.pieces += len(pieces)
-            row.pieces_sum += piece_sum([[piece[name] for name in _PIECE_KEYS] for piece in pieces])
+            row.pieces_sum += piece_sum([[piece[name] for name in PIECE_KEYS] for piece in pieces])
         if write.last:
             self._finish(row, write)
 
@@ -598,7 +486,7 @@ class TableStorage(Tables):
                 self._shards[shard].checksum = self._shards[shard].sealed()
             rows = [structs.asdict(self._shards[shard]) for shard in sorted(self._changed)]
             for row in rows:
-                for name in _DERIVED:
+                for name in DERIVED:
                     del row[name]
             self._execute_many("set_shard", rows)
             self._changed.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.lockfile import Lockfile
 from flashq.storage import open_snapshot
 from flashq.storage.port import Put, Storage, Write
 from flashq.storage.sqlite import FREE_BYTES_MAX, PAGE_BYTES, SYNCHRONOUS_FULL, SqliteStorage
@@ -242,3 +244,51 @@ def test_the_file_stays_small_under_churn(storage: SqliteStorage, path: Path) ->
     storage.open(SHARDS)
     for table, rows in (("log", 0), ("pages", 11)):
         assert storage.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_commit_into_a_file_that_was_taken_away_is_refused(
+    storage: SqliteStorage, path: Path, tmp_path: Path, end: str, *, is_replaced: bool
+) -> None:
+    """
+    1. The write-ahead log is removed, or another one put in its place. The next commit is refused:
+       nobody is told that it is stored.
+    2. Opened again, the storage has all of it, in files that have their names.
+    3. So has a copy of these files, which is what a crash would leave.
+    """
+    storage.write([blob(1, 1, 1)])
+    file = path.with_name(path.name + end)
+    for group in ([blob(1, 2, 2)], [blob(1, 3, 3), Put("cron.a", b"1")]):
+        file.unlink()
+        if is_replaced:
+            file.write_bytes(b"other")
+        with pytest.raises(StorageUnavailable, match=f"{end} has been moved, removed or replaced"):
+            storage.write(group)
+        assert storage.open(SHARDS).shards[1].last_seq == group[0].last_seq
+    storage.write([blob(1, 4, 4)])
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for each in path.parent.glob(f"{path.name}*"):
+        shutil.copy(each, copies / each.name)
+    after = SqliteStorage(copies / path.name)
+    assert (after.open(SHARDS).shards[1].last_seq, after.open(SHARDS).parts) == (
+        4,
+        {"cron.a": b"1"},
+    )
+    after.close()
+
+
+def test_a_lock_that_was_taken_away_is_taken_again(storage: SqliteStorage, path: Path) -> None:
+    """Another server would not see that somebody writes; while it does, nothing is written."""
+    lock = path.with_name(path.name + ".lock")
+    lock.unlink()
+    with pytest.raises(StorageUnavailable, match="lock"):
+        storage.write([blob(1, 1, 1)])
+    other = Lockfile.acquire(lock)
+    storage._lock_wait_ms = 0
+    with pytest.raises(ConfigError, match="runs already"):
+        storage.open(SHARDS)
+    other.release()
+    assert storage.open(SHARDS).shards[1].last_seq == 1
+    storage.write([blob(1, 2, 2)])
