@@ -259,13 +259,14 @@ def test_a_commit_into_a_file_that_was_taken_away_is_refused(
     """
     storage.write([blob(1, 1, 1)])
     file = path.with_name(path.name + end)
-    for group in ([blob(1, 2, 2)], [blob(1, 3, 3), Put("cron.a", b"1")]):
+    groups: list[list[Write]] = [[blob(1, 2, 2)], [blob(1, 3, 3), Put("cron.a", b"1")]]
+    for last_seq, group in enumerate(groups, 2):
         file.unlink()
         if is_replaced:
             file.write_bytes(b"other")
         with pytest.raises(StorageUnavailable, match=f"{end} has been moved, removed or replaced"):
             storage.write(group)
-        assert storage.open(SHARDS).shards[1].last_seq == group[0].last_seq
+        assert storage.open(SHARDS).shards[1].last_seq == last_seq
     storage.write([blob(1, 4, 4)])
     copies = tmp_path / "copies"
     copies.mkdir()
