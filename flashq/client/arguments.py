@@ -28,7 +28,8 @@ class FlowOptions(TypedDict, total=False):
         tags: stored with the job.
         lifo: whether it goes before those already waiting.
         remove_on_complete, remove_on_fail: whether it is forgotten at once when it ends so.
-        stall_timeout: ms without a sign of life after which it is handed out again.
+        stall_timeout: ms without a heartbeat or progress of its own after which it is handed out
+            again, and an attempt counted; without it a worker holds its jobs as long as it lives.
         debounce_id: a push with it is refused for a while after another one.
         debounce_ttl: ms of that while (5000).
         job_id: the caller's own id; a second push with it gives the first job's id.

@@ -139,7 +139,7 @@ class Engine:
         self.state: Final = state
         #: what is to be sent and logged; the reader empties its lists
         self.outbox: Final = core.outbox
-        self._leases = Leases(core, self._drop_waiter)
+        self._leases = Leases(core, self._drop_waiter, self._release)
         self._pulling = Pulling(core, self._leases)
         self._gap_ms = 0
         self._mono_ms = 0
@@ -266,8 +266,13 @@ class Engine:
             if job is not None and job.lease is not None and job.lease.token == token:
                 back.append(job_id)
         if back:
-            self._core.commit([r.Requeued(back, "released", 0)], durable=False)
+            self._release(back)
         self._settle()
+
+    def _release(self, back: list[int]) -> None:
+        """Give jobs back that nobody has worked on."""
+        self._pulling.give_back(back)
+        self._core.commit([r.Requeued(back, "released", 0)], durable=False)
 
     def tick(self, now_ms: int, mono_ms: int) -> None:
         """Let what is due happen: delays, time-outs, leases, waiters."""
@@ -367,6 +372,10 @@ class Engine:
         is_shown = kind in _PUSHES and command.view and type(reply) is jobs.PushReply
         if answer is not None and not origin.flags and not is_shown:
             reply = answer.body
+        if kind is leases.Release:
+            for record in decision.records:
+                if isinstance(record, r.Requeued):
+                    self._pulling.give_back(record.ids)
         self._core.commit(decision.records, durable=decision.durable, answer=answer)
         if decision.records:
             self._after(kind, command, decision.records, origin)
@@ -384,6 +393,8 @@ class Engine:
             self._pulling.change_rate(command.queue)
         elif kind is leases.HeartbeatJob:
             self._leases.beat(command.id if command.id is not None else command.job_id)
+        elif kind is leases.SetProgress:
+            self._leases.beat(command.id)
         if isinstance(last, r.Awaited):
             self._awaiting[last.key] = [origin]
 

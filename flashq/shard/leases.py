@@ -1,9 +1,11 @@
 """Who holds what: sessions, their heartbeats, and the deadlines of deliveries.
 
-A delivery with a session is held as long as the session is heard of and names it; one without is
-held until its `stall_timeout`. Either way a job's own `timeout` bounds its attempt. A delivery
-whose reply may still wait for the log to be safe has reached nobody, and does not get older. Times
-are on the engine's clock, which does not count time in which this process did not run.
+A delivery with a session is held as long as the session is heard of and names it. A job whose push
+gave a `stall_timeout` is held no longer than that after the last sign that it is worked on: its own
+heartbeat or progress. So is one without a session, by the server's time where it has none. Either
+way a job's own `timeout` bounds its attempt. A delivery whose reply may still wait for the log to
+be safe has reached nobody, and does not get older. Times are on the engine's clock, which does not
+count time in which this process did not run.
 """
 
 from __future__ import annotations
@@ -72,11 +74,15 @@ class Leases:
     Args:
         core: the engine's middle.
         drop: forgets a parked pull whose session is gone.
+        release: gives jobs back, by id, that nobody has worked on.
     """
 
-    def __init__(self, core: Core, drop: Callable[[Waiter], None]) -> None:
+    def __init__(
+        self, core: Core, drop: Callable[[Waiter], None], release: Callable[[list[int]], None]
+    ) -> None:
         self._core = core
         self._drop = drop
+        self._release = release
         self.sessions: dict[bytes, LiveSession] = {}
 
     # --- after a restart
@@ -186,7 +192,7 @@ class Leases:
             records = core.context.losing(held)
             core.commit(records, durable=core.context.is_any_durable(records))
         else:
-            core.commit([r.Requeued([job.id for job in held], "released", 0)], durable=False)
+            self._release([job.id for job in held])
 
     def held(self, session_id: bytes) -> list[Job]:
         """Return the jobs that a session holds."""
@@ -239,10 +245,10 @@ class Leases:
             r.Adopted(ids, token, session_id) for token, ids in adopted.items()
         ]
         missing = self._unnamed(session_id, named)
-        if missing:
-            records.append(r.Requeued(missing, "released", 0))
         if records:
             self._core.commit(records, durable=False)
+        if missing:
+            self._release(missing)
         for ids in adopted.values():
             self.watch_adopted(ids)
         return HeartbeatReply(ok=True, lost=lost)
@@ -269,9 +275,9 @@ class Leases:
         return missing
 
     def beat(self, job_id: int) -> None:
-        """Note a job's own heartbeat."""
+        """Note a sign that a job is worked on: its own heartbeat, or its progress."""
         job = self._core.state.job(job_id)
-        if job is not None and job.lease is not None and not job.lease.session:
+        if job is not None and job.lease is not None:
             delivery = job.lease
             delivery.beats = delivery.beats or {}
             delivery.beats[job_id] = self._core.clock_ms
@@ -299,7 +305,7 @@ class Leases:
         """Set the deadline of the jobs that are held under one delivery, counted from now."""
         held: list[Job] = [job for job in delivery.jobs if job.lease is delivery]
         if delivery.session:
-            held = special_of(held)  # only the session's silence ends its hold on others
+            held = special_of(held)  # only the session's silence ends its hold on plain ones
         watch = _Watch(delivery, self._core.clock_ms)
         deadlines = [at for job in held if (at := self._deadline(job, watch)) is not None]
         if deadlines:
@@ -310,7 +316,8 @@ class Leases:
         at: int | None = None
         if options is not None and options.timeout:
             at = watch.since_ms + options.timeout
-        if not delivery.session and (at is None or options_of(job).stall_timeout):
+        has_own = options is not None and options.stall_timeout
+        if has_own or (at is None and not delivery.session):
             stall = self._stall_at(job, watch)
             at = stall if at is None else min(at, stall)
         return at

@@ -91,7 +91,7 @@ class Delivery(Struct, gc=False):
 
     `jobs` keeps all of them until the last is no longer held; a job is still held exactly when its
     `lease` is this object. Volatile: `missed` counts, by job id, heartbeats that did not name it;
-    `beats` has when (monotonic ms) a job's own heartbeat was last heard; until the log is safe up
+    `beats` has when (monotonic ms) a job was last heard to be worked on; until the log is safe up
     to `gate` the jobs may still be on their way out, and nobody can name them.
     """
 

@@ -48,6 +48,10 @@ class TokenBucket:
         """Take `count` tokens that `available` has just shown."""
         self._tokens -= count
 
+    def give_back(self, count: int, mono_ms: int) -> None:
+        """Put back tokens of what was handed out for nothing."""
+        self._tokens = min(float(self.limit), self._earned(mono_ms) + count)
+
     def next_at_ms(self) -> int | None:
         """Return when there will be a whole token, on the monotonic clock; None for never."""
         if not self.limit:

@@ -6,7 +6,7 @@ served.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Final
 
 from msgspec import Struct
@@ -256,6 +256,18 @@ class Pulling:
             self._buckets[name] = TokenBucket(limit, core.clock_ms, full=True)
         else:
             bucket.change_limit(limit, core.clock_ms)
+
+    def give_back(self, job_ids: list[int]) -> None:
+        """Give queues the tokens back of jobs that are about to be released: each was handed out
+        for nothing, unless its worker has been heard to be at work on it."""
+        back: Counter[str] = Counter()
+        for job in self._core.state.index.get_many(job_ids):
+            if job is None or job.lease is None or job.queue not in self._buckets:
+                continue
+            if job.id not in (job.lease.beats or ()):
+                back[job.queue] += 1
+        for name, count in back.items():
+            self._buckets[name].give_back(count, self._core.clock_ms)
 
     def _refilled(self, refill: _Refill) -> None:
         refill.open = 0

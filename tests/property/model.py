@@ -239,7 +239,7 @@ class Model(Queues):
         count = 0
         for job_id, token in zip(ids, tokens, strict=True):
             try:
-                self.requeue(self.hold(job_id, token))
+                self.release(self.hold(job_id, token))
                 count += 1
             except Error:
                 continue
@@ -249,7 +249,7 @@ class Model(Queues):
         job = self.hold(id, said.get("token"), "not in processing")
         self.changed = True
         job.last_heartbeat = self.now
-        job.beat = None if job.session else self.mono
+        job.beat = self.mono
         return {}
 
     def do_progress(self, corr: int, id: int, progress: int, **said: Any) -> Fields:
@@ -257,6 +257,7 @@ class Model(Queues):
         self.changed = True
         job.progress = min(100, max(0, progress))
         job.progress_msg = said.get("message")
+        job.beat = self.mono
         return {}
 
     def do_getprogress(self, corr: int, id: int) -> Fields:
@@ -285,7 +286,7 @@ class Model(Queues):
         for job in self.held(session):
             job.missed = 0 if job.id in named else job.missed + 1
             if job.missed >= 2:
-                self.requeue(job)
+                self.release(job)
         return {"lost": lost} if lost else {}
 
     def do_goodbye(self, corr: int, session: bytes, **_: Any) -> Fields:

@@ -5,6 +5,7 @@ Imports nothing of `flashq.shard`. `now` is the wall clock and `mono` the monoto
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from tests.property.model_objects import (
@@ -128,7 +129,7 @@ class Life:
         ends = []
         if job.options["timeout"]:
             ends.append((job.since + job.options["timeout"], "timeout"))
-        if not job.session and (job.options["stall_timeout"] or not ends):
+        if job.options["stall_timeout"] or not (job.session or ends):
             since = job.since if job.beat is None else job.beat
             ends.append((since + (job.options["stall_timeout"] or STALL), "stalled"))
         return min(ends, key=lambda end: (end[0], end[1] != "timeout")) if ends else None
@@ -206,7 +207,7 @@ class Life:
         ]
         for job in self.held(name):
             if not lost:
-                self.requeue(job)
+                self.release(job)
             elif job.lost + 1 < LOST_MAX:
                 job.lost += 1
                 self.totals["lost"] += 1
@@ -263,6 +264,13 @@ class Life:
 
     def drop_lease(self, job: Job) -> None:
         job.token, job.session, job.beat, job.missed = None, b"", None, 0
+
+    def release(self, job: Job) -> None:
+        """It was handed out for nothing, unless somebody was heard to work on it."""
+        if (bucket := self.buckets.get(job.queue)) is not None and job.beat is None:
+            bucket.available(self.mono)
+            bucket.tokens = min(Fraction(bucket.limit), bucket.tokens + 1)
+        self.requeue(job)
 
     def requeue(self, job: Job, run_at: int | None = None) -> None:
         self.changed = True
@@ -513,7 +521,7 @@ class Life:
         for job_id, token in held:
             job = self.jobs.get(job_id)
             if job is not None and job.state == "active" and job.token == token:
-                self.requeue(job)
+                self.release(job)
         self.settle()
 
     def restart(self, now: int, mono: int, ended_before: set[int] | None) -> None:

@@ -402,6 +402,9 @@ class Witness:
                     self._came(jobs)
                 case r.Delivered(queue=queue):
                     self._were_handed_out(history, queue, jobs, clock_ms)
+                case r.Requeued(reason="released"):
+                    for job in jobs:
+                        self._handed_out.setdefault(job.queue, []).append((clock_ms, -1))
                 case r.QueueSet(queue=queue) | r.QueueGone(queue=queue):
                     self._handed_out.pop(queue, None)
                 case r.Received(peer=peer, incarnation=incarnation, number=number):

@@ -286,8 +286,38 @@ class TestStalls:
         shard.advance(5_000)
         assert shard.job(job_id)["progress_msg"] == "Job stalled"
 
-    def test_a_live_session_does_not_stall(self, shard: Shard) -> None:
-        shard.push(stall_timeout=100)
+    def test_a_job_stalls_in_a_live_session_that_names_it_for_ever(self, shard: Shard) -> None:
+        """1. A handler has ended, and its client goes on naming the lease. 2. The job used to be
+        active for ever, and what depends on it waited, in spite of its stall timeout."""
+        shard.push(stall_timeout=12_000)
+        job = shard.pull(session=ALICE)
+        for _ in range(2):
+            shard.advance(5_000)
+            assert beat(shard, ALICE, job) == []
+        shard.advance(2_000)
+        assert shard.state_of(job["id"]) == "waiting"
+        assert shard.job(job["id"])["history"][0]["reason"] == "stalled"
+        assert beat(shard, ALICE, job) == [job["id"]]
+
+    @pytest.mark.parametrize("word", ["HEARTBEAT", "PROGRESS"])
+    def test_signs_of_the_job_itself_keep_it_in_a_session(self, shard: Shard, word: str) -> None:
+        """A handler that takes long says so."""
+        shard.push(stall_timeout=8_000)
+        job = shard.pull(session=ALICE)
+        more = {"progress": 5} if word == "PROGRESS" else {}
+        for _ in range(5):
+            shard.advance(5_000)
+            beat(shard, ALICE, job)
+            shard.ask(word, id=job["id"], token=job["token"], **more)
+        assert shard.state_of(job["id"]) == "active"
+        shard.advance(5_000)
+        beat(shard, ALICE, job)
+        shard.advance(3_000)
+        assert shard.state_of(job["id"]) == "waiting"
+
+    def test_a_live_session_without_a_stall_timeout_does_not_stall(self, shard: Shard) -> None:
+        """Only its silence ends its hold."""
+        shard.push(tags=["t"])
         job = shard.pull(session=ALICE)
         for _ in range(10):
             shard.advance(5_000)

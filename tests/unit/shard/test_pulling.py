@@ -328,6 +328,56 @@ class TestRate:
         shard.ask("RATELIMITCLEAR", queue="q")
         assert shard.answer(corr) is not None
 
+    def test_a_release_of_what_never_ran_gives_its_token_back(self, shard: Shard) -> None:
+        """1. A worker takes more than it has places for, and gives the rest back. 2. Those used to
+        have spent their tokens, so that a limited queue starved."""
+        shard.ask("RATELIMIT", queue="q", limit=2)
+        shard.ask("SETCONCURRENCY", queue="q", limit=2)
+        for _ in range(5):
+            shard.push()
+        for _ in range(10):
+            taken = shard.pull_ids(session=ALICE)
+            assert len(taken) == 2
+            assert shard.ask("RELEASE", ids=[*taken, 99], session=ALICE)["count"] == 2
+        waiting = shard.pull_ids(session=ALICE)
+        corr = shard.send("PULL", queue="q", timeout=10_000)
+        shard.ask("RELEASE", ids=waiting[:1], session=ALICE)
+        assert shard.answer(corr) is not None
+
+    def test_a_release_of_another_gives_nothing_back(self, shard: Shard) -> None:
+        """Neither a job that is somebody else's, nor one twice."""
+        shard.ask("RATELIMIT", queue="q", limit=2)
+        for _ in range(5):
+            shard.push()
+        first, second = shard.pull_ids()
+        assert shard.ask("RELEASE", ids=[first, second], tokens=[1, 1])["count"] == 0
+        assert shard.pull_ids() == []
+        assert shard.ask("RELEASE", ids=[first, first])["count"] == 1
+        assert len(shard.pull_ids()) == 1
+
+    @pytest.mark.parametrize("word", ["HEARTBEAT", "PROGRESS"])
+    def test_what_was_worked_on_has_spent_its_token(self, shard: Shard, word: str) -> None:
+        """The limit is on what runs."""
+        shard.ask("RATELIMIT", queue="q", limit=1)
+        shard.push()
+        job = shard.pull(session=ALICE)
+        more = {"progress": 5} if word == "PROGRESS" else {}
+        shard.ask(word, id=job["id"], **more)
+        shard.ask("RELEASE", ids=[job["id"]])
+        assert shard.pull_ids() == []
+
+    def test_a_delivery_that_came_back_gives_its_token_back(self, shard: Shard) -> None:
+        """It never arrived."""
+        shard.ask("RATELIMIT", queue="q", limit=1)
+        shard.push()
+        job = shard.pull()
+        shard.engine.bounced([(job["id"], job["token"])], shard.now_ms, shard.mono_ms)
+        assert shard.pull()["id"] == job["id"]
+        shard.ask("RELEASE", ids=[job["id"]])
+        shard.pull(session=ALICE)
+        shard.ask("GOODBYE", session=ALICE)
+        assert shard.pull()["id"] == job["id"]
+
     def test_the_same_limit_again_changes_nothing(self, shard: Shard) -> None:
         """1. an app sets its limit with each deployment; 2. the bucket used to be full again each
         time, so that 100 deployments let 100 bursts through."""
