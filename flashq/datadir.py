@@ -16,6 +16,13 @@ from typing import Final
 
 from flashq.errors import ConfigError
 from flashq.lockfile import Lockfile
+from flashq.privacy import (
+    OTHERS_WRITE,
+    check_directory,
+    for_its_owner,
+    make_directory,
+    restrict,
+)
 from flashq.storage.acceptance import Known
 from flashq.storage.files import sync_directory
 from flashq.storage.marksfile import read_marks
@@ -35,19 +42,16 @@ class DataDir:
         pause: waits for so many seconds while another server still has it.
 
     Raises:
-        ConfigError: it cannot be made, or another server uses it.
+        ConfigError: it cannot be made, others can write to it, or another server uses it.
     """
 
     def __init__(self, path: str, *, pause: Callable[[float], object] = time.sleep) -> None:
         self.path: Final = Path(path).absolute()
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"data_dir {self.path} cannot be made ({error.strerror}); "
-                "name another one in FLASHQ_DATA_DIR"
-            ) from error
+        make_directory(self.path, "data_dir")
+        check_directory(self.path, "data_dir", OTHERS_WRITE)
         self._lock = Lockfile.acquire(self.path / LOCK_NAME, pause=pause)
+        for file in self.path.iterdir():
+            restrict(file)
 
     @property
     def marks_path(self) -> Path:
@@ -71,7 +75,7 @@ class DataDir:
         """
         path = self.path / PIN_NAME
         fresh = path.with_suffix(".new")
-        with fresh.open("w") as file:
+        with open(fresh, "w", opener=for_its_owner) as file:
             file.write(uuid.hex() + "\n")
             file.flush()
             os.fsync(file.fileno())

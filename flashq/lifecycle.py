@@ -37,6 +37,7 @@ from flashq.observability.output import (
     output,
     replace_stderr,
 )
+from flashq.privacy import keep_to_owner
 from flashq.protocol.server import SupervisorStats
 from flashq.supervision import SupervisionPage
 
@@ -459,6 +460,7 @@ def run_alone(
         run: the program.
         environ: the environment, for settings, systemd's `NOTIFY_SOCKET` and its watchdog.
     """
+    keep_to_owner()
     report = TerminalReport(program, environ.get("NOTIFY_SOCKET"))
     setproctitle(program)  # instead of the flags, which everybody on the machine could read
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from flashq.errors import ConfigError
+from flashq.privacy import OTHERS, check_directory, make_directory
 
 SOCKET_PATH_BYTES_MAX: Final = 107
 """Linux holds a socket's path in 108 bytes, the last of them zero (`man 7 unix`)."""
@@ -79,24 +80,14 @@ class RunDir:
             )
 
     def create(self) -> None:
-        """Make the directory, for its owner only, and refuse one that others can write to.
+        """Make the directory, for its owner only, and refuse one that is open to others: what
+        listens in it asks for no token.
 
         Raises:
             ConfigError: it cannot be made, or it belongs to or is open to others.
         """
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.path.stat()
-        except OSError as error:
-            raise ConfigError(
-                f"run_dir {self.path} cannot be made ({error.strerror}); "
-                "name another one in FLASHQ_RUN_DIR"
-            ) from error
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise ConfigError(
-                f"run_dir {self.path} is not safe: it must belong to the server's user, "
-                "and nobody else may write to it"
-            )
+        make_directory(self.path, "run_dir")
+        check_directory(self.path, "run_dir", OTHERS)
 
     def _endpoint(self, name: str) -> str:
         return f"ipc://{self.path / name}"

@@ -11,11 +11,13 @@ import os
 import secrets
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from flashq.config import Settings
 from flashq.errors import ConfigError
 from flashq.observability.logging import log_of
+from flashq.privacy import OTHERS
 from flashq.rundir import RunDir
 from flashq.tokens import TOKEN_RANDOM_BYTES, Guard, Keyring, TokenEntry, read_entries
 
@@ -92,15 +94,25 @@ def _read_file(path: str) -> tuple[str, int]:
     return text, mode
 
 
+def _is_private(path: Path) -> bool:
+    """Tell whether nobody else can have read or written a file."""
+    status = path.lstat()
+    is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return is_ours and not status.st_mode & OTHERS
+
+
 def own_token(run_dir: RunDir) -> str:
     """Return the token of the server's own programs, made if there is none.
 
-    Whoever comes first makes it, whole: it is written beside its place, and linked there.
+    The first program to come makes it, whole: it is written beside its place, and linked there. One
+    that others can have read or put there is made anew.
     """
     path = run_dir.own_token
     run_dir.create()
     with suppress(FileNotFoundError):
-        return path.read_text()
+        if _is_private(path):
+            return path.read_text()
+        os.unlink(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:

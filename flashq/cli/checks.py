@@ -27,6 +27,7 @@ from flashq.cli.wording import duration, plural, size
 from flashq.clock import SystemClock
 from flashq.config import MEMORY, Settings, load_settings, names_without_effect
 from flashq.errors import AuthenticationRequired, FlashQError
+from flashq.privacy import OTHERS
 from flashq.protocol.base import Reply
 from flashq.protocol.crons import CronsReply, ListCrons
 from flashq.protocol.framing import ROUTE_COORDINATOR, ROUTE_ROUTER
@@ -149,18 +150,11 @@ def check_run_dir(run_dir: RunDir, shards: int) -> Iterator[Finding]:
             f"{path} belongs to user {status.st_uid}, and you are user {os.geteuid()}",
             "run as the server's user, or name another one in FLASHQ_RUN_DIR",
         )
-    elif mode & 0o022:
+    elif mode & OTHERS:
         yield Finding(
             "run directory",
             "wrong",
-            f"{path} has mode {mode:04o}: others can write to it and pose as the server",
-            f"chmod 700 {path}",
-        )
-    elif mode & 0o055:
-        yield Finding(
-            "run directory",
-            "warning",
-            f"{path} has mode {mode:04o}: others can see its sockets",
+            f"{path} has mode {mode:04o}: others can reach its sockets, which ask for no token",
             f"chmod 700 {path}",
         )
     else:

@@ -18,6 +18,7 @@ from zlib import crc32
 from msgspec import Struct, msgpack
 
 from flashq.errors import ConfigError, StorageDamaged
+from flashq.privacy import for_its_owner
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered
 from flashq.storage.form import check_form
 from flashq.storage.port import Grant, Put, Snapshot, Storage, StoredShard, Write
@@ -87,7 +88,7 @@ def make_backup(
     opened = snapshot.opened
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with open(unfinished, "wb", opener=_for_its_owner) as file:
+        with open(unfinished, "wb", opener=for_its_owner) as file:
             file.write(MAGIC)
             head = Head(version, opened.uuid, wall_ms, opened.shards, opened.parts)
             progress(_write_chunk(file, head))
@@ -104,12 +105,6 @@ def make_backup(
         raise ConfigError(f"{path} cannot be written ({error.strerror})") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _for_its_owner(path: str, flags: int) -> int:
-    """Open a file as `open` wants it, of a mode that lets nobody else read it: payloads are in it,
-    and secrets of webhooks."""
-    return os.open(path, flags, 0o600)
 
 
 def _parts_of(snapshot: Snapshot, shard: int) -> Iterator[Recovered]:

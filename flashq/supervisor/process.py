@@ -40,6 +40,7 @@ from flashq.lifecycle import (
 )
 from flashq.observability.logging import configure_log, log_of
 from flashq.observability.output import close_outputs, flush_outputs, replace_stderr
+from flashq.privacy import keep_to_owner
 from flashq.supervision import SupervisionPage, signal_name
 from flashq.supervisor.beats import BeatPage
 from flashq.supervisor.engine import (
@@ -354,6 +355,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """
     parser = flag_parser("flashq serve", "Run all programs of a server under one supervisor.")
     arguments = parser.parse_args(argv)
+    keep_to_owner()
     report = TerminalReport("flashq serve", environ.get("NOTIFY_SOCKET"))
     try:
         settings = settings_of(arguments, environ)

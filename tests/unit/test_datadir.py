@@ -25,6 +25,25 @@ def test_it_is_made_for_the_servers_user_only(tmp_path: Path) -> None:
     directory.close()
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o720])
+def test_one_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    """They could put another storage in the place of the server's."""
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigError, match="do: chmod go-w"):
+        DataDir(str(tmp_path))
+    tmp_path.chmod(0o755)
+    DataDir(str(tmp_path)).close()
+
+
+def test_files_in_it_are_taken_from_others(tmp_path: Path) -> None:
+    """An earlier start, or a copy, left them open to everybody."""
+    for name in ("flashq.db", "flashq.db-wal"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o664)
+    DataDir(str(tmp_path)).close()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_one_server_has_it(tmp_path: Path) -> None:
     """A second one is told who has it; it gets it when that one is gone."""
     first = DataDir(str(tmp_path))

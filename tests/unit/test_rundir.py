@@ -51,11 +51,14 @@ def test_create_makes_a_directory_for_its_owner_only(tmp_path: Path) -> None:
     assert run.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_create_refuses_a_directory_that_others_can_write_to(tmp_path: Path) -> None:
-    """FLASHQ_RUN_DIR=/tmp would let any user of the machine take the router's socket."""
-    tmp_path.chmod(0o777)
-    with pytest.raises(ConfigError, match="is not safe"):
+@pytest.mark.parametrize("mode", [0o755, 0o701, 0o750, 0o770, 0o777, 0o1777])
+def test_create_refuses_a_directory_that_is_open_to_others(tmp_path: Path, mode: int) -> None:
+    """Sockets in it ask for no token. The message says what to do, and after that it is taken."""
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"is not safe.* do: chmod 700 {tmp_path}"):
         RunDir(str(tmp_path)).create()
+    tmp_path.chmod(0o700)
+    RunDir(str(tmp_path)).create()
 
 
 def test_create_says_what_to_do_when_it_cannot(tmp_path: Path) -> None:

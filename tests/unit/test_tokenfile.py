@@ -116,3 +116,16 @@ def test_the_servers_own_token_is_made_once_for_its_user_only(tmp_path: Path) ->
     assert guard.show(own, None, 0).grant(guard) is EVERYTHING
     with pytest.raises(TokenInvalid):
         source(tmp_path).guard.show(own, None, 0)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o622])
+def test_an_own_token_that_others_can_know_is_made_anew(tmp_path: Path, mode: int) -> None:
+    """The directory was open to them once: they read it, or put one there."""
+    run_dir = RunDir(str(tmp_path / "run"))
+    run_dir.create()
+    run_dir.own_token.write_text("planted")
+    run_dir.own_token.chmod(mode)
+    own = own_token(run_dir)
+    assert own != "planted"
+    assert own_token(run_dir) == own
+    assert stat.S_IMODE(run_dir.own_token.stat().st_mode) == 0o600

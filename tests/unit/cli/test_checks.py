@@ -78,7 +78,8 @@ def test_older_settings_without_effect_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "verdict"), [(0o700, "ok"), (0o755, "warning"), (0o770, "wrong"), (0o777, "wrong")]
+    ("mode", "verdict"),
+    [(0o700, "ok"), (0o755, "wrong"), (0o710, "wrong"), (0o770, "wrong"), (0o777, "wrong")],
 )
 def test_modes_of_the_run_directory(run_dir: Path, mode: int, verdict: str) -> None:
     """Whoever can write there can pose as the server."""
