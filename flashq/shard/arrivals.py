@@ -151,8 +151,7 @@ def _awaited(state: ShardState, record: r.Awaited) -> None:
         record.done_below,
     )
     state.awaited[record.key] = push
-    if record.session:
-        state.awaited_requests[record.session, record.n] = record.key
+    state.await_request(push)
     for job_id in record.pending:
         state.awaiting[job_id] = record.key
 
@@ -187,7 +186,7 @@ def settle_awaited(state: ShardState, job: Job) -> None:
 def _awaited_done(state: ShardState, record: r.AwaitedDone) -> None:
     push = state.awaited.pop(record.key)
     state.answerable.remove(record.key)
-    state.awaited_requests.pop((push.session, push.n), None)
+    state.answer_request(push)
 
 
 def _dependency_known(state: ShardState, record: r.DependencyKnown) -> None:

@@ -279,14 +279,14 @@ def load_part(state: ShardState, content: bytes) -> None:
     for saved in part.sessions:
         session = state.session(saved.session)
         session.done_below = saved.done_below
-        session.answers = {answer.n: answer for answer in saved.answers}
+        for answer in saved.answers:
+            state.keep_answer(answer)
     state.expired_sessions.update(dict.fromkeys(part.expired_sessions))
     for push in part.awaited:
         state.awaited[push.key] = push
         if not push.pending:
             state.answerable.append(push.key)
-        if push.session:
-            state.awaited_requests[push.session, push.n] = push.key
+        state.await_request(push)
     state.awaiting = part.awaiting
     for kept in part.mailboxes:
         mailbox = state.mailboxes[kept.peer] = Mailbox()

@@ -6,7 +6,7 @@ requests or watch leases are built on it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import Any, Final
 
 from msgspec import Struct
@@ -30,7 +30,7 @@ from flashq.shard.timers import Timers
 SEQUENCE_MAX: Final = 2**63 - 1
 
 
-class Waiter(Struct):
+class Waiter(Struct, eq=False):
     """A parked PULL or PULLB, or a parked WAITJOB. Times are ms on the engine's clock."""
 
     origin: Origin
@@ -46,6 +46,10 @@ class Waiter(Struct):
     timeout: int = 0
     ticket: bytes = b""
     open: int = 1
+
+
+Line = OrderedDict[Waiter, None]
+"""Those that wait for the same, first come first. Each leaves it in one step, from anywhere."""
 
 
 class Core:
@@ -77,8 +81,8 @@ class Core:
         self.hooks: Hooks | None = None
         self._event_seq = 0
         #: parked pulls by queue, first come first; parked waits by job
-        self.pulls: dict[str, deque[Waiter]] = {}
-        self.waits: dict[int, list[Waiter]] = {}
+        self.pulls: dict[str, Line] = {}
+        self.waits: dict[int, Line] = {}
         self.waiters = 0
         #: queues to serve, and ends to tell, before the engine is done with this input
         self.woken: set[str] = set()

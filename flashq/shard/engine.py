@@ -40,7 +40,7 @@ from flashq.shard.core import Core, Waiter
 from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, producing
 from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
-from flashq.shard.leases import Leases
+from flashq.shard.leases import ANSWERS_BYTES_MAX, Leases
 from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, expires_at
 from flashq.shard.outbox import Origin
 from flashq.shard.pulling import Pulling
@@ -443,13 +443,17 @@ class Engine:
                     self._core.reply(origin, answer.body)
                     return True
                 return self._pulling.answer_again(command, answer, origin)
-            if n < session.done_below:
-                raise SessionExpired
         key = state.awaited_requests.get((session_id, n))
         if key is not None:
             self._awaiting[key] = [origin]
             return True
-        return self._pulling.rejoin(session_id, n, origin)
+        if self._pulling.rejoin(session_id, n, origin):
+            return True
+        if session is not None and n < session.done_below:
+            raise SessionExpired
+        if state.answer_bytes > ANSWERS_BYTES_MAX:
+            self._leases.drop_answers()
+        return False
 
     # --- mail
 

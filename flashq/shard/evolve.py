@@ -67,22 +67,8 @@ def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
         state.seq += 1
     for record in entry.records:
         _EVOLVE[type(record)](state, record)
-    answer = entry.answer
-    if answer is not None:
-        session = state.session(answer.session)
-        answers, n = session.answers, answer.n
-        if answer.done_below > session.done_below:
-            session.done_below = answer.done_below
-            while answers:
-                first = next(iter(answers))
-                if first >= answer.done_below:
-                    break
-                del answers[first]
-        if n >= session.done_below:
-            late = answers and n < next(reversed(answers)) and n not in answers
-            answers[n] = answer
-            if late:  # a pull that was parked: younger requests have been answered before it
-                session.answers = dict(sorted(answers.items()))
+    if entry.answer is not None:
+        state.keep_answer(entry.answer)
 
 
 # --- jobs are worked on
@@ -380,7 +366,7 @@ def _queue_gone(state: ShardState, record: r.QueueGone) -> None:
     queue = state.queues.get(record.queue)
     if queue is not None:
         queue.settings = DEFAULT_SETTINGS
-        queue.debounces.clear()
+        state.forget_debounces(queue)
         state.forget_if_idle(queue)
 
 
@@ -392,7 +378,9 @@ def _debounce_started(state: ShardState, record: r.DebounceStarted) -> None:
 
 
 def _session_ended(state: ShardState, record: r.SessionEnded) -> None:
-    state.sessions.pop(record.session, None)
+    session = state.sessions.pop(record.session, None)
+    if session is not None:
+        state.answer_bytes -= session.bytes
     state.expired_sessions[record.session] = None
     while len(state.expired_sessions) > EXPIRED_SESSIONS_MAX:
         state.expired_sessions.popitem(last=False)

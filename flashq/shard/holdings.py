@@ -11,11 +11,17 @@ from typing import Final
 from msgspec import Struct
 
 from flashq.protocol.internal import AnyPeerMessage
+from flashq.protocol.limits import MIB
 from flashq.protocol.records import Answer, QueueSettings
 from flashq.shard.indexes import ReadyJobs
 from flashq.shard.lifecycle import STATES, Delivery, Job
 
 DEFAULT_SETTINGS: Final = QueueSettings()
+SESSION_ANSWERS_MAX: Final = 10_000
+SESSION_ANSWERS_BYTES_MAX: Final = 16 * MIB
+"""So much is kept for repeats of one session's requests; of more, the oldest go."""
+ANSWER_BYTES: Final = 200
+"""What an answer takes beside its body."""
 
 
 class Totals(Struct, array_like=True, gc=False):
@@ -75,14 +81,22 @@ class Queue:
 class Session:
     """What repeats of a session's requests are answered from."""
 
-    __slots__ = ("answers", "deliveries", "done_below")
+    __slots__ = ("answers", "bytes", "deliveries", "done_below")
 
     def __init__(self) -> None:
         #: by request number, rising; none is below `done_below`
         self.answers: dict[int, Answer] = {}
+        #: what they take
+        self.bytes = 0
+        #: nobody repeats a request below, or its answer has gone for want of room
         self.done_below = 0
         #: the deliveries it holds jobs of, by token
         self.deliveries: dict[int, Delivery] = {}
+
+
+def size_of_answer(answer: Answer) -> int:
+    """Return what an answer takes, about."""
+    return ANSWER_BYTES + len(answer.body)
 
 
 class Mailbox:

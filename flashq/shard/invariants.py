@@ -11,7 +11,7 @@ from collections import Counter
 from copy import copy, deepcopy
 from typing import Any
 
-from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session
+from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session, size_of_answer
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
     ACTIVE,
@@ -42,6 +42,8 @@ def validate(state: ShardState) -> None:
     """
     jobs = _jobs_by_id(state)
     _check_counts(state, jobs)
+    windows = sum(len(queue.debounces) for queue in state.queues.values())
+    assert state.debounces == windows, f"{state.debounces} debounce windows, found {windows}"
     for queue in state.queues.values():
         _check_queue(state, queue, [job for job in jobs.values() if job.queue == queue.name])
     orphans = {job.queue for job in jobs.values()} - state.queues.keys()
@@ -267,6 +269,8 @@ def _check_sessions(state: ShardState, jobs: dict[int, Job]) -> None:
             assert session is not None, f"held by a session that is not there: {job!r}"
             known = session.deliveries.get(delivery.token)
             assert known is delivery, f"its session does not know the delivery of {job!r}"
+    kept = sum(session.bytes for session in state.sessions.values())
+    assert state.answer_bytes == kept, f"{state.answer_bytes} bytes of answers, found {kept}"
     for name, session in state.sessions.items():
         assert name, "a session without a name"
         assert name not in state.expired_sessions, f"session {name!r} lives and is expired"
@@ -275,6 +279,8 @@ def _check_sessions(state: ShardState, jobs: dict[int, Job]) -> None:
             assert delivery.open, f"session {name!r} lists delivery {token}, which is closed"
         numbers = list(session.answers)
         assert numbers == sorted(numbers), f"answers of {name!r} out of order: {numbers}"
+        size = sum(map(size_of_answer, session.answers.values()))
+        assert session.bytes == size, f"answers of {name!r} take {size} bytes, not {session.bytes}"
         stale = [n for n in numbers if n < session.done_below]
         assert not stale, f"answers of {name!r} that nobody needs: {stale}"
 
@@ -289,6 +295,7 @@ def _check_awaited(state: ShardState, jobs: dict[int, Job]) -> None:
             assert state.awaited_requests[push.session, push.n] == key
     assert set(pending) <= state.awaited.keys(), f"jobs {state.awaiting} wait for no push"
     assert set(state.awaited_requests.values()) <= state.awaited.keys()
+    assert state.awaited_of == Counter(name for name, _ in state.awaited_requests)
     missing = state.awaiting.keys() - jobs.keys()
     assert not missing, f"pending jobs {missing} are not there"
 

@@ -10,14 +10,16 @@ count time in which this process did not run.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Final
 
 from msgspec import Struct
 
 from flashq.errors import Busy
 from flashq.protocol import records as r
+from flashq.protocol.limits import MIB
 from flashq.protocol.records import AnyRecord
 from flashq.protocol.sessions import About, Heartbeat, HeartbeatReply
 from flashq.shard.core import Core, Waiter
@@ -32,6 +34,10 @@ from flashq.shard.outbox import Origin
 
 PULLED_QUEUES_MAX: Final = 100
 """Queues remembered of one session as those that it pulls from; the oldest is forgotten first."""
+EVICTION_LOOKS_MAX: Final = 64
+"""So many sessions are looked at to find one that can be forgotten."""
+ANSWERS_BYTES_MAX: Final = 256 * MIB
+"""What all answers that are kept for repeats may take in one shard."""
 MISSED_MAX: Final = 2
 """A lease that so many heartbeats in a row do not name goes back to its queue."""
 
@@ -44,7 +50,8 @@ class LiveSession(Struct):
     check_ms: int
     """When it is looked after next; an earlier deadline of its own no longer counts."""
     is_silent: bool = False
-    waiters: list[Waiter] = []
+    waiters: dict[Waiter, None] = {}
+    """Its parked pulls."""
     open: int = 1
     queues: dict[str, None] = {}
     """Those that it has pulled from, as long as this process knows it."""
@@ -84,6 +91,9 @@ class Leases:
         self._drop = drop
         self._release = release
         self.sessions: dict[bytes, LiveSession] = {}
+        #: the same by when they were last heard: those that have asked once, and the others
+        self._once: OrderedDict[bytes, LiveSession] = OrderedDict()
+        self._again: OrderedDict[bytes, LiveSession] = OrderedDict()
 
     # --- after a restart
 
@@ -92,7 +102,7 @@ class Leases:
         state = self._core.state
         for session_id in state.sessions:
             self._meet(session_id)
-        for session_id, _ in state.awaited_requests:
+        for session_id in state.awaited_of:
             if session_id not in self.sessions and session_id not in state.expired_sessions:
                 self._meet(session_id)
         seen: set[int] = set()
@@ -113,10 +123,14 @@ class Leases:
         """
         live = self.sessions.get(session_id)
         if live is None:
-            if len(self.sessions) >= self._core.limits.sessions_max:
+            if len(self.sessions) >= self._core.limits.sessions_max and not self._evict():
                 raise Busy(detail=f"{len(self.sessions)} sessions are live")
             return self._meet(session_id)
         live.heard_ms = self._core.clock_ms
+        if self._once.pop(session_id, None) is not None:
+            self._again[session_id] = live
+        else:
+            self._again.move_to_end(session_id)
         if live.is_silent:
             live.is_silent = False
             self._check_at(live, live.heard_ms + self._core.limits.session_timeout_ms)
@@ -125,6 +139,7 @@ class Leases:
     def _meet(self, session_id: bytes) -> LiveSession:
         core = self._core
         live = self.sessions[session_id] = LiveSession(session_id, core.clock_ms, 0)
+        self._once[session_id] = live
         self._check_at(live, core.clock_ms + core.limits.session_timeout_ms)
         return live
 
@@ -136,8 +151,13 @@ class Leases:
         """Note that a pull is parked, to drop it with its session."""
         live = self.sessions.get(waiter.session) if waiter.session else None
         if live is not None:
-            live.waiters = [other for other in live.waiters if other.open]
-            live.waiters.append(waiter)
+            live.waiters[waiter] = None
+
+    def forget_waiter(self, waiter: Waiter) -> None:
+        """Note that a pull is parked no longer."""
+        live = self.sessions.get(waiter.session) if waiter.session else None
+        if live is not None:
+            live.waiters.pop(waiter, None)
 
     def note_pull(self, session_id: bytes, queue: str) -> None:
         """Note from which queue a session takes its jobs."""
@@ -168,23 +188,53 @@ class Leases:
         core = self._core
         live.open = 0
         del self.sessions[live.id]
+        self._once.pop(live.id, None)
+        self._again.pop(live.id, None)
         if self._is_known(live.id):
             core.commit([r.SessionEnded(live.id)], durable=core.context.level == "durable")
+
+    def _evict(self) -> bool:
+        """Forget the session that has been silent for longest, of those that hold nothing and wait
+        for nothing; one that has asked only once goes first, so that a flood of sessions makes room
+        for itself.
+
+        Returns:
+            Whether there was one, among those that were looked at.
+        """
+        for silent in (self._once, self._again):
+            for live in islice(silent.values(), EVICTION_LOOKS_MAX):
+                if not live.waiters and not self._is_bound(live.id):
+                    self._forget(live)
+                    return True
+        return False
+
+    def _is_bound(self, session_id: bytes) -> bool:
+        """Tell whether a session holds jobs, or waits for the answer to a push."""
+        state = self._core.state
+        session = state.sessions.get(session_id)
+        return bool(session is not None and session.deliveries) or session_id in state.awaited_of
+
+    def drop_answers(self) -> None:
+        """Make room for further answers.
+
+        Raises:
+            Busy: there are too many, of sessions that all hold something.
+        """
+        state = self._core.state
+        while state.answer_bytes > ANSWERS_BYTES_MAX:
+            if not self._evict():
+                raise Busy(detail=f"{state.answer_bytes} bytes of answers are kept for repeats")
 
     def _is_known(self, session_id: bytes) -> bool:
         """Tell whether a repeat of the session's can be answered, now or when a push is known."""
         state = self._core.state
-        if session_id in state.sessions:
-            return True
-        return any(session == session_id for session, _ in state.awaited_requests)
+        return session_id in state.sessions or session_id in state.awaited_of
 
     def _let_go(self, live: LiveSession, *, lost: bool) -> None:
         """Drop a session's parked pulls and give its jobs back."""
         core = self._core
-        for waiter in live.waiters:
-            if waiter.open:
-                self._drop(waiter)
-        live.waiters = []
+        for waiter in list(live.waiters):
+            self._drop(waiter)
         held = self.held(live.id)
         if not held:
             return

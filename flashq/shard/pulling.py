@@ -6,7 +6,7 @@ served.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import Final
 
 from msgspec import Struct
@@ -25,7 +25,7 @@ from flashq.protocol.leases import (
 )
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
-from flashq.shard.core import Core, Waiter
+from flashq.shard.core import Core, Line, Waiter
 from flashq.shard.handlers.inspecting import check_result_kept
 from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
@@ -125,7 +125,7 @@ class Pulling:
     def _park(self, waiter: Waiter) -> None:
         core = self._core
         if waiter.count:  # for none it only waits its time out, and stands before nobody
-            core.pulls.setdefault(waiter.queue, deque()).append(waiter)
+            core.pulls.setdefault(waiter.queue, Line())[waiter] = None
         core.waiters += 1
         if waiter.session and waiter.n is not None:
             self._parked[waiter.session, waiter.n] = waiter
@@ -141,6 +141,12 @@ class Pulling:
         if waiter.n is not None:
             self._parked.pop((waiter.session, waiter.n), None)
         self._return_ticket(waiter)
+        self._leases.forget_waiter(waiter)
+        line = self._core.pulls.get(waiter.queue)
+        if line is not None:
+            line.pop(waiter, None)
+            if not line:
+                del self._core.pulls[waiter.queue]
 
     def _return_ticket(self, waiter: Waiter) -> None:
         if waiter.ticket and self._tickets.get(waiter.ticket) is waiter:
@@ -153,13 +159,6 @@ class Pulling:
     def drop(self, waiter: Waiter) -> None:
         """Forget a parked pull without an answer: nobody is there to read it."""
         self._close(waiter)
-        parked = self._core.pulls.get(waiter.queue)
-        if parked is None:
-            return
-        while parked and not parked[0].open:
-            parked.popleft()
-        if not parked:
-            del self._core.pulls[waiter.queue]
 
     def withdraw(self, ticket: bytes) -> bool:
         """Forget a parked request without an answer: who has asked is gone.
@@ -187,21 +186,14 @@ class Pulling:
 
     def serve(self, name: str) -> None:
         """Hand jobs of a queue to those that wait for them, as far as there are any."""
-        parked = self._core.pulls.get(name)
-        while parked:
-            waiter = parked[0]
-            if not waiter.open:
-                parked.popleft()
-                continue
+        while line := self._core.pulls.get(name):
+            waiter = next(iter(line))
             jobs = self._deliverable(name, waiter.count)
             if not jobs:
                 self._await_token(name)
                 return
-            parked.popleft()
             self._close(waiter)
             self._deliver(jobs, waiter)
-        if parked is not None:
-            self._core.pulls.pop(name, None)
 
     def _deliverable(self, name: str, count: int) -> list[Job]:
         """Return the jobs that may be handed out now, at most `count`."""
@@ -348,7 +340,7 @@ class Pulling:
         deadline = core.clock_ms + min(timeout, TIMEOUT_MS_MAX)
         ticket = command.ticket or b""
         waiter = Waiter(origin, deadline, job_id=command.id, timeout=timeout, ticket=ticket)
-        core.waits.setdefault(command.id, []).append(waiter)
+        core.waits.setdefault(command.id, Line())[waiter] = None
         core.waiters += 1
         if ticket:
             self._tickets[ticket] = waiter
@@ -359,11 +351,10 @@ class Pulling:
         waiter.open = 0
         core.waiters -= 1
         self._return_ticket(waiter)
-        left = [other for other in core.waits.get(waiter.job_id, ()) if other.open]
-        if left:
-            core.waits[waiter.job_id] = left
-        else:
-            core.waits.pop(waiter.job_id, None)
+        line = core.waits[waiter.job_id]
+        del line[waiter]
+        if not line:
+            del core.waits[waiter.job_id]
 
     def _wait_expired(self, waiter: Waiter) -> None:
         self._forget_wait(waiter)

@@ -9,11 +9,21 @@ ends). Both give the same state when the log is replayed. Nothing here decides a
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from itertools import takewhile
 from typing import Final, cast
 
-from flashq.protocol.records import Options
-from flashq.shard.holdings import AwaitedPush, Mailbox, Queue, Session, Totals
+from flashq.protocol.records import Answer, Options
+from flashq.shard.holdings import (
+    SESSION_ANSWERS_BYTES_MAX,
+    SESSION_ANSWERS_MAX,
+    AwaitedPush,
+    Mailbox,
+    Queue,
+    Session,
+    Totals,
+    size_of_answer,
+)
 from flashq.shard.indexes import (
     PAGE_SEQUENCES,
     DueHeap,
@@ -56,6 +66,7 @@ OUTCOME_REMOVED: Final = 3
 JOB_BYTES: Final = 240
 """What a job takes beside its payload, for the bound on bytes."""
 EXPIRED_SESSIONS_MAX: Final = 100_000
+_COMPACT_AT: Final = 1024
 
 
 class ShardState:
@@ -104,12 +115,18 @@ class ShardState:
         self.with_result: deque[Job] = deque()
         self.results = 0
         self._debounce_ends: list[tuple[int, str, str]] = []
+        #: how many debounce windows are open
+        self.debounces = 0
         self.sessions: dict[bytes, Session] = {}
+        #: what all answers of sessions take
+        self.answer_bytes = 0
         #: sessions whose answers are forgotten, oldest first
         self.expired_sessions: OrderedDict[bytes, None] = OrderedDict()
         #: pushes whose answer waits for other shards, by key; and the key by their request
         self.awaited: dict[int, AwaitedPush] = {}
         self.awaited_requests: dict[tuple[bytes, int], int] = {}
+        #: how many of them each session has; all and only those with one
+        self.awaited_of: Counter[bytes] = Counter()
         #: the key of the awaited push, by pending job
         self.awaiting: dict[int, int] = {}
         #: the keys of awaited pushes that wait for nobody any more
@@ -169,6 +186,7 @@ class ShardState:
             ended = self.queues.get(name)
             if ended is not None and ended.debounces.get(debounce_id) == until:
                 del ended.debounces[debounce_id]
+                self.debounces -= 1
                 self.forget_if_idle(ended)
         return woken
 
@@ -486,8 +504,25 @@ class ShardState:
             self.cut_pages.pop(number, None)
 
     def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:
+        """Open a window in which pushes with that debounce id are refused."""
+        self.debounces += debounce_id not in queue.debounces
         queue.debounces[debounce_id] = until_ms
         heappush(self._debounce_ends, (until_ms, queue.name, debounce_id))
+
+    def forget_debounces(self, queue: Queue) -> None:
+        """Close all windows of a queue. Their ends are left behind until most are such."""
+        self.debounces -= len(queue.debounces)
+        queue.debounces.clear()
+        ends = self._debounce_ends
+        if len(ends) > _COMPACT_AT and len(ends) > 2 * self.debounces:
+            left = (end for end in ends if self._is_debounce_end(end))
+            self._debounce_ends = list(left)
+            heapify(self._debounce_ends)
+
+    def _is_debounce_end(self, end: tuple[int, str, str]) -> bool:
+        until, name, debounce_id = end
+        queue = self.queues.get(name)
+        return queue is not None and queue.debounces.get(debounce_id) == until
 
     def file_completed(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED job, newer than all that are filed, for retention."""
@@ -527,6 +562,63 @@ class ShardState:
         if session is None:
             session = self.sessions[session_id] = Session()
         return session
+
+    def await_request(self, push: AwaitedPush) -> None:
+        """Note a push whose answer waits for other shards, by the request that a repeat names."""
+        if push.session:
+            self.awaited_requests[push.session, push.n] = push.key
+            self.awaited_of[push.session] += 1
+
+    def answer_request(self, push: AwaitedPush) -> None:
+        """Note that such a push waits no longer."""
+        if self.awaited_requests.pop((push.session, push.n), None) is not None:
+            self.awaited_of[push.session] -= 1
+            if not self.awaited_of[push.session]:
+                del self.awaited_of[push.session]
+
+    def keep_answer(self, answer: Answer) -> None:
+        """Keep the answer to a request for its repeats, and drop what nobody asks for again, or
+        what is too much."""
+        session = self.session(answer.session)
+        answers, n = session.answers, answer.n
+        if answer.done_below > session.done_below:
+            self._drop_answers(session, answer.done_below)
+        if n < session.done_below:
+            return
+        late = answers and n < next(reversed(answers)) and n not in answers
+        old = answers.get(n)
+        size = size_of_answer(answer) - (0 if old is None else size_of_answer(old))
+        answers[n] = answer
+        session.bytes += size
+        self.answer_bytes += size
+        if late:  # a pull that was parked: younger requests have been answered before it
+            session.answers = answers = dict(sorted(answers.items()))
+        if len(answers) > SESSION_ANSWERS_MAX or session.bytes > SESSION_ANSWERS_BYTES_MAX:
+            self._drop_excess(session)
+
+    def _drop_excess(self, session: Session) -> None:
+        """Drop a session's oldest answers down to seven eighths of the bounds, so that they go many
+        at a time."""
+        count = len(session.answers) - (SESSION_ANSWERS_MAX - SESSION_ANSWERS_MAX // 8)
+        size = session.bytes - (SESSION_ANSWERS_BYTES_MAX - SESSION_ANSWERS_BYTES_MAX // 8)
+        below = session.done_below
+        for n, answer in session.answers.items():
+            if count <= 0 and size <= 0:
+                break
+            count -= 1
+            size -= size_of_answer(answer)
+            below = n + 1
+        self._drop_answers(session, below)
+
+    def _drop_answers(self, session: Session, below: int) -> None:
+        answers = session.answers
+        session.done_below = below
+        gone = list(takewhile(below.__gt__, answers))  # a dict is slow to find its first again
+        size = 0
+        for n in gone:
+            size += size_of_answer(answers.pop(n))
+        session.bytes -= size
+        self.answer_bytes -= size
 
     def begin_life(self, incarnation: int) -> None:
         """Let what comes from now on be written under this incarnation."""

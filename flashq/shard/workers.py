@@ -52,5 +52,5 @@ def _info(live: LiveSession, core: Core, leases: Leases) -> WorkerInfo:
         jobs_processed=about.jobs_processed or max(0, live.taken - len(held)),
         name=about.name,
         jobs_held=len(held),
-        pulls_waiting=sum(waiter.open for waiter in live.waiters),
+        pulls_waiting=len(live.waiters),
     )

@@ -57,6 +57,8 @@ from flashq.shard.sight import Sight
 from flashq.shard.views import children_of, job_view
 
 DEBOUNCE_TTL_MS: Final = 5000
+DEBOUNCES_MAX: Final = 100_000
+"""Most debounce windows that are open in one shard."""
 
 _CHILD_FORBIDS: Final = ("unique_key", "job_id", "debounce_id", "depends_on")
 
@@ -165,7 +167,7 @@ class Batch:
         """Decide one entry whose sizes have been checked; see `push`."""
         context, queue = self.context, self.queue
         options = options_of_push(context, queue, push, json=self.json)
-        self._check_debounce(push.debounce_id)
+        self.check_debounce(push.debounce_id)
         if push.job_id is not None:
             known = self._custom.get(push.job_id)
             if known is None and queue is not None:
@@ -191,12 +193,21 @@ class Batch:
         self._take_keys(push, new)
         return new
 
-    def _check_debounce(self, debounce_id: str | None) -> None:
+    def check_debounce(self, debounce_id: str | None) -> None:
+        """Refuse a push in whose window it falls.
+
+        Raises:
+            Debounced: it does.
+            Busy: it would open one window more than there may be.
+        """
         if debounce_id is None:
             return
         windows = {} if self.queue is None else self.queue.debounces
         if debounce_id in self._debounced or windows.get(debounce_id, 0) > self.context.now_ms:
             raise Debounced(debounce_id=debounce_id)
+        open_ = self.context.state.debounces + len(self._debounced)
+        if open_ >= DEBOUNCES_MAX and self.is_bounded:
+            raise Busy(detail=f"{open_} debounce windows are open in this shard")
 
     def raise_level(self, known: int, options: Options | None) -> None:
         """A push that must last gives its level to the job that stands for it.
@@ -476,12 +487,10 @@ def _known_flow(batch: Batch, command: Flow, options: Options | None, origin: Or
         Debounced, DuplicateJob: it repeats a debounce id or unique key.
         WrongState: the job with its custom id is no flow.
     """
+    batch.check_debounce(command.debounce_id)
     queue = batch.queue
     if queue is None:
         return None
-    debounce_id = command.debounce_id
-    if debounce_id is not None and queue.debounces.get(debounce_id, 0) > batch.context.now_ms:
-        raise Debounced(debounce_id=debounce_id)
     if command.job_id is not None:
         known = queue.custom_ids.get(command.job_id)
         if known is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from flashq.protocol.internal import COORDINATOR, Fire
 from flashq.protocol.records import Pushed
+from flashq.shard.handlers import producing
 from tests.unit.shard.harness import Shard
 
 
@@ -577,3 +578,32 @@ class TestTheJobInTheReply:
         again = shard.ask("PUSH", **push)
         assert "job" in first
         assert again == {"ok": True, "id": first["id"]}
+
+
+class TestDebounceBound:
+    """Windows are state that a peer makes, and so are bounded."""
+
+    def test_one_more_is_busy(self, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Until one ends; pushes without a window go on, also those that one turns away."""
+        monkeypatch.setattr(producing, "DEBOUNCES_MAX", 3)
+        said: dict[str, Any] = {"queue": "q", "debounce_ttl": 1000}
+        jobs = [{"data": n, "debounce_id": f"{n}", "debounce_ttl": 1000 + n} for n in range(4)]
+        reply = shard.ask("PUSHB", queue="q", jobs=jobs)
+        assert [job_id is None for job_id in reply["ids"]] == [False, False, False, True]
+        assert reply["errors"][0]["code"] == "busy"
+        for word in ("PUSH", "FLOW"):
+            children = [{"queue": "q", "data": 1}]
+            more: dict[str, Any] = {"children": children} if word == "FLOW" else {}
+            assert shard.refuse(word, **said, **more, data=1, debounce_id="4")[0] == "busy"
+            assert shard.refuse(word, **said, **more, data=1, debounce_id="1")[0] == "debounced"
+        shard.push()
+        shard.advance(1001)
+        shard.push(debounce_id="4")
+
+    def test_the_windows_of_a_queue_that_is_gone_leave_nothing(self, shard: Shard) -> None:
+        """Though they would last for ever."""
+        for n in range(1200):
+            shard.push(data=n, debounce_id="x", debounce_ttl=2**50)
+            shard.ask("OBLITERATE", queue="q")
+        assert shard.state.debounces == 0
+        assert len(shard.state._debounce_ends) <= 1025
