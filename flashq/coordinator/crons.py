@@ -31,6 +31,7 @@ from flashq.errors import (
 from flashq.protocol.bounds import check_options
 from flashq.protocol.codec import transcode
 from flashq.protocol.crons import CronJob, SetCron
+from flashq.protocol.depth import check_depth
 from flashq.protocol.internal import Fire
 from flashq.protocol.jobs import JobOptions
 from flashq.protocol.limits import EngineLimits
@@ -179,7 +180,7 @@ class CronTable:
         Raises:
             FlashQError: the request is refused.
         """
-        self._check(request)
+        self._check(request, json=json)
         try:
             schedule = parse(request.schedule, request.repeat_every, request.tz)
         except ScheduleError as error:
@@ -207,7 +208,7 @@ class CronTable:
         self.postpone(cron)
         self._write(cron)
 
-    def _check(self, request: SetCron) -> None:
+    def _check(self, request: SetCron, *, json: bool) -> None:
         size = len(request.name.encode())
         if not size:
             raise CronInvalid("Cron name cannot be empty")
@@ -217,6 +218,7 @@ class CronTable:
         payload_bytes, bytes_max = len(bytes(request.data)), self._limits.payload_bytes_max
         if payload_bytes > bytes_max:
             raise PayloadTooLarge(size=payload_bytes, limit=bytes_max)
+        check_depth(bytes(request.data), json=json)
         check_options(request, depends_on_max=self._limits.depends_on_max)
         if request.depends_on:
             raise CronInvalid("A cron cannot have depends_on: each of its jobs would wait for one")

@@ -275,7 +275,7 @@ def load_part(state: ShardState, content: bytes) -> None:
         if stored.settings != DEFAULT_SETTINGS:
             queue.settings = stored.settings
         for debounce_id, until in stored.debounces.items():
-            state.start_debounce(queue, debounce_id, until)
+            state.debounces.start(queue, debounce_id, until)
     for saved in part.sessions:
         session = state.session(saved.session)
         session.done_below = saved.done_below

@@ -302,7 +302,7 @@ class Engine:
                 state.delayed.first_ms(),
                 state.expiring.first_ms(),
                 state.ages.first_ms(),
-                state.next_debounce_end_ms(),
+                state.debounces.next_end_ms(),
             )
             if at is not None
         ]

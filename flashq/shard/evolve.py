@@ -366,12 +366,12 @@ def _queue_gone(state: ShardState, record: r.QueueGone) -> None:
     queue = state.queues.get(record.queue)
     if queue is not None:
         queue.settings = DEFAULT_SETTINGS
-        state.forget_debounces(queue)
+        state.debounces.forget(queue)
         state.forget_if_idle(queue)
 
 
 def _debounce_started(state: ShardState, record: r.DebounceStarted) -> None:
-    state.start_debounce(state.queue(record.queue), record.debounce_id, record.until)
+    state.debounces.start(state.queue(record.queue), record.debounce_id, record.until)
 
 
 # --- sessions and mailboxes

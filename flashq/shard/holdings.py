@@ -6,6 +6,7 @@ Data and what can be read off it; `state.ShardState` owns them and keeps them in
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import takewhile
 from typing import Final
 
 from msgspec import Struct
@@ -92,6 +93,42 @@ class Session:
         self.done_below = 0
         #: the deliveries it holds jobs of, by token
         self.deliveries: dict[int, Delivery] = {}
+
+    def keep(self, answer: Answer) -> None:
+        """Keep an answer, and drop those that nobody asks for again, or that are too much."""
+        if answer.done_below > self.done_below:
+            self._drop_below(answer.done_below)
+        answers, n = self.answers, answer.n
+        if n < self.done_below:
+            return
+        late = answers and n < next(reversed(answers)) and n not in answers
+        old = answers.get(n)
+        self.bytes += size_of_answer(answer) - (0 if old is None else size_of_answer(old))
+        answers[n] = answer
+        if late:  # a pull that was parked: younger requests have been answered before it
+            self.answers = dict(sorted(answers.items()))
+        if len(answers) > SESSION_ANSWERS_MAX or self.bytes > SESSION_ANSWERS_BYTES_MAX:
+            self._drop_excess()
+
+    def _drop_excess(self) -> None:
+        """Drop the oldest answers down to seven eighths of the bounds, so that they go many at a
+        time."""
+        count = len(self.answers) - (SESSION_ANSWERS_MAX - SESSION_ANSWERS_MAX // 8)
+        size = self.bytes - (SESSION_ANSWERS_BYTES_MAX - SESSION_ANSWERS_BYTES_MAX // 8)
+        below = self.done_below
+        for n, answer in self.answers.items():
+            if count <= 0 and size <= 0:
+                break
+            count -= 1
+            size -= size_of_answer(answer)
+            below = n + 1
+        self._drop_below(below)
+
+    def _drop_below(self, below: int) -> None:
+        self.done_below = below
+        # At once: to find its first key again, a dict passes all that are gone.
+        for n in list(takewhile(below.__gt__, self.answers)):
+            self.bytes -= size_of_answer(self.answers.pop(n))
 
 
 def size_of_answer(answer: Answer) -> int:

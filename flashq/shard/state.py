@@ -9,20 +9,16 @@ ends). Both give the same state when the log is replayed. Nothing here decides a
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from heapq import heapify, heappop, heappush
-from itertools import takewhile
 from typing import Final, cast
 
 from flashq.protocol.records import Answer, Options
+from flashq.shard.debounces import Debounces
 from flashq.shard.holdings import (
-    SESSION_ANSWERS_BYTES_MAX,
-    SESSION_ANSWERS_MAX,
     AwaitedPush,
     Mailbox,
     Queue,
     Session,
     Totals,
-    size_of_answer,
 )
 from flashq.shard.indexes import (
     PAGE_SEQUENCES,
@@ -66,7 +62,6 @@ OUTCOME_REMOVED: Final = 3
 JOB_BYTES: Final = 240
 """What a job takes beside its payload, for the bound on bytes."""
 EXPIRED_SESSIONS_MAX: Final = 100_000
-_COMPACT_AT: Final = 1024
 
 
 class ShardState:
@@ -114,9 +109,7 @@ class ShardState:
         #: those of them with a result, and some that are gone or have lost it
         self.with_result: deque[Job] = deque()
         self.results = 0
-        self._debounce_ends: list[tuple[int, str, str]] = []
-        #: how many debounce windows are open
-        self.debounces = 0
+        self.debounces = Debounces(self.queues)
         self.sessions: dict[bytes, Session] = {}
         #: what all answers of sessions take
         self.answer_bytes = 0
@@ -180,19 +173,9 @@ class ShardState:
                 self.set_state(job, queue, WAITING)
                 queue.ready.lane(job.priority).add(job)
                 woken.append(job.queue)
-        ends = self._debounce_ends
-        while ends and ends[0][0] <= self.now_ms:
-            until, name, debounce_id = heappop(ends)
-            ended = self.queues.get(name)
-            if ended is not None and ended.debounces.get(debounce_id) == until:
-                del ended.debounces[debounce_id]
-                self.debounces -= 1
-                self.forget_if_idle(ended)
+        for name in self.debounces.end_until(self.now_ms):
+            self.forget_if_idle(self.queues[name])
         return woken
-
-    def next_debounce_end_ms(self) -> int | None:
-        """Return when the first debounce window ends (wall clock), None for never."""
-        return self._debounce_ends[0][0] if self._debounce_ends else None
 
     # --- primitive steps, for `evolve` alone
 
@@ -503,27 +486,6 @@ class ShardState:
         if not page.dirty:  # else the next checkpoint drops its blocks from storage
             self.cut_pages.pop(number, None)
 
-    def start_debounce(self, queue: Queue, debounce_id: str, until_ms: int) -> None:
-        """Open a window in which pushes with that debounce id are refused."""
-        self.debounces += debounce_id not in queue.debounces
-        queue.debounces[debounce_id] = until_ms
-        heappush(self._debounce_ends, (until_ms, queue.name, debounce_id))
-
-    def forget_debounces(self, queue: Queue) -> None:
-        """Close all windows of a queue. Their ends are left behind until most are such."""
-        self.debounces -= len(queue.debounces)
-        queue.debounces.clear()
-        ends = self._debounce_ends
-        if len(ends) > _COMPACT_AT and len(ends) > 2 * self.debounces:
-            left = (end for end in ends if self._is_debounce_end(end))
-            self._debounce_ends = list(left)
-            heapify(self._debounce_ends)
-
-    def _is_debounce_end(self, end: tuple[int, str, str]) -> bool:
-        until, name, debounce_id = end
-        queue = self.queues.get(name)
-        return queue is not None and queue.debounces.get(debounce_id) == until
-
     def file_completed(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED job, newer than all that are filed, for retention."""
         _drop_gone(queue.completed)
@@ -577,48 +539,11 @@ class ShardState:
                 del self.awaited_of[push.session]
 
     def keep_answer(self, answer: Answer) -> None:
-        """Keep the answer to a request for its repeats, and drop what nobody asks for again, or
-        what is too much."""
+        """Keep the answer to a request for its repeats."""
         session = self.session(answer.session)
-        answers, n = session.answers, answer.n
-        if answer.done_below > session.done_below:
-            self._drop_answers(session, answer.done_below)
-        if n < session.done_below:
-            return
-        late = answers and n < next(reversed(answers)) and n not in answers
-        old = answers.get(n)
-        size = size_of_answer(answer) - (0 if old is None else size_of_answer(old))
-        answers[n] = answer
-        session.bytes += size
-        self.answer_bytes += size
-        if late:  # a pull that was parked: younger requests have been answered before it
-            session.answers = answers = dict(sorted(answers.items()))
-        if len(answers) > SESSION_ANSWERS_MAX or session.bytes > SESSION_ANSWERS_BYTES_MAX:
-            self._drop_excess(session)
-
-    def _drop_excess(self, session: Session) -> None:
-        """Drop a session's oldest answers down to seven eighths of the bounds, so that they go many
-        at a time."""
-        count = len(session.answers) - (SESSION_ANSWERS_MAX - SESSION_ANSWERS_MAX // 8)
-        size = session.bytes - (SESSION_ANSWERS_BYTES_MAX - SESSION_ANSWERS_BYTES_MAX // 8)
-        below = session.done_below
-        for n, answer in session.answers.items():
-            if count <= 0 and size <= 0:
-                break
-            count -= 1
-            size -= size_of_answer(answer)
-            below = n + 1
-        self._drop_answers(session, below)
-
-    def _drop_answers(self, session: Session, below: int) -> None:
-        answers = session.answers
-        session.done_below = below
-        gone = list(takewhile(below.__gt__, answers))  # a dict is slow to find its first again
-        size = 0
-        for n in gone:
-            size += size_of_answer(answers.pop(n))
-        session.bytes -= size
-        self.answer_bytes -= size
+        before = session.bytes
+        session.keep(answer)
+        self.answer_bytes += session.bytes - before
 
     def begin_life(self, incarnation: int) -> None:
         """Let what comes from now on be written under this incarnation."""

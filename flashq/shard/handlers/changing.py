@@ -59,7 +59,7 @@ def update(context: Context, command: UpdateJob, origin: Origin) -> Decision:
     if job is None or job.state not in _UPDATABLE:
         raise JobNotFound(id=command.id)
     data = bytes(command.data)
-    check_payload(context, data)
+    check_payload(context, data, json=origin.json)
     context.check_room(0, max(0, len(data) - len(job.data)))
     record = r.DataSet(job.id, data, origin.json)
     return Decision(Reply(), [record], context.is_durable(job))

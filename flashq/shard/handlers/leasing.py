@@ -20,6 +20,7 @@ from flashq.ids import epoch_of_token
 from flashq.protocol import records as r
 from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.codec import transcode
+from flashq.protocol.depth import check_depth
 from flashq.protocol.leases import (
     Ack,
     AckBatch,
@@ -102,6 +103,7 @@ def _result(context: Context, raw: object, origin: Origin) -> bytes | None:
     limit = context.limits.payload_bytes_max
     if len(data) > limit:
         raise PayloadTooLarge(size=len(data), limit=limit)
+    check_depth(data, json=origin.json)
     return transcode(data, to_json=False) if origin.json else data
 
 

@@ -7,8 +7,10 @@ from typing import Final
 
 from msgspec import Raw
 
+from flashq.errors import InvalidRequest
 from flashq.ids import job_id
 from flashq.protocol import records as r
+from flashq.protocol.depth import PAYLOAD_DEPTH_MAX, check_depth
 from flashq.protocol.jobs import (
     NewJob,
     PayloadBatch,
@@ -40,7 +42,7 @@ def push_plain(context: Context, command: PlainPush, origin: Origin) -> Decision
     data = bytes(command.data)
     state = context.state
     queue = state.queues.get(command.queue)
-    check_payload(context, data)
+    check_payload(context, data, json=origin.json)
     context.check_room(1, len(data))
     options = _plain_options(context, queue, command.data, json=origin.json)
     if options is not None:
@@ -85,6 +87,8 @@ def _push_many(
     sizes = list(map(len, datas))
     if not datas or max(sizes) > context.limits.payload_bytes_max:
         return push_batch(context, _with_options(command, raws, priorities), origin)
+    if max(sizes) > PAYLOAD_DEPTH_MAX and _is_one_too_deep(datas, json=origin.json):
+        return push_batch(context, _with_options(command, raws, priorities), origin)
     context.check_room(len(datas), sum(sizes))
     state = context.state
     queue = state.queues.get(command.queue)
@@ -101,6 +105,15 @@ def _push_many(
     return Decision(
         PushBatchReply(ok=True, ids=ids), [record], is_durable_push(context, queue, None)
     )
+
+
+def _is_one_too_deep(datas: list[bytes], *, json: bool) -> bool:
+    try:
+        for data in datas:
+            check_depth(data, json=json)
+    except InvalidRequest:
+        return True
+    return False
 
 
 def _with_options(

@@ -27,6 +27,7 @@ from flashq.protocol import records as r
 from flashq.protocol.base import Reply
 from flashq.protocol.bounds import check_options
 from flashq.protocol.codec import encode_msgpack, error_reply
+from flashq.protocol.depth import check_depth
 from flashq.protocol.internal import CreateChild, Watch
 from flashq.protocol.jobs import (
     BatchError,
@@ -102,15 +103,17 @@ def options_of_push(
     return None if options == NO_OPTIONS else options
 
 
-def check_payload(context: Context, data: bytes) -> None:
-    """Check a payload's size.
+def check_payload(context: Context, data: bytes, *, json: bool) -> None:
+    """Check a payload's size and depth.
 
     Raises:
         PayloadTooLarge: it is beyond the bound.
+        InvalidRequest: it nests too deep.
     """
     limit = context.limits.payload_bytes_max
     if len(data) > limit:
         raise PayloadTooLarge(size=len(data), limit=limit)
+    check_depth(data, json=json)
 
 
 class Batch:
@@ -159,7 +162,7 @@ class Batch:
         Raises:
             FlashQError: it is refused, and left no trace.
         """
-        check_payload(self.context, data)
+        check_payload(self.context, data, json=self.json)
         check_options(push, depends_on_max=self.context.limits.depends_on_max)
         return self.add(push, data)
 
@@ -205,7 +208,7 @@ class Batch:
         windows = {} if self.queue is None else self.queue.debounces
         if debounce_id in self._debounced or windows.get(debounce_id, 0) > self.context.now_ms:
             raise Debounced(debounce_id=debounce_id)
-        open_ = self.context.state.debounces + len(self._debounced)
+        open_ = self.context.state.debounces.count + len(self._debounced)
         if open_ >= DEBOUNCES_MAX and self.is_bounded:
             raise Busy(detail=f"{open_} debounce windows are open in this shard")
 
@@ -412,8 +415,8 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
         raise InvalidRequest(detail="missing field `data`")
     data = bytes(raw)
     children = command.children
-    _check_children(context, command, children)
-    check_payload(context, data)
+    _check_children(context, command, children, json=origin.json)
+    check_payload(context, data, json=origin.json)
     check_options(command, depends_on_max=context.limits.depends_on_max)
     context.check_room(1, len(data))
     batch = Batch(context, command.queue, json=origin.json, sight=origin.sight)
@@ -462,7 +465,9 @@ def push_flow(context: Context, command: Flow, origin: Origin) -> Decision:
     return Decision(None, records, durable)
 
 
-def _check_children(context: Context, command: Flow, children: list[NewChild]) -> None:
+def _check_children(
+    context: Context, command: Flow, children: list[NewChild], *, json: bool
+) -> None:
     if not children:
         raise FlowEmpty
     if command.depends_on:
@@ -472,7 +477,7 @@ def _check_children(context: Context, command: Flow, children: list[NewChild]) -
         raise FieldTooLarge(field="children", size=f"{len(children)} jobs", limit=limit)
     for child in children:
         check_queue_name(child.queue, bytes_max=context.limits.queue_name_bytes_max)
-        check_payload(context, bytes(child.data))
+        check_payload(context, bytes(child.data), json=json)
         check_options(child, depends_on_max=context.limits.depends_on_max)
         for field in _CHILD_FORBIDS:
             if getattr(child, field) is not None:

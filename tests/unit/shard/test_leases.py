@@ -6,7 +6,7 @@ import pytest
 
 from flashq.ids import lease_token
 from flashq.protocol.internal import DependencyAnswer
-from flashq.shard import engine, leases, state
+from flashq.shard import engine, holdings, leases
 from tests.unit.shard.harness import ALICE, BOB, CARL, Refused, Shard
 
 
@@ -158,7 +158,7 @@ class TestAnswers:
 
     def test_of_too_many_the_oldest_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A request whose answer is gone is not carried out again."""
-        monkeypatch.setattr(state, "SESSION_ANSWERS_MAX", 16)
+        monkeypatch.setattr(holdings, "SESSION_ANSWERS_MAX", 16)
         shard = Shard()
         for n in range(1, 101):
             shard.ask("PUSH", queue="q", data=n, session=ALICE, n=n)
@@ -171,7 +171,7 @@ class TestAnswers:
 
     def test_of_too_large_ones_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer to a batch has all its ids."""
-        monkeypatch.setattr(state, "SESSION_ANSWERS_BYTES_MAX", 8000)
+        monkeypatch.setattr(holdings, "SESSION_ANSWERS_BYTES_MAX", 8000)
         shard = Shard()
         for n in range(1, 30):
             shard.ask("PUSHB", queue="q", payloads=[0] * 100, session=ALICE, n=n)
@@ -182,7 +182,7 @@ class TestAnswers:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has no answer yet, however many younger requests had one."""
-        monkeypatch.setattr(state, "SESSION_ANSWERS_MAX", 16)
+        monkeypatch.setattr(holdings, "SESSION_ANSWERS_MAX", 16)
         shard = Shard()
         shard.send("PULL", queue="w", session=ALICE, n=1)
         for n in range(2, 100):

@@ -605,5 +605,41 @@ class TestDebounceBound:
         for n in range(1200):
             shard.push(data=n, debounce_id="x", debounce_ttl=2**50)
             shard.ask("OBLITERATE", queue="q")
-        assert shard.state.debounces == 0
-        assert len(shard.state._debounce_ends) <= 1025
+        assert shard.state.debounces.count == 0
+        assert len(shard.state.debounces) <= 1025
+
+
+class TestDepth:
+    """One job that nests too deep made lists unreadable for everybody."""
+
+    @pytest.mark.parametrize("json", [False, True])
+    def test_every_opaque_field_has_the_same_bound(self, shard: Shard, json: bool) -> None:
+        """Payloads and results, wherever they stand."""
+        job_id = shard.make_active()
+        for levels, is_refused in ((100, False), (101, True), (900, True)):
+            value: Any = "x" * 200
+            for _ in range(levels):
+                value = [value]
+            asked: list[tuple[str, dict[str, Any]]] = [
+                ("PUSH", {"queue": "q", "data": value}),
+                ("PUSH", {"queue": "q", "data": value, "ttl": 10**9}),
+                ("FLOW", {"queue": "q", "data": value, "children": [{"queue": "q", "data": 1}]}),
+                ("FLOW", {"queue": "q", "data": 1, "children": [{"queue": "q", "data": value}]}),
+                ("UPDATEJOB", {"id": job_id, "data": value}),
+                ("ACKB", {"ids": [job_id], "results": [value]}),
+            ]
+            for word, fields in asked:
+                answer = shard.answer(shard.send(word, json=json, **fields))
+                assert answer is not None
+                assert answer["ok"] is not is_refused, (word, levels)
+                if is_refused:
+                    assert "nests deeper than 100 levels" in answer["error"]
+            for batch in ({"payloads": [1, value, 2]}, {"jobs": [{"data": 1}, {"data": value}]}):
+                reply = shard.ask("PUSHB", queue="q", json=json, **batch)
+                assert (reply["ids"][1] is None) == is_refused
+                assert reply["ids"][0] is not None
+            job_id = shard.make_active(queue=f"q{levels}")
+            ack = shard.answer(shard.send("ACK", json=json, id=job_id, result=value))
+            assert ack is not None
+            assert ack["ok"] is not is_refused
+            job_id = shard.make_active(queue=f"w{levels}")
