@@ -16,7 +16,8 @@ from flashq.cli.checks import Process
 from flashq.cli.findings import Finding
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
 from flashq.cli.wording import plural
-from flashq.config import Settings
+from flashq.clock import SystemClock
+from flashq.config import Settings, load_settings
 from flashq.errors import ConfigError
 from flashq.ids import SHARD_COUNT_DEFAULT
 from flashq.protocol.sessions import HelloReply
@@ -104,15 +105,37 @@ class Examination:
 @click.command(cls=Verb)
 @click.option("--config", "config_file", metavar="PATH", help="The server's settings file.")
 @click.option("--run-dir", metavar="PATH", help="The server's run directory.")
+@click.option("--storage", is_flag=True, help="Read the whole storage: what is missing or broken?")
+@click.option("--data-dir", metavar="PATH", help="The server's data directory; with --storage.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Let the server start on a storage that lacks something; with --storage.",
+)
 @pass_invocation
-def doctor(invocation: Invocation, config_file: str | None, run_dir: str | None) -> None:
+def doctor(
+    invocation: Invocation,
+    config_file: str | None,
+    run_dir: str | None,
+    storage: bool,
+    data_dir: str | None,
+    accept_loss: bool,
+) -> None:
     """Check settings, sockets, limits and versions, and say what is wrong and what to do.
+
+    With --storage the storage is read instead, all of it. With --accept-loss too, what is missing
+    is noted in the data directory, and the server goes on without it.
 
     Exit status 1 when something is wrong. Works while the server is down.
     """
+    if (accept_loss or data_dir is not None) and not storage:
+        raise click.UsageError("--accept-loss and --data-dir go with --storage")
     examination = Examination(invocation, config_file, run_dir)
+    findings = examination.findings()
+    if storage:
+        findings = storage_findings(config_file, data_dir, accept_loss=accept_loss)
     found = []
-    for finding in examination.findings():
+    for finding in findings:
         found.append(finding)
         if not invocation.as_json:
             _show(invocation, finding)
@@ -132,6 +155,27 @@ def doctor(invocation: Invocation, config_file: str | None, run_dir: str | None)
         invocation.say(f"{said}, {plural(warnings, 'warning')}")
     if wrong:
         raise click.exceptions.Exit(1)
+
+
+def storage_findings(
+    config_file: str | None, data_dir: str | None, *, accept_loss: bool
+) -> Iterator[Finding]:
+    """Yield what there is to say of a server's storage.
+
+    Args:
+        config_file: the settings file that the server is started with.
+        data_dir: its data directory, where a flag names it.
+        accept_loss: let the server go on without what is missing.
+    """
+    from flashq.cli import storage_checks
+    from flashq.coordinator.acceptance import accept_loss_of
+
+    flags = {} if data_dir is None else {"data_dir": data_dir}
+    settings = load_settings(flags, config_file=config_file)
+    if accept_loss:
+        for text in accept_loss_of(settings, SystemClock().wall_ms()):
+            yield Finding("storage", "warning", f"goes on without this: {text}")
+    yield from storage_checks.examine(settings)
 
 
 def _show(invocation: Invocation, finding: Finding) -> None:

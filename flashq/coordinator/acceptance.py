@@ -10,8 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from flashq.config import Settings
 from flashq.datadir import DataDir
 from flashq.errors import ConfigError, StorageDamaged
+from flashq.storage import open_storage
 from flashq.storage.acceptance import Known, check, shortfalls
 from flashq.storage.backup import EPOCHS_SKIPPED, RESTORING, SEQUENCES_SKIPPED
 from flashq.storage.census import taken
@@ -60,6 +62,31 @@ def begin_marks(directory: DataDir, opened: Opened) -> MarksFile:
     marks = MarksFile(directory.marks_path, Marks.of(opened))
     directory.pin(opened.uuid)
     return marks
+
+
+def accept_loss_of(settings: Settings, wall_ms: int) -> list[str]:
+    """Take what a server's storage has for all that there is, and note what is lost.
+
+    Args:
+        settings: the server's, which must not run.
+        wall_ms: the wall clock.
+
+    Returns:
+        What is lost, in sentences; nothing when nothing is missing.
+
+    Raises:
+        ConfigError, StorageUnavailable: it cannot be used, or a server uses it.
+        StorageDamaged: what is left cannot be used.
+    """
+    storage = open_storage(settings.storage, wall_ms)
+    if not isinstance(storage, TableStorage):
+        return []
+    directory = DataDir(settings.data_dir)
+    try:
+        return accept_loss(storage, directory, settings.shards, wall_ms)
+    finally:
+        storage.close()
+        directory.close()
 
 
 def accept_loss(

@@ -73,6 +73,18 @@ def open_snapshot(url: str) -> Snapshot:
     return PostgresSnapshot(url)
 
 
+def examine_structure(url: str) -> None:
+    """See that the database of a storage is whole, as far as that can be found out from here.
+
+    Raises:
+        StorageDamaged, StorageUnavailable: it is not, or cannot be read.
+    """
+    if (path := sqlite_path(url)) is not None and path.exists():
+        from flashq.storage.sqlite import examine
+
+        examine(path)
+
+
 def sqlite_path(url: str) -> Path | None:
     """Return the file of an SQLite storage, None for another one."""
     return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None

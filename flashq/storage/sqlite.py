@@ -376,9 +376,17 @@ class _SqliteReading(Tables):
         Raises:
             ConfigError, StorageDamaged, StorageUnavailable: as `Storage.look` does.
         """
+        self.check_structure()
+        return self.current()
+
+    def check_structure(self) -> None:
+        """See that the file's pages and indexes fit together.
+
+        Raises:
+            StorageDamaged, StorageUnavailable: they do not, or it cannot be read.
+        """
         with self._guarded():
             check_structure(self._connection, self._path)
-        return self.current()
 
     def current(self) -> Opened | None:
         """Return the same, without a look at the file as a whole."""
@@ -393,6 +401,18 @@ class _SqliteReading(Tables):
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def examine(path: Path) -> None:
+    """See that a file's pages and indexes fit together, and change nothing.
+
+    Raises:
+        StorageDamaged, StorageUnavailable: they do not, or it cannot be read.
+    """
+    if path.stat().st_size <= EMPTY_BYTES and wal_of(path).exists():
+        raise StorageDamaged(detail=f"{path} is empty, but {wal_of(path)} belongs to it")
+    with closing(_SqliteReading(path, immutable=not wal_of(path).exists())) as reading:
+        reading.check_structure()
 
 
 class SqliteSnapshot(_SqliteReading):

@@ -346,6 +346,26 @@ def _run_gateway(settings: Settings, lifecycle: Lifecycle) -> None:
     gateway.run(settings, lifecycle)
 
 
+def _accept_loss(settings: Settings, report: Report) -> bool:
+    """Let the storage go on without what it lacks; in a child, for this process opens none."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            from flashq.coordinator.acceptance import accept_loss_of
+
+            for text in accept_loss_of(settings, SystemClock().wall_ms()):
+                log_of("flashq serve").warning("storage goes on without this", lost=text)
+            status = 0
+        except FlashQError as error:
+            report.failed(str(error))
+        finally:
+            close_outputs()
+            os._exit(status)
+    _, waited = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(waited) == 0
+
+
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run `flashq serve` and return its exit status.
 
@@ -354,6 +374,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         environ: the environment.
     """
     parser = flag_parser("flashq serve", "Run all programs of a server under one supervisor.")
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="start, this once, on a storage that lacks something; what that is gets noted",
+    )
     arguments = parser.parse_args(argv)
     keep_to_owner()
     report = TerminalReport("flashq serve", environ.get("NOTIFY_SOCKET"))
@@ -371,6 +396,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     for name in names_without_effect(environ):
         log_of("flashq serve").info(f"{name} has no effect in this version")
     setproctitle("flashq serve")
+    if arguments.accept_loss and not _accept_loss(settings, report):
+        return 1
     return Supervisor(
         server_programs(settings),
         settings.drain_timeout_ms,

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from flashq.cli import checks
+from flashq.cli import checks, storage_checks
+from flashq.cli.findings import Finding
+from flashq.config import load_settings
 from tests.gateway.http_client import HttpClient
 from tests.integration.programs import WAIT_MS
 from tests.integration.site import TWO_SHARDS, Site, ok, pull, push, trouble
@@ -305,4 +307,84 @@ def test_each_commit_is_forced_to_the_disk_once(file_site: Site) -> None:
         strace.communicate()
     forced = trace.read_text().count("sync(")
     assert pushes <= forced <= pushes + 5
+    dealer.close()
+
+
+def examined(site: Site) -> list[Finding]:
+    """What `flashq doctor --storage` says."""
+    flags = {"data_dir": str(site.data_dir), "storage": site.storage}
+    return list(storage_checks.examine(load_settings(flags, environ={})))
+
+
+def test_a_changed_bit_is_refused_until_the_loss_is_accepted(file_site: Site) -> None:
+    """
+    1. Pushes are acknowledged, and everything is killed. A bit of the write-ahead log changes.
+    2. Starts are refused, say what is missing, and leave file and log as they are. So does the
+       doctor.
+    3. With the loss accepted the server has what was before it, and takes more. It is noted.
+    """
+    site = file_site
+    dealer = site.start().dealer()
+    ids = [push(dealer, "a", number) for number in range(40)]
+    dealer.close()
+    site.crash()
+    wal = Path(f"{site.path}-wal")
+    content = bytearray(wal.read_bytes())
+    content[len(content) // 2] ^= 4
+    wal.write_bytes(content)
+    files = (site.path.read_bytes(), bytes(content))
+    for _ in range(2):
+        told = site.refusal()
+        assert "it lacks the log from" in told
+        assert "flashq doctor --storage" in told
+        assert "Traceback" not in told
+        assert (site.path.read_bytes(), wal.read_bytes()) == files
+    assert any("it lacks the log from" in one.text for one in examined(site))
+    assert (site.path.read_bytes(), wal.read_bytes()) == files
+    dealer = site.start("--accept-loss").dealer()
+    left = ok(dealer.ask("COUNT", queue="a"))["count"]
+    assert 0 < left < len(ids)
+    new = push(dealer, "a", "new")
+    assert new > max(ids)
+    assert [one.verdict for one in examined(site)] == ["warning", "ok", "ok"]
+    dealer.close()
+    site.crash()
+    dealer = site.start().dealer()
+    assert ok(dealer.ask("COUNT", queue="a"))["count"] == left + 1
+    dealer.close()
+
+
+def test_a_log_that_is_removed_under_a_running_server_loses_nothing(file_site: Site) -> None:
+    """
+    1. Somebody removes the write-ahead log, twice. Pushes are acknowledged as before.
+    2. Everything is killed: all of them are there.
+    """
+    site = file_site
+    dealer = site.start().dealer()
+    ids = []
+    for number in range(30):
+        if number % 10 == 5:
+            Path(f"{site.path}-wal").unlink()
+        ids.append(push(dealer, "a", number))
+    dealer.close()
+    site.crash()
+    dealer = site.start().dealer()
+    assert [pull(dealer, "a")["id"] for _ in ids] == ids
+    dealer.close()
+
+
+def test_a_storage_that_is_gone_is_not_made_anew(file_site: Site) -> None:
+    """The data directory knows that there was one; with the loss accepted it begins with none."""
+    site = file_site
+    dealer = site.start().dealer()
+    push(dealer, "a", 1)
+    dealer.close()
+    site.crash()
+    for end in ("", "-wal", "-shm"):
+        Path(f"{site.path}{end}").unlink()
+    assert "it is empty or not there" in site.refusal()
+    assert not site.path.exists()
+    assert any("it is empty or not there" in one.text for one in examined(site))
+    dealer = site.start("--accept-loss").dealer()
+    assert ok(dealer.ask("COUNT", queue="a"))["count"] == 0
     dealer.close()

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flashq.coordinator.acceptance import begin_marks
+from flashq.datadir import DataDir
+from flashq.storage.sqlite import SqliteStorage
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.replies import teach
 from tests.unit.client.fake_server import FakeServer, error
@@ -78,3 +81,31 @@ def test_another_door_says_no_run_directory(
     checks = {one["check"]: one["verdict"] for one in found}
     assert checks["shards"] == "ok"
     assert "shard sockets" not in checks
+
+
+def test_a_storage_is_read_as_a_whole(run: Run, tmp_path: Path) -> None:
+    """None yet; one that is whole; one that is gone; and after that loss was accepted."""
+    words = ("doctor", "--storage", "--data-dir", str(tmp_path))
+    outcome = run(*words)
+    assert (outcome.status, "nothing has been stored" in outcome.out) == (0, True)
+    storage, directory = SqliteStorage(tmp_path / "flashq.db"), DataDir(str(tmp_path))
+    begin_marks(directory, storage.open(32)).close()
+    storage.close()
+    directory.close()
+    outcome = run(*words)
+    assert (outcome.status, "all of it is there and whole" in outcome.out) == (0, True)
+    for file in tmp_path.glob("flashq.db*"):
+        file.unlink()
+    outcome = run(*words)
+    assert (outcome.status, "empty or not there" in outcome.out) == (1, True)
+    assert "--accept-loss" in outcome.out
+    outcome = run(*words, "--accept-loss")
+    assert (outcome.status, "goes on without this" in outcome.out) == (0, True)
+    assert "! storage, losses: accepted" in run(*words).out
+
+
+def test_what_goes_with_the_storage_is_said(run: Run) -> None:
+    """Nobody thinks that a loss was accepted."""
+    for words in (("--accept-loss",), ("--data-dir", "x")):
+        outcome = run("doctor", *words)
+        assert (outcome.status, "go with --storage" in outcome.err) == (2, True)
