@@ -54,6 +54,10 @@ class View(Struct, kw_only=True, frozen=True):
     queues: list[QueueInfo]
     workers: list[WorkerInfo]
     timestamp: int
+    silent_shards: list[int] = []
+    """Of which `metrics` has what they said last."""
+    unknown_shards: list[int] = []
+    """Of which something is not in `stats` or `metrics`, because nobody has heard of them yet."""
 
 
 class Overview:
@@ -116,6 +120,8 @@ class Overview:
             queues=queues.queues,
             workers=workers.workers,
             timestamp=self._wall_ms(),
+            silent_shards=metrics.missing_shards,
+            unknown_shards=sorted({*stats.unknown_shards, *metrics.unknown_shards}),
         )
         self._view_until = self._mono_s() + SHARED_S
         return self._view

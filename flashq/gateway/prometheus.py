@@ -117,11 +117,17 @@ class _Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all series."""
         view = self._view
-        yield from _totals(view.metrics)
+        if view.unknown_shards:
+            # Totals without a part of them would go back, and then jump by jobs that never were.
+            yield from _lately(view.metrics)
+        else:
+            yield from _totals(view.metrics)
+            yield from _lately(view.metrics)
+            yield from _durations(view.stats)
         yield from _states(view)
         yield from _queues(view)
         yield from _shards(view.stats.shards)
-        yield from _durations(view.stats)
+        yield _up(view)
         yield from _storage(view.stats)
         missing = _gauge("flashq_shards_missing", "Shards that did not answer in time.")
         missing.add_metric((), len(view.stats.missing_shards))
@@ -158,6 +164,9 @@ def _totals(metrics: Metrics) -> Iterator[Metric]:
         family = CounterMetricFamily(f"flashq_jobs_{name}", text)
         family.add_metric((), getattr(metrics, f"total_{name}"))
         yield family
+
+
+def _lately(metrics: Metrics) -> Iterator[Metric]:
     throughput = _gauge("flashq_throughput_per_second", "Jobs completed a second, lately.")
     throughput.add_metric((), round(metrics.jobs_per_second, 2))
     yield throughput
@@ -246,6 +255,20 @@ def _shards(shards: list[ShardStats]) -> Iterator[Metric]:
     for shard in shards:
         lag.add_metric((str(shard.shard),), max(0, shard.log_seq - shard.safe_seq))
     yield lag
+
+
+def _up(view: View) -> Metric:
+    """Return which shards have answered, and so whose counts are as they were heard last."""
+    family = _gauge(
+        "flashq_shard_up",
+        "Whether a shard answers; of one that does not, totals are as they were heard last.",
+        "shard",
+    )
+    silent = {*view.stats.missing_shards, *view.silent_shards}
+    known = {shard.shard for shard in view.stats.shards} | silent
+    for shard in sorted(known):
+        family.add_metric((str(shard),), int(shard not in silent))
+    return family
 
 
 _STORAGE_GAUGES: Final = (

@@ -120,7 +120,11 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     absent where each program was started by itself, as by systemd.
 
     `wait_seconds` are from when a job was due to each of its deliveries, `processing_seconds` from
-    a delivery to its worker's ACK or FAIL; both since the shards' processes began."""
+    a delivery to its worker's ACK or FAIL; both since the shards' processes began, and, as far as
+    the router has heard of them, those before.
+
+    Of shards in `missing_shards`, which did not answer, counts are as the router heard them last;
+    `unknown_shards` are those of them of which it has heard nothing yet."""
 
     ok: bool
     queued: int
@@ -131,6 +135,7 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     waiting_dependencies: int = 0
     shards: list[ShardStats] = []
     missing_shards: list[int] = []
+    unknown_shards: list[int] = []
     storage: str = ""
     wait_seconds: Distribution | None = None
     processing_seconds: Distribution | None = None
@@ -178,9 +183,12 @@ class GetMetrics(Request, kw_only=True, tag="METRICS"):
 
 
 class MetricsReply(Reply, kw_only=True, omit_defaults=True):
+    """Totals of `missing_shards` and `unknown_shards` are as in STATS."""
+
     ok: bool
     metrics: Metrics
     missing_shards: list[int] = []
+    unknown_shards: list[int] = []
 
 
 class GetMetricsHistory(Request, kw_only=True, tag="METRICSHISTORY"):

@@ -62,8 +62,9 @@ from flashq.protocol.sessions import (
     Subscribe,
 )
 from flashq.router.gathering import GatherTable
-from flashq.router.gathers import Division, Gather, Supervised, ask_all, divide_by_id, join
+from flashq.router.gathers import Division, Gather, ask_all, divide_by_id, join
 from flashq.router.hearing import Hearing
+from flashq.router.known import Known, Supervised
 from flashq.router.outbox import ACCOUNT_BYTES, ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel, split
 from flashq.router.routing import (
     COORDINATOR_ROUTING_ID,
@@ -130,9 +131,7 @@ class Router:
         self._last_reply_ms = now_ms
         #: clients that leave so much unread that their requests are refused
         self._overfull: set[bytes] = set()
-        self._supervisor = supervisor
-        #: what the coordinator has said last
-        self._told = Epochs(epochs=[])
+        self._known = Known(supervisor)
         #: what was dropped, by reason
         self.dropped: Counter[str] = Counter()
         #: why this router must not run; it exits then
@@ -368,8 +367,7 @@ class Router:
             body,
             self._settings.shard_count,
             json=asker.json,
-            coordinator=self._told,
-            supervisor=self._supervisor,
+            known=self._known,
             names=self._sessions.names,
         )
 
@@ -442,7 +440,7 @@ class Router:
             message = None
         match message:
             case Epochs(epochs=epochs) if len(epochs) == self._settings.shard_count:
-                self._told = message
+                self._known.coordinator = message
                 for shard, epoch in enumerate(epochs):
                     self._set_epoch(shard, epoch)
             case Refused(reason=reason):

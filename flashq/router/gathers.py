@@ -24,7 +24,6 @@ from flashq.ids import shard_of_job
 from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.codec import Outline, decode, decode_request, encode
 from flashq.protocol.histogram import Distribution, merge
-from flashq.protocol.internal import Epochs
 from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
@@ -32,10 +31,10 @@ from flashq.protocol.queues import QueuesReply
 from flashq.protocol.server import (
     MetricsReply,
     StatsReply,
-    SupervisorStats,
     WorkerInfo,
     WorkersReply,
 )
+from flashq.router.known import Known
 from flashq.router.sessions import Asker
 
 T = TypeVar("T")
@@ -46,8 +45,6 @@ LIMIT_DEFAULT: Final = 100
 
 Bodies = dict[int, bytes]
 """By shard: what it is asked, or what it has answered."""
-Supervised = Callable[[], SupervisorStats | None]
-"""Gives what the server's supervisor has noted; None without one."""
 
 
 class Division(NamedTuple):
@@ -82,15 +79,13 @@ def ask_all(
     shard_count: int,
     *,
     json: bool,
-    coordinator: Epochs,
-    supervisor: Supervised,
+    known: Known,
     names: Callable[[], dict[str, str]],
 ) -> Division:
     """Divide a request that concerns all shards.
 
     Args:
-        coordinator: what the coordinator has said last, for STATS.
-        supervisor: gives what the supervisor has noted, for STATS; None without one.
+        known: what others have said, and silent shards before, for STATS and METRICS.
         names: gives what clients call themselves, by their ids in lists, for LISTWORKERS.
 
     Raises:
@@ -108,7 +103,9 @@ def ask_all(
         body = encode(GetJobs(state=request.state, limit=offset + limit), json=json)
         merge = partial(_merge_jobs, offset, limit, json)
     elif word == "STATS":
-        merge = partial(_merge_stats, coordinator, supervisor(), json)
+        merge = partial(_merge_stats, known, json)
+    elif word == "METRICS":
+        merge = partial(_merge_metrics, known, json)
     elif word == "LISTWORKERS":
         merge = partial(_merge_workers, names(), json)
     else:
@@ -308,14 +305,9 @@ def _merge_queues(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return QueuesReply(ok=True, queues=queues, missing_shards=missing)
 
 
-def _merge_stats(
-    coordinator: Epochs,
-    supervisor: SupervisorStats | None,
-    json: bool,
-    replies: Bodies,
-    missing: list[int],
-) -> Any:
-    parts = _read(replies, StatsReply, json)
+def _merge_stats(known: Known, json: bool, replies: Bodies, missing: list[int]) -> Any:
+    told = {shard: decode(body, StatsReply, json=json) for shard, body in replies.items()}
+    parts, unknown = known.stats(told, missing)
     sums = {
         name: sum(getattr(part, name) for part in parts)
         for name in (
@@ -332,9 +324,10 @@ def _merge_stats(
         ok=True,
         shards=shards,
         missing_shards=missing,
-        storage=coordinator.storage,
-        coordinator=coordinator.coordinator,
-        supervisor=supervisor,
+        unknown_shards=unknown,
+        storage=known.coordinator.storage,
+        coordinator=known.coordinator.coordinator,
+        supervisor=known.supervisor(),
         wait_seconds=_added([part.wait_seconds for part in parts]),
         processing_seconds=_added([part.processing_seconds for part in parts]),
         **sums,
@@ -350,15 +343,16 @@ _MEAN: Final = "avg_latency_ms"
 _SUMMED: Final = tuple(name for name in Metrics.__struct_fields__ if name not in (_MEAN, "queues"))
 
 
-def _merge_metrics(json: bool, replies: Bodies, missing: list[int]) -> Any:
-    parts = [part.metrics for part in _read(replies, MetricsReply, json)]
+def _merge_metrics(known: Known, json: bool, replies: Bodies, missing: list[int]) -> Any:
+    told = {shard: decode(body, MetricsReply, json=json).metrics for shard, body in replies.items()}
+    parts, unknown = known.metrics(told, missing)
     sums = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
     weight = sum(part.total_completed for part in parts)
     latency_ms = sum(part.avg_latency_ms * part.total_completed for part in parts)
     queues = [queue for part in parts for queue in part.queues]
     queues.sort(key=lambda queue: queue.name)
     metrics = Metrics(avg_latency_ms=latency_ms / weight if weight else 0.0, queues=queues, **sums)
-    return MetricsReply(ok=True, metrics=metrics, missing_shards=missing)
+    return MetricsReply(ok=True, metrics=metrics, missing_shards=missing, unknown_shards=unknown)
 
 
 def _merge_workers(names: dict[str, str], json: bool, replies: Bodies, missing: list[int]) -> Any:
@@ -395,7 +389,6 @@ _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GETJOBBYCUSTOMID": _merge_found,
     "GOODBYE": _merge_goodbyes,
     "LISTQUEUES": _merge_queues,
-    "METRICS": _merge_metrics,
     "WITHDRAW": _merge_counts,
 }
 """How the replies to a request that all shards get as it is become one."""

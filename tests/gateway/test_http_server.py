@@ -65,6 +65,34 @@ def test_who_does_not_answer_is_named(start_server: StartServer, title: str, nam
         eventually(lambda: http.http.get("/health").status_code == 200, "health")
 
 
+def test_totals_do_not_go_back_while_a_shard_is_silent(start_server: StartServer) -> None:
+    """`rate()` would make jobs of it that never were."""
+    server = start_server("--gather-timeout-ms", "300")
+    with HttpClient(server) as http:
+        for n in range(40):
+            http.push(f"q-{n}")
+
+        def figures() -> dict[str, float]:
+            page = http.http.get("/metrics/prometheus").text
+            return {
+                f"{sample.name}{sample.labels.get('shard', '')}": sample.value
+                for family in text_string_to_metric_families(page)
+                for sample in family.samples
+            }
+
+        before = figures()
+        assert before["flashq_jobs_pushed_total"] == 40
+        pid = server.signal("flashq-shard 2", signal.SIGSTOP)
+        try:
+            during = figures()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert (before["flashq_shard_up2"], during["flashq_shard_up2"]) == (1, 0)
+        assert during["flashq_jobs_pushed_total"] == 40
+        eventually(lambda: figures()["flashq_shard_up2"] == 1, "shard 2 again")
+        assert figures()["flashq_jobs_pushed_total"] == 40
+
+
 def test_a_gateway_without_its_router_is_not_ready(start_server: StartServer) -> None:
     """So that nobody is sent to it."""
     server = start_server("--shards", "1")

@@ -78,6 +78,25 @@ def test_older_series_are_there_and_declared() -> None:
     assert b"# HELP flashq_jobs_pushed_total" in page
 
 
+def test_a_silent_shard_is_said_to_be_one() -> None:
+    """Its part of the totals is what it said last."""
+    page = render(Durations(), replace(view(), silent_shards=[2]), NOBODY)
+    found = values(page)
+    assert [found["flashq_shard_up", str(shard)] for shard in range(3)] == [1, 0, 0]
+    assert found["flashq_jobs_pushed_total",] == 10
+
+
+def test_totals_that_lack_a_shard_are_not_told() -> None:
+    """A gap is better than a number that goes back, as behind a router that is new."""
+    seconds = Distribution(bounds=[0.5], cumulative=[2, 6], sum=19.0)
+    stats = replace(view().stats, wait_seconds=seconds)
+    page = render(Durations(), replace(view(), stats=stats, unknown_shards=[1]), NOBODY)
+    found = values(page)
+    assert not [key for key in found if key[0].endswith(("_total", "_bucket"))]
+    assert found["flashq_throughput_per_second",] == 1.23
+    assert found["flashq_shard_up", "1"] == 0
+
+
 def test_waits_and_attempts_are_histograms_of_the_whole_server() -> None:
     """Without labels."""
     found = view()

@@ -22,7 +22,7 @@ from flashq.protocol.framing import (
 from flashq.protocol.internal import Epochs, encode_internal
 from flashq.protocol.limits import EngineLimits
 from flashq.router.engine import Router
-from flashq.router.gathers import Supervised
+from flashq.router.known import Supervised
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.tokens import Guard, Keyring, TokenEntry

@@ -420,7 +420,67 @@ def test_stats_add_up(flags: int) -> None:
         "waiting_dependencies": 21,
         "wait_seconds": {"bounds": [0.5], "cumulative": [3, 6], "sum": 10.5},
         "missing_shards": [3],
+        "unknown_shards": [3],
     }
+
+
+@BOTH
+def test_the_figures_of_a_silent_shard_stay_as_they_were(flags: int) -> None:
+    """Totals went back while a shard was away, and then up again: whoever makes rates of them saw
+    jobs that never were. Shards that nobody has heard of yet are named."""
+    bench = Bench()
+
+    def ask(word: str, *counts: int | None) -> Any:
+        for pair, count in zip(scatter(bench, cmd=word, flags=flags), counts, strict=True):
+            if count is not None:
+                told = dict.fromkeys(("queued", "processing", "delayed", "dlq"), count)
+                body = metrics(count, 1.0, "q") if word == "METRICS" else told
+                bench.answer(pair, body)
+        if None in counts:
+            bench.pass_time(2000)
+        return bench.reply()
+
+    for word in ("METRICS", "STATS"):
+        reply = ask(word, 1, 10, 100, None)
+        assert (reply["missing_shards"], reply["unknown_shards"]) == ([3], [3])
+        reply = ask(word, 1, 10, 100, 1000)
+        assert "unknown_shards" not in reply
+        reply = ask(word, 2, None, None, 2000)
+        assert reply["missing_shards"] == [1, 2]
+        assert "unknown_shards" not in reply
+        if word == "METRICS":
+            assert reply["metrics"]["total_pushed"] == 2112
+            assert reply["metrics"]["jobs_per_second"] == 1.0, "a silent shard ends nothing"
+            assert len(reply["metrics"]["queues"]) == 2
+        else:
+            assert reply["queued"] == 2112
+
+
+def test_durations_go_on_where_a_shards_last_process_ended() -> None:
+    """Each process begins to count at 0; the sum of all shards must not go back for it."""
+    bench = Bench()
+
+    def ask(epoch: int, count: int | None) -> Any:
+        for pair in scatter(bench, cmd="STATS"):
+            shard = int(pair.to)
+            if shard == 0 and count is None:
+                continue
+            told = count if shard == 0 and count is not None else 1
+            seconds = {"bounds": [0.5], "cumulative": [told, told], "sum": float(told)}
+            counts = dict.fromkeys(("queued", "processing", "delayed", "dlq"), 0)
+            condition = shard_stats(shard) | {"epoch": epoch if shard == 0 else 1}
+            bench.answer(pair, counts | {"shards": [condition], "wait_seconds": seconds})
+        if count is None:
+            bench.pass_time(2000)
+        return bench.reply()["wait_seconds"]["cumulative"]
+
+    others = SHARDS - 1
+    assert ask(1, 10) == [10 + others] * 2
+    assert ask(1, None) == [10 + others] * 2
+    assert ask(2, 0) == [10 + others] * 2
+    assert ask(2, 5) == [15 + others] * 2
+    assert ask(2, None) == [15 + others] * 2
+    assert ask(3, 1) == [16 + others] * 2
 
 
 def test_stats_say_what_is_wrong_with_storage() -> None:
