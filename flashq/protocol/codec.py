@@ -84,6 +84,7 @@ def decode_request(body: bytes, *, json: bool = False) -> Any:
         BadMessage: it is no MessagePack (or JSON) at all.
     """
     if json:
+        check_utf8(body)
         plain = _PLAIN_JSON.get(body[:20].replace(b" ", b"")[:_PLAIN_JSON_BYTES])
     else:
         plain = _PLAIN.get(body[1:10])
@@ -105,6 +106,22 @@ def decode_request(body: bytes, *, json: bool = False) -> Any:
         raise InvalidRequest(detail=explain(str(error), request)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(detail=str(error)) from None
+
+
+def check_utf8(body: bytes) -> None:
+    """Refuse JSON that is not UTF-8. The decoder reads past payloads, which nobody who reads JSON
+    could read then; MessagePack has a form for bytes, which a reader of JSON gets.
+
+    Raises:
+        BadMessage: with the first byte that is wrong.
+    """
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise BadMessage(
+                detail=f"JSON has to be UTF-8, and byte {error.start} is not"
+            ) from None
 
 
 def _decode_alias(body: bytes, *, json: bool) -> Any:

@@ -77,6 +77,21 @@ class TestSharedConnections:
                 assert client.ask("ACKB", ids=[job["id"] for job in jobs])["ids"] == [12]
 
 
+class TestText:
+    @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf"])
+    @pytest.mark.parametrize("fields", [b'"data":"%b"', b'"data":{"%b":1},"priority":2'])
+    def test_a_line_that_is_not_utf8_is_refused(
+        self, line: LineClient, queue: str, text: bytes, fields: bytes
+    ) -> None:
+        """No reader of JSON could read the payload; the connection goes on."""
+        start = b'{"cmd":"PUSH","queue":"%b",' % queue.encode()
+        line.socket.sendall(start + fields % text + b"}\n")
+        refusal = line.read_line()
+        assert refusal["ok"] is False
+        assert "utf-8" in refusal["error"].lower()
+        assert line.ask("COUNT", queue=queue)["count"] == 0
+
+
 class TestLineLimit:
     def test_a_hundred_jobs_fit_into_what_the_python_client_takes(
         self, doors: Server, queue: str

@@ -179,6 +179,36 @@ def test_json_that_is_no_request_is_refused_in_json(
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        b'"cmd":"PUSH","queue":"q","data":%b',
+        b'"cmd":"PUSH","queue":"q","data":{"deep":[%b]},"priority":1',
+        b'"cmd":"PUSHB","queue":"q","jobs":[{"data":1},{"data":%b}]',
+        b'"cmd":"PUSHB","queue":"q","jobs":[{"data":%b,"priority":1}]',
+        b'"cmd":"FLOW","queue":"q","data":1,"children":[{"queue":"q","data":%b}]',
+        b'"cmd":"ACK","id":4,"result":%b',
+        b'"cmd":"ACKB","ids":[4,8],"results":[1,%b]',
+        b'"cmd":"UPDATEJOB","id":4,"data":%b',
+        b'"cmd":"PROGRESS","id":4,"progress":1,"message":%b',
+        b'"cmd":"LOG","id":4,"message":%b',
+        b'"cmd":"FAIL","id":4,"error":%b',
+        b'"cmd":"CRON","name":"c","queue":"q","schedule":"* * * * *","data":%b',
+    ],
+    ids=lambda fields: fields.split(b'"')[3].decode(),
+)
+def test_json_that_is_not_utf8_is_refused(connect: Callable[..., Dealer], fields: bytes) -> None:
+    """Whatever field it is in: readers of JSON would be handed what none of them can read. Stray
+    bytes, surrogates alone, forms that are too long, and what is beyond the last character."""
+    client = connect(flags=JSON)
+    for text in (b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x82"):
+        request = b"{%b}" % (fields % (b'"%b"' % text))
+        at = request.index(text)
+        refusal = error(client, header(flags=JSON), request)
+        assert refusal == f"Invalid: JSON has to be UTF-8, and byte {at} is not"
+    assert client.ask("COUNT", queue="q") == {"ok": True, "count": 0}
+
+
+@pytest.mark.parametrize(
     ("route", "request_body", "text"),
     [
         (COORDINATOR, body(cmd="PUSH", queue="q", data=1), "PUSH is not for the coordinator"),
