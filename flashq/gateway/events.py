@@ -22,6 +22,8 @@ from flashq.protocol.sessions import EventNotice, GapNotice
 ALL: Final = "*"
 BUFFERED_MAX: Final = 1024
 """Events that a listener may leave unread before it is dropped."""
+BUFFERED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""What their payloads may take together, unless one alone has more."""
 
 
 class JobEvent(Struct, omit_defaults=True):
@@ -51,6 +53,13 @@ class Happening:
         self.index: Final = index
         self._json: bytes | None = None
         self._msgpack: bytes | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """The size of its payload or result."""
+        told = self.event.data
+        data = told[self.index] if told is not None and self.index < len(told) else None
+        return 0 if data is None else memoryview(data).nbytes
 
     @property
     def json(self) -> bytes:
@@ -121,9 +130,19 @@ class Listener:
         events: names of the events wanted; empty for all.
         wake: called when there is something to take.
         buffered_max: unread items above which it is dropped.
+        bytes_max: what unread payloads may take before it is dropped.
     """
 
-    __slots__ = ("_buffered_max", "_unread", "_wake", "dropped", "events", "queue")
+    __slots__ = (
+        "_buffered_max",
+        "_bytes",
+        "_bytes_max",
+        "_unread",
+        "_wake",
+        "dropped",
+        "events",
+        "queue",
+    )
 
     def __init__(
         self,
@@ -131,11 +150,14 @@ class Listener:
         events: Collection[str],
         wake: Callable[[], None],
         buffered_max: int = BUFFERED_MAX,
+        bytes_max: int = BUFFERED_BYTES_MAX,
     ) -> None:
         self.queue: Final = queue
         self.events: Final = frozenset(events)
         self._wake: Final = wake
         self._buffered_max: Final = buffered_max
+        self._bytes_max: Final = bytes_max
+        self._bytes = 0
         self._unread: deque[Item] = deque()
         #: it did not read, and gets nothing more
         self.dropped = False
@@ -144,7 +166,9 @@ class Listener:
         """Add an item; at the bound, drop everything unread and say so instead."""
         if self.dropped:
             return
-        if len(self._unread) >= self._buffered_max:
+        self._bytes += _data_bytes(item)
+        is_full = self._bytes > self._bytes_max and bool(self._unread)
+        if is_full or len(self._unread) >= self._buffered_max:
             self.dropped = True
             self._unread.clear()
             item = Dropped()
@@ -153,12 +177,20 @@ class Listener:
 
     def take(self) -> Item | None:
         """Return the oldest unread item, or None."""
-        return self._unread.popleft() if self._unread else None
+        if not self._unread:
+            return None
+        item = self._unread.popleft()
+        self._bytes -= _data_bytes(item)
+        return item
 
     def take_all(self) -> Iterator[Item]:
         """Yield what is unread."""
-        while self._unread:
-            yield self._unread.popleft()
+        while (item := self.take()) is not None:
+            yield item
+
+
+def _data_bytes(item: Item) -> int:
+    return item.data_bytes if isinstance(item, Happening) else 0
 
 
 class EventFan:

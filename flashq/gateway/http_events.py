@@ -8,6 +8,7 @@ who comes back within a while goes on where he was. It knows nothing of SSE or W
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple, Protocol
@@ -28,7 +29,9 @@ LINGER_S: Final = 60.0
 """How long a log without readers goes on, for those whose connection broke."""
 LINGERING_MAX: Final = 64
 TAKEN_MAX: Final = 256
-"""Events that a reader takes at a time."""
+TAKEN_BYTES_MAX: Final = 64 * 1024
+"""Events that a reader takes at a time, and their bytes, unless one alone has more: what waits to
+be sent to a reader is held for it alone."""
 UNHEARD_MAX: Final = 1_000_000
 """The bound of the bridge's own buffer, which is emptied at once."""
 
@@ -58,17 +61,18 @@ class EventLog:
 
     Args:
         queue: `*` for all.
-        bytes_max: gives how much it may hold now.
+        grown: called with the log when it has grown, and so may be too large.
     """
 
-    def __init__(self, queue: str, bytes_max: Callable[[], int]) -> None:
+    def __init__(self, queue: str, grown: Callable[[EventLog, int], None]) -> None:
         self.queue: Final = queue
-        self.listener: Final = Listener(queue, (), self._take, UNHEARD_MAX)
-        self._bytes_max: Final = bytes_max
+        self.listener: Final = Listener(queue, (), self._take, UNHEARD_MAX, sys.maxsize)
+        self._grown: Final = grown
         #: entries from `_start` on are the log; those before are about to be let go
         self._entries: list[Told | None] = []
         self._start = 0
-        self._bytes = 0
+        #: of all its entries
+        self.bytes = 0
         #: the number of the next entry
         self.next = 1
         self._waiting: set[asyncio.Future[None]] = set()
@@ -101,24 +105,37 @@ class EventLog:
     def _append(self, kind: str, body: bytes) -> None:
         self._entries.append(Told(self.next, kind, body))
         self.next += 1
-        self._bytes += len(body)
-        bytes_max = self._bytes_max()
-        while self.next - self.first > LOG_EVENTS_MAX or (
-            self._bytes > bytes_max and self.next - self.first > 1
-        ):
-            oldest = self._entries[self._start]
-            assert oldest is not None
-            self._bytes -= len(oldest.body)
-            self._entries[self._start] = None
-            self._start += 1
+        self.bytes += len(body)
+        self._grown(self, len(body))
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._start
+
+    def forget_oldest(self) -> int:
+        """Let the oldest entry go, and return its size."""
+        oldest = self._entries[self._start]
+        assert oldest is not None
+        size = len(oldest.body)
+        self.bytes -= size
+        self._entries[self._start] = None
+        self._start += 1
         if self._start > 1024 and 2 * self._start > len(self._entries):
             del self._entries[: self._start]
             self._start = 0
+        return size
 
     def after(self, number: int) -> list[Told]:
         """Return the entries behind one, as many as are taken at a time."""
         at = self._start + number + 1 - self.first
-        return [entry for entry in self._entries[at : at + TAKEN_MAX] if entry is not None]
+        found: list[Told] = []
+        size = 0
+        for entry in self._entries[at : at + TAKEN_MAX]:
+            assert entry is not None
+            size += len(entry.body)
+            if found and size > TAKEN_BYTES_MAX:
+                break
+            found.append(entry)
+        return found
 
     def begin(self, error: FlashQError | None) -> None:
         """Note that no event is missed any more, or that none will come."""
@@ -218,7 +235,9 @@ class EventLogs:
     def __init__(self, source: Source, boot: str) -> None:
         self._source: Final = source
         self._boot: Final = boot
+        #: the one that grew last at the end, as far as that had to be known
         self._logs: dict[str, EventLog] = {}
+        self._bytes = 0
         #: those without readers, the longest lonely first
         self._lingering: dict[str, EventLog] = {}
         self._closed = False
@@ -269,13 +288,31 @@ class EventLogs:
     def _open(self, queue: str) -> EventLog:
         if len(self._logs) >= LOGS_MAX:
             raise Busy(detail=f"{LOGS_MAX} queues are followed")
-        log = EventLog(queue, lambda: LOGS_BYTES_MAX // max(1, len(self._logs)))
+        log = EventLog(queue, self._grown)
         if self._closed:
             log.close()
         else:
             self._logs[queue] = log
             self._source.listen(log.listener, partial(self._begin, log))
         return log
+
+    def _grown(self, log: EventLog, size: int) -> None:
+        """Keep all logs within their bound: the one that grows gives up what is more than its
+        share; then those that grew longest ago give up what they have."""
+        self._bytes += size
+        while len(log) > LOG_EVENTS_MAX:
+            self._bytes -= log.forget_oldest()
+        if self._bytes <= LOGS_BYTES_MAX or log.queue not in self._logs:
+            return
+        share = LOGS_BYTES_MAX // len(self._logs)
+        while self._bytes > LOGS_BYTES_MAX and log.bytes > share and len(log) > 1:
+            self._bytes -= log.forget_oldest()
+        self._logs[log.queue] = self._logs.pop(log.queue)
+        for other in self._logs.values():
+            while self._bytes > LOGS_BYTES_MAX and other is not log and len(other):
+                self._bytes -= other.forget_oldest()
+            if self._bytes <= LOGS_BYTES_MAX:
+                return
 
     def _begin(self, log: EventLog, error: FlashQError | None) -> None:
         log.begin(error)
@@ -298,7 +335,8 @@ class EventLogs:
             log.timer.cancel()
         self._source.unlisten(log.listener)
         self._lingering.pop(log.queue, None)
-        self._logs.pop(log.queue, None)
+        if self._logs.pop(log.queue, None) is not None:
+            self._bytes -= log.bytes
         log.close()
 
     def wake(self) -> None:

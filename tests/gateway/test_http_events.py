@@ -17,7 +17,9 @@ from websockets.sync.client import ClientConnection, connect
 from flashq.gateway.websocket import HEARD_BYTES_MAX
 from tests.conftest import StartServer
 from tests.gateway.http_client import TIMEOUT_S, HttpClient, SseEvent, base_of, sse_events
-from tests.server import Server
+from tests.server import Server, resident_bytes
+
+MIB: Final = 1024 * 1024
 
 
 @pytest.fixture
@@ -156,6 +158,40 @@ def test_who_does_not_read_is_told_and_let_go(http: HttpClient, doors: Server, q
             received = received[-4096:] + part
     assert b"event: dropped\ndata: {" in received
     http.delete(f"/queues/{queue}")
+
+
+def test_listeners_that_do_not_read_cost_a_bound_together(start_server: StartServer) -> None:
+    """Forty streams and sockets of which nobody reads, and 90 MB of events: each held what had
+    piled up in one piece, 1.5 GB together, and never gave it back."""
+    server = start_server("--shards", "1")
+    gateway = server.pids()["flashq-gateway"]
+    where = urlsplit(base_of(server))
+    address = (where.hostname or "", where.port or 0)
+    slow = []
+    with HttpClient(server) as http:
+        for n in range(40):
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(address)
+            upgrade = (
+                "Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            )
+            path = ("/ws/q", "/events/q")[n % 2]
+            more = upgrade if n % 2 == 0 else ""
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
+            one.settimeout(TIMEOUT_S)
+            assert one.recv(12).startswith(b"HTTP/1.1 ")
+            slow.append(one)
+        before = resident_bytes(gateway)
+        most = 0
+        for _ in range(90):
+            http.push("q", "x" * 1_000_000)
+            most = max(most, resident_bytes(gateway))
+        assert most - before < 250 * MIB
+        assert http.get("/stats")["queued"] == 90
+    for one in slow:
+        one.close()
 
 
 def test_events_over_websocket(doors: Server, http: HttpClient, queue: str) -> None:

@@ -87,6 +87,30 @@ def test_an_event_goes_to_those_who_want_it() -> None:
     assert own.take() is None
 
 
+def test_what_a_listener_leaves_unread_is_bounded_in_bytes_too() -> None:
+    """A thousand events may have a megabyte each; one alone may be as large as it is."""
+    site = Site()
+    slow, quick = (
+        Listener("q", (), site._wake, buffered_max=1000, bytes_max=1000) for _ in range(2)
+    )
+    for listener in (slow, quick):
+        site.fan.add(listener, site.ready.append)
+    for _ in range(3):
+        data = [Raw(msgpack.packb("x" * size)) for size in (300, 5000)]
+        site.fan.tell(EventNotice(event=event(data=data)))
+        if quick.dropped:
+            break
+        assert len(list(quick.take_all())) <= 2
+    assert slow.dropped
+    assert list(slow.take_all()) == [Dropped()]
+    alone = Listener("q", (), site._wake, bytes_max=1000)
+    alone.offer(Happening(event(data=[Raw(bytes(5000))] * 2), 0))
+    assert not alone.dropped
+    assert len(list(alone.take_all())) == 1
+    alone.offer(Happening(event(data=[Raw(bytes(900))] * 2), 0))
+    assert not alone.dropped, "what was read counts no more"
+
+
 def test_a_listener_that_does_not_read_is_dropped_with_a_notice() -> None:
     """What it had not read goes with it, and nothing more comes."""
     site = Site()

@@ -10,7 +10,7 @@ import pytest
 from flashq.errors import Busy, RequestTimeout
 from flashq.gateway import http_events
 from flashq.gateway.events import Dropped, EventFan, Happening, Listener, Missed
-from flashq.gateway.http_events import EventLogs, Reader, Told
+from flashq.gateway.http_events import TAKEN_BYTES_MAX, EventLogs, Reader, Told
 from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import encode_msgpack
 from flashq.protocol.objects import Event
@@ -159,6 +159,47 @@ async def test_a_log_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (reader._log.first, reader._log.next) == (3, 4)
     site.happen(9, data=[encode_msgpack("x" * 5000)])
     assert (reader._log.first, reader._log.next) == (4, 5)
+
+
+async def test_all_logs_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many queues are followed. The one that grows gives up what is more than its share;
+    those that have been quiet for longest give up theirs, and keep who has read them."""
+    monkeypatch.setattr(http_events, "LOGS_BYTES_MAX", 4000)
+    site = Site()
+    readers = [site.logs.read(f"q-{n}") for n in range(8)]
+    slow = site.logs.read("q-0")
+    data = [encode_msgpack("x" * 300)]
+    for n, reader in enumerate(readers):
+        for _ in range(3):
+            site.happen(n, queue=f"q-{n}", data=data)
+            assert len(await taken(reader)) == 1
+        logs = [one._log for one in readers]
+        assert sum(log.bytes for log in logs) == site.logs._bytes <= 4000
+    assert len(readers[0]._log) == 0
+    assert len(readers[7]._log) > 0
+    assert await taken(readers[0]) == []
+    assert isinstance(await slow.take(0), Dropped)
+    for reader in (*readers, slow):
+        reader.close()
+    site.logs.close()
+    assert site.logs._bytes == 0
+
+
+async def test_a_reader_takes_so_many_bytes_at_a_time() -> None:
+    """What was taken waits for this reader alone, and joined into one piece it did so twice: forty
+    readers that did not read held more than a gigabyte."""
+    site = Site()
+    reader = site.logs.read("q")
+    for n in range(300):
+        site.happen(n, data=[encode_msgpack("x" * 1000)])
+    site.happen(300, data=[encode_msgpack("x" * 2 * TAKEN_BYTES_MAX)])
+    seen = 0
+    while found := await reader.take(0):
+        assert isinstance(found, list)
+        size = sum(len(told.body) for told in found)
+        assert size <= TAKEN_BYTES_MAX or len(found) == 1
+        seen += len(found)
+    assert seen == 301
 
 
 async def test_a_long_log_is_cut_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
