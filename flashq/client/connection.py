@@ -17,6 +17,8 @@ Time is monotonic milliseconds and an argument; session ids come from a callable
   of its shard. The server never carries it out twice.
 * "Nothing happened" errors (busy, starting, ...) are repeated with backoff until the deadline.
 * A delivery that nobody waits for any more is given back.
+* What ends a job (an ack, say) is repeated until it is answered or its time is up, also when its
+  caller has gone. If nothing is known of it then, heartbeats soon no longer name the job's lease.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from msgspec import Struct
-
 from flashq.client.calls import DELIVERING, Call, prepare, route_of, verdict_of
+from flashq.client.greeting import Greeting
 from flashq.client.happenings import (
     AnyHappening,
     Completed,
@@ -40,9 +41,11 @@ from flashq.client.happenings import (
     SubscriptionRefused,
     TokenRefused,
 )
-from flashq.client.leases import Beat, HeldLeases
-from flashq.client.requests import RETRY_MAX_MS, RETRY_MIN_MS, Request, RequestTable
+from flashq.client.heartbeats import UNANSWERED_MAX, Beat, Heartbeats
+from flashq.client.leases import HeldLeases
+from flashq.client.requests import Request, RequestTable
 from flashq.client.results import AnyNotice, Delivered, Job
+from flashq.client.subscriptions import Asked
 from flashq.errors import (
     AuthenticationRequired,
     BadMessage,
@@ -51,7 +54,9 @@ from flashq.errors import (
     JobNotFound,
     LeaseLost,
     MessageTooLarge,
+    OutcomeUnknown,
     SessionExpired,
+    ShardUnavailable,
 )
 from flashq.protocol.codec import decode, encode
 from flashq.protocol.framing import (
@@ -82,15 +87,12 @@ PAIRS_PER_MESSAGE_MAX: Final = 512
 MESSAGE_BYTES_TARGET: Final = 1024 * 1024
 """Pending pairs share a message up to this size; a larger single one goes by itself."""
 
-HELLO_TIMEOUT_MIN_MS: Final = 1000
-HELLO_TIMEOUT_MAX_MS: Final = 5000
-UNANSWERED_HEARTBEATS_MAX: Final = 2
 RELEASE_TIMEOUT_MS: Final = 30_000
 
 
-class _Subscription(Struct):
-    corr: int
-    events: frozenset[str]
+_UNSETTLED: Final = (BadMessage, ConnectionClosed, OutcomeUnknown, SessionExpired, ShardUnavailable)
+"""Errors of what ends a job after which its caller has done with the job, though it may be active
+yet. A refusal for what the request says leaves the job with the caller, who can fail it instead."""
 
 
 class Connection:
@@ -134,26 +136,13 @@ class Connection:
         self._control: list[tuple[bytes, bytes]] = []
         self._happened: list[AnyHappening] = []
 
-        #: the hello or auth under way, and when it is given up or said again
-        self._setup = 0
-        self._setup_word = ""
-        self._setup_deadline: int | None = None
-        self._setup_retry_at: int | None = None
-        self._setup_backoff = 0
-        self._hello_timeout = HELLO_TIMEOUT_MIN_MS
-
+        self._greeting: Final = Greeting()
         self._leases: Final = HeldLeases()
         self._epochs: list[int] = []
-        self._heartbeat_at: int | None = None
-        #: heartbeats without an answer yet
-        self._beats: dict[int, Beat] = {}
-        #: heartbeats to the router since its last answer
-        self._unanswered = 0
+        self._heartbeats: Final = Heartbeats()
         #: shards that may keep something for this session
         self._touched: set[int] = set()
-        #: by queue, and the queue of each subscription's corr
-        self._subscriptions: dict[str, _Subscription] = {}
-        self._subscribed_queue: dict[int, str] = {}
+        self._asked: Final = Asked()
 
     # --- stimuli
 
@@ -161,8 +150,7 @@ class Connection:
         """Begin on a fresh socket: say hello, and repeat everything once it is answered."""
         self._open = True
         self._control.clear()
-        self._beats.clear()
-        self._unanswered = 0
+        self._heartbeats.restart()
         self._set_up(now)
 
     def request(self, call: Call, now: int, timeout: int) -> int:
@@ -185,9 +173,17 @@ class Connection:
         return request.corr
 
     def abandon(self, corr: int) -> None:
-        """Forget a request that nobody waits for any more. Jobs it still brings are given back."""
+        """Take note that nobody waits for a request any more.
+
+        One that ends jobs goes on in silence, since its caller has done with them. Any other is
+        forgotten; jobs that it still brings are given back.
+        """
         request = self._requests.get(corr)
-        if request is not None:
+        if request is None:
+            return
+        if request.call.settles:
+            request.silent = True
+        else:
             self._requests.remove(request)
 
     def give_back(self, jobs: Iterable[Job], now: int) -> None:
@@ -204,7 +200,7 @@ class Connection:
         self._token = token
         self._refusal = None
         if self._open and not self._ready:
-            self._setup_retry_at = 0
+            self._greeting.retry_at = 0
 
     def subscribe(self, queue: str, events: frozenset[str], now: int, timeout: int) -> int:
         """Ask for events of `queue` (`*` for all), in place of what was asked for it before.
@@ -212,19 +208,15 @@ class Connection:
         It is asked again after every reconnect until `unsubscribed`. One call for a queue must
         have ended before the next is made.
         """
-        known = self._subscriptions.get(queue)
         call = prepare(Subscribe(queue=queue, events=sorted(events)))
-        request = self._add(call, now, timeout, corr=known.corr if known else None)
-        self._subscriptions[queue] = _Subscription(request.corr, events)
-        self._subscribed_queue[request.corr] = queue
+        request = self._add(call, now, timeout, corr=self._asked.corr_of(queue))
+        self._asked.add(queue, request.corr, events)
         self._requests.enqueue(request)
         return request.corr
 
     def unsubscribed(self, queue: str) -> None:
         """Forget a subscription; the shell has sent UNSUBSCRIBE or will not."""
-        known = self._subscriptions.pop(queue, None)
-        if known is not None:
-            del self._subscribed_queue[known.corr]
+        self._asked.remove(queue)
 
     def receive(self, frames: Sequence[bytes], now: int) -> None:
         """Take in one message."""
@@ -245,12 +237,13 @@ class Connection:
         self._requests.retry_due(now)
         if not self._open:
             return
-        if self._setup_retry_at is not None and self._setup_retry_at <= now:
+        greeting = self._greeting
+        if greeting.retry_at is not None and greeting.retry_at <= now:
             self._set_up(now)
-        elif self._setup_deadline is not None and self._setup_deadline <= now:
-            self._hello_timeout = min(self._hello_timeout * 2, HELLO_TIMEOUT_MAX_MS)
+        elif greeting.deadline is not None and greeting.deadline <= now:
+            greeting.unanswered()
             self._disconnect("no answer to hello")
-        elif self._heartbeat_at is not None and self._heartbeat_at <= now:
+        elif (due := self._heartbeats.due) is not None and due <= now:
             self._beat(now)
 
     def close(self) -> None:
@@ -265,9 +258,8 @@ class Connection:
             body = encode(Goodbye(session=self.session))
             for route in (*sorted(self._touched), ROUTE_ROUTER):
                 self._farewell = self._say(route, body)
-        self._heartbeat_at = None
-        self._setup_deadline = None
-        self._setup_retry_at = None
+        self._heartbeats.due = None
+        self._greeting.stop()
         self._refusal = ConnectionClosed()
 
     # --- instructions
@@ -294,6 +286,7 @@ class Connection:
                 frames, size = [], 0
             request.route = route = route_of(request.call, self._shard_count)
             request.sent += 1
+            request.beats = 0
             request.last_error = None
             if request.n is not None and route < self._shard_count:
                 self._touched.add(route)
@@ -315,7 +308,7 @@ class Connection:
         """Return when `tick` is needed next, in ms of the monotonic clock; None for never."""
         due = self._requests.next_deadline()
         if self._open:
-            for at in (self._setup_deadline, self._setup_retry_at, self._heartbeat_at):
+            for at in (self._greeting.next_deadline(), self._heartbeats.due):
                 if at is not None and (due is None or at < due):
                     due = at
         return due
@@ -360,8 +353,12 @@ class Connection:
 
     def _complete(self, request: Request, reply: Any, error: FlashQError | None) -> None:
         self._requests.remove(request)
-        if request.call.settles and (error is None or isinstance(error, JobNotFound | LeaseLost)):
-            self._leases.settle(request.call.settles, request.tokens)
+        settles = request.call.settles
+        if settles:
+            if error is None or isinstance(error, JobNotFound | LeaseLost):
+                self._leases.settle(settles, request.tokens)
+            elif error.retryable or isinstance(error, _UNSETTLED):
+                self._leases.leave(settles, request.tokens)
         if not request.silent:
             self._happened.append(Completed(request.corr, reply, error))
 
@@ -411,17 +408,16 @@ class Connection:
             self._complete(request, None, error)
 
     def _on_other_reply(self, flags: int, corr: int, body: bytes, now: int) -> None:
-        if corr == self._setup:
+        if corr == self._greeting.corr:
             self._on_setup_reply(body, now)
         elif corr == self._farewell:
             self._farewell = None
-        elif corr in self._beats:
-            self._on_heartbeat_reply(self._beats.pop(corr), body, now)
-        elif corr in self._subscribed_queue:
+        elif (beat := self._heartbeats.answered(corr)) is not None:
+            self._on_heartbeat_reply(beat, body, now)
+        elif (queue := self._asked.queue_of(corr)) is not None:
             error = verdict_of(body).error
             if error is not None:
-                queue = self._subscribed_queue[corr]
-                self.unsubscribed(queue)
+                self._asked.remove(queue)
                 self._happened.append(SubscriptionRefused(queue, error))
         elif flags & DELIVERY and verdict_of(body).error is None:
             # Its request timed out or was abandoned, or this is a second copy of its answer.
@@ -440,40 +436,36 @@ class Connection:
         """Show the token, if there is one, and then say hello: a server that asks for tokens lets
         nobody say that before."""
         self._ready = False
-        self._setup_retry_at = None
-        self._heartbeat_at = None
+        self._heartbeats.due = None
         self._say_setup(self._hello() if self._token is None else Auth(token=self._token), now)
 
     def _hello(self) -> Hello:
         return Hello(session=self.session, client=self._client or None)
 
     def _say_setup(self, request: Auth | Hello, now: int) -> None:
-        self._setup_deadline = now + self._hello_timeout
-        self._setup_word = "AUTH" if isinstance(request, Auth) else "HELLO"
-        self._setup = self._say(ROUTE_ROUTER, encode(request))
+        self._greeting.say(request, self._say(ROUTE_ROUTER, encode(request)), now)
 
     def _on_setup_reply(self, body: bytes, now: int) -> None:
-        self._setup = 0
-        self._setup_deadline = None
+        greeting = self._greeting
+        greeting.answered()
         verdict = verdict_of(body)
         error = verdict.error
-        if error is None and self._setup_word == "HELLO":
+        if error is None and greeting.is_hello:
             try:
                 self.server = decode(body, HelloReply)
             except BadMessage as damage:
                 error = damage
         if error is not None:
             is_without = isinstance(error, AuthenticationRequired) and self._token is None
-            if not verdict.retryable and (is_without or self._setup_word == "AUTH"):
+            if not verdict.retryable and (is_without or not greeting.is_hello):
                 self._refusal = error
                 self._fail_all(error, but=())
                 self._happened.append(TokenRefused())
                 return
-            self._setup_backoff = min(max(2 * self._setup_backoff, RETRY_MIN_MS), RETRY_MAX_MS)
-            self._setup_retry_at = now + self._setup_backoff
+            greeting.refused(now)
             if not verdict.retryable:
                 self._fail_all(error)
-        elif self._setup_word == "AUTH":
+        elif not greeting.is_hello:
             self._say_setup(self._hello(), now)
         else:
             self._become_ready(now)
@@ -482,19 +474,18 @@ class Connection:
         assert self.server is not None
         self._note_epochs(self.server.epochs)
         self._ready = True
-        self._setup_backoff = 0
-        self._hello_timeout = HELLO_TIMEOUT_MIN_MS
-        self._heartbeat_at = now + self.server.heartbeat_interval
+        self._greeting.done()
+        self._heartbeats.due = now + self.server.heartbeat_interval
         self._requests.enqueue_all()
         self._subscribe_again()
         self._happened.append(Connected(self.server))
 
     def _subscribe_again(self) -> None:
-        for queue, known in self._subscriptions.items():
-            if known.corr in self._requests:
+        for queue, corr, events in self._asked.all():
+            if corr in self._requests:
                 continue  # its first SUBSCRIBE is about to be repeated anyway
-            body = encode(Subscribe(queue=queue, events=sorted(known.events)))
-            self._control.append((pack_header(0, ROUTE_ROUTER, known.corr), body))
+            body = encode(Subscribe(queue=queue, events=sorted(events)))
+            self._control.append((pack_header(0, ROUTE_ROUTER, corr), body))
             self._happened.append(EventsInterrupted(queue))
 
     def _show_again_if(self, error: FlashQError, now: int) -> None:
@@ -516,23 +507,23 @@ class Connection:
     def _disconnect(self, reason: str) -> None:
         self._open = False
         self._ready = False
-        self._setup = 0
-        self._setup_deadline = None
-        self._heartbeat_at = None
+        self._greeting.answered()
+        self._heartbeats.due = None
         self._happened.append(Disconnected(reason))
 
     # --- heartbeats and epochs
 
     def _beat(self, now: int) -> None:
         assert self.server is not None
-        if self._unanswered >= UNANSWERED_HEARTBEATS_MAX:
-            self._disconnect(f"{self._unanswered} heartbeats without an answer")
+        heartbeats = self._heartbeats
+        if heartbeats.unanswered >= UNANSWERED_MAX:
+            self._disconnect(f"{heartbeats.unanswered} heartbeats without an answer")
             return
-        self._heartbeat_at = now + self.server.heartbeat_interval
-        self._unanswered += 1
-        oldest = now - self.server.session_timeout
-        for corr in [corr for corr, beat in self._beats.items() if beat.at < oldest]:
-            del self._beats[corr]
+        heartbeats.due = now + self.server.heartbeat_interval
+        heartbeats.forget(now - self.server.session_timeout)
+        self._repeat_unanswered()
+        if self._leases.has_left:
+            self._leases.let_go(self._being_settled())
         leases = self._leases.by_shard(self._shard_count)
         waited_on = {
             request.route
@@ -542,11 +533,20 @@ class Connection:
         for route in (ROUTE_ROUTER, *sorted(waited_on | leases.keys())):
             named = leases.get(route, {})
             beat = Heartbeat(session=self.session, leases=[*named], tokens=[*named.values()])
-            self._beats[self._say(route, encode(beat))] = Beat(route, now, named)
+            heartbeats.said(self._say(route, encode(beat)), Beat(route, now, named))
+
+    def _repeat_unanswered(self) -> None:
+        """Send again what ends jobs and has had no answer for some heartbeats."""
+        for request in self._requests.all():
+            if request.call.settles and request.sent and not request.queued:
+                request.beats += 1
+                if request.beats > UNANSWERED_MAX:
+                    self._requests.enqueue(request)
+
+    def _being_settled(self) -> set[int]:
+        return {job_id for request in self._requests.all() for job_id in request.call.settles}
 
     def _on_heartbeat_reply(self, beat: Beat, body: bytes, now: int) -> None:
-        if beat.route == ROUTE_ROUTER:
-            self._unanswered = 0
         error = verdict_of(body).error
         if error is not None:
             self._show_again_if(error, now)
@@ -558,10 +558,7 @@ class Connection:
             else:
                 self._note_epochs(reply.epochs)
         elif reply.lost:
-            being_settled = {
-                job_id for request in self._requests.all() for job_id in request.call.settles
-            }
-            lost = self._leases.lose(reply.lost, beat.named, being_settled)
+            lost = self._leases.lose(reply.lost, beat.named, self._being_settled())
             if lost:
                 self._happened.append(LeasesLost(lost))
 
@@ -589,6 +586,6 @@ class Connection:
         elif isinstance(notice, ClosingNotice):
             self._happened.append(ServerClosing())
         else:
-            queue = self._subscribed_queue.get(corr)
+            queue = self._asked.queue_of(corr)
             if queue is not None:
                 self._happened.append(NoticeReceived(queue, notice))

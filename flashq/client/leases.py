@@ -1,25 +1,21 @@
 """Which leases the session holds, so that heartbeats can name them.
 
-Owns one fact: job id to lease token, for every job that was handed to this client and not yet
-settled. Pure; the connection tells it what arrived and what was answered.
+Owns job id to lease token, for every job that was handed to this client and not yet settled, and
+which of those their holder has left: it tried to end them and does not know the outcome. Pure; the
+connection tells it what arrived and what was answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import Final
 
 from flashq.client.results import Job
 from flashq.ids import shard_of_job
 
-
-class Beat(NamedTuple):
-    """A heartbeat under way: to which route, when, and which leases it named."""
-
-    route: int
-    at: int
-    named: dict[int, int]
+HEARTBEATS_LEFT: Final = 1
+"""Heartbeats that name a lease yet after its holder has left it: its time to try again."""
 
 
 class HeldLeases:
@@ -28,6 +24,8 @@ class HeldLeases:
     def __init__(self) -> None:
         #: token of each job held; a job handed out anew replaces its older token
         self._tokens: dict[int, int] = {}
+        #: token of each lease that was left, and heartbeats that name it yet
+        self._left: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -66,6 +64,34 @@ class HeldLeases:
             for job_id, was, token in zip(ids, found, tokens, strict=True):
                 if was is not None and was != token:
                     held[job_id] = was
+
+    def leave(self, ids: Sequence[int], tokens: Sequence[int | None]) -> None:
+        """Note that the holder has tried to end these jobs, and that their end is not known.
+
+        It may try again; without that their leases are soon let go, and the server gives the jobs
+        to others. Otherwise they would be active for as long as this client lives.
+        """
+        for job_id, token in zip(ids, tokens, strict=True):
+            if token is not None and self._tokens.get(job_id) == token:
+                self._left[job_id] = (token, HEARTBEATS_LEFT)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether `let_go` has something to do."""
+        return bool(self._left)
+
+    def let_go(self, being_settled: Collection[int]) -> None:
+        """Before each heartbeat: let go of what was left and is not being ended once more."""
+        left, self._left = self._left, {}
+        for job_id, (token, heartbeats) in left.items():
+            if self._tokens.get(job_id) != token:
+                continue
+            if job_id in being_settled:
+                self._left[job_id] = (token, HEARTBEATS_LEFT)
+            elif heartbeats:
+                self._left[job_id] = (token, heartbeats - 1)
+            else:
+                del self._tokens[job_id]
 
     def by_shard(self, shard_count: int) -> dict[int, dict[int, int]]:
         """Return id to token for each shard that leases are held of."""

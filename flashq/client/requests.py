@@ -24,6 +24,7 @@ class Request:
 
     __slots__ = (
         "backoff",
+        "beats",
         "body",
         "call",
         "corr",
@@ -53,6 +54,8 @@ class Request:
         self.route = ROUTE_ANY
         #: copies that may have been carried out; one that was answered "nothing happened" is not
         self.sent = 0
+        #: heartbeats since it was sent last
+        self.beats = 0
         #: whether it stands in the queue of what is to be sent
         self.queued = False
         #: ms until the next try of a refused one, doubling

@@ -31,6 +31,39 @@ def wanted_events(events: str | Iterable[str]) -> frozenset[str]:
     return names
 
 
+class Asked:
+    """What events the server was asked for: one subscription for each queue."""
+
+    def __init__(self) -> None:
+        #: corr and names of each queue's
+        self._by_queue: dict[str, tuple[int, frozenset[str]]] = {}
+        #: the queue of each corr
+        self._queues: dict[int, str] = {}
+
+    def add(self, queue: str, corr: int, events: frozenset[str]) -> None:
+        """Note a subscription, in place of the queue's last one, whose corr it has."""
+        self._by_queue[queue] = (corr, events)
+        self._queues[corr] = queue
+
+    def remove(self, queue: str) -> None:
+        """Forget a queue's."""
+        corr, _ = self._by_queue.pop(queue, (None, None))
+        if corr is not None:
+            del self._queues[corr]
+
+    def corr_of(self, queue: str) -> int | None:
+        """Return under which corr a queue's events were asked for."""
+        return self._by_queue[queue][0] if queue in self._by_queue else None
+
+    def queue_of(self, corr: int) -> str | None:
+        """Return the queue that was asked for under a corr."""
+        return self._queues.get(corr)
+
+    def all(self) -> list[tuple[str, int, frozenset[str]]]:
+        """Return queue, corr and names of all."""
+        return [(queue, corr, events) for queue, (corr, events) in self._by_queue.items()]
+
+
 class EventBuffer:
     """The unread events of one reader.
 

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from flashq.client.connection import HELLO_TIMEOUT_MIN_MS
+from flashq.client.greeting import HELLO_TIMEOUT_MIN_MS
 from flashq.client.happenings import (
     Completed,
     Connected,

@@ -217,15 +217,6 @@ def test_a_refused_ack_ends_the_lease() -> None:
     assert script.connection.leases_held == 0
 
 
-def test_an_ack_without_an_answer_keeps_the_lease() -> None:
-    """The caller may try again, and until then nobody else shall get the job."""
-    script = holding((4, 11))
-    script.request(leases.Ack(id=4, token=11), timeout=10)
-    script.sent()
-    script.tick(10)
-    assert script.connection.leases_held == 1
-
-
 def test_a_job_handed_out_anew_survives_the_end_of_its_older_lease() -> None:
     """1. A job fails and is at once delivered to our other pull. 2. The answer to FAIL comes later.
     It must not take the new lease along."""

@@ -59,3 +59,29 @@ def test_losses_are_told_once_and_only_of_what_was_named() -> None:
     named = {4: 1, 8: 1, 12: 3, 16: 4}
     assert leases.lose([4, 8, 12, 16], named, being_settled={12}) == [4]
     assert leases.lose([4], named, being_settled=set()) == []
+
+
+def test_what_was_left_is_named_once_more_and_then_let_go() -> None:
+    """In that time its holder may try again to end it."""
+    leases = held((1, 11), (2, 12), (3, 13))
+    leases.leave([1, 2], [11, 12])
+    leases.let_go(being_settled=())
+    assert leases.by_shard(1) == {0: {1: 11, 2: 12, 3: 13}}
+    leases.let_go(being_settled={2})
+    assert leases.by_shard(1) == {0: {2: 12, 3: 13}}
+    leases.let_go(being_settled=())
+    leases.let_go(being_settled=())
+    assert leases.by_shard(1) == {0: {3: 13}}
+    assert not leases.has_left
+
+
+def test_a_newer_delivery_is_not_let_go_with_the_one_that_was_left() -> None:
+    """1. The end of a delivery is not known. 2. The job is handed out again to the same client."""
+    leases = held((1, 11))
+    leases.leave([1], [11])
+    leases.take([job(1, 12)])
+    for _ in range(3):
+        leases.let_go(being_settled=())
+    assert leases.by_shard(1) == {0: {1: 12}}
+    leases.leave([1], [11])
+    assert not leases.has_left
