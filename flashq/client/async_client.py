@@ -21,6 +21,7 @@ import zmq
 from msgspec import Struct
 
 from flashq.client.async_methods import AsyncMethods
+from flashq.client.async_subscription import AsyncSubscription
 from flashq.client.calls import DELIVERING, Call, prepare
 from flashq.client.connection import Connection
 from flashq.client.endpoint import client_name, resolve_url
@@ -39,13 +40,14 @@ from flashq.client.happenings import (
 from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
 from flashq.client.outages import Outages
 from flashq.client.pulse import STUCK_TIMEOUT_MS, Pulse, look_every_ms
-from flashq.client.results import Delivered, Event, Gap
+from flashq.client.results import Delivered, Job
 from flashq.client.sockets import open_socket, send
-from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
+from flashq.client.subscriptions import ALL, Readers, wanted_events
 from flashq.client.sync_client import TIMEOUT_MS
 from flashq.errors import ConnectionClosed
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode
+from flashq.protocol.leases import HeartbeatJob
 from flashq.protocol.sessions import HelloReply, Unsubscribe
 from flashq.wire import descriptor, readable, receive
 
@@ -57,70 +59,6 @@ _log: Final = logging.getLogger("flashq.client")
 REQUESTS_HELD_MAX: Final = 32
 """With so many requests made in one turn they are sent at once, so that the server works while the
 rest is still being made."""
-
-
-class AsyncSubscription(EventBuffer):
-    """An asynchronous iterator of events, and of a `Gap` wherever some are missing.
-
-    It listens from `async with`, or else from its first event asked for, until it or its client is
-    closed.
-    """
-
-    def __init__(self, queue: str, events: frozenset[str], client: AsyncClient) -> None:
-        super().__init__(queue, events)
-        self._client: Final = client
-        self._arrived: Final = asyncio.Event()
-        self._started = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event | Gap:
-        try:
-            await self._start()
-        except ConnectionClosed:
-            if not self._client._closed:
-                raise
-            raise StopAsyncIteration from None
-        while True:
-            item = self.take()
-            if item is not None:
-                return item
-            if isinstance(self.ended, ConnectionClosed):
-                raise StopAsyncIteration
-            if self.ended is not None:
-                raise self.ended
-            self._arrived.clear()
-            await self._arrived.wait()
-
-    async def __aenter__(self) -> Self:
-        await self._start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            await self._client.listen(self)
-
-    def wake(self) -> None:
-        """Have whoever waits look again."""
-        self._arrived.set()
-
-    async def close(self) -> None:
-        """Listen no more."""
-        if self.ended is None:
-            self.ended = ConnectionClosed()
-            self.wake()
-            if self._started:
-                await self._client.unlisten(self)
 
 
 class AsyncClient(AsyncMethods):
@@ -137,6 +75,7 @@ class AsyncClient(AsyncMethods):
         timeout: ms that a call may take, unless it waits for something by itself.
         on_leases_lost: called with the ids of jobs that are no longer this client's, because they
             were cancelled or taken back.
+        on_lost: the same, with what became of each job where that is known.
         stuck_timeout: ms that the event loop may be blocked, once this client has pulled. A thread
             sends the heartbeats as long, and logs what blocks the loop; then the server gives the
             jobs to others.
@@ -150,12 +89,14 @@ class AsyncClient(AsyncMethods):
         token: str | None = None,
         timeout: int = TIMEOUT_MS,
         on_leases_lost: Callable[[list[int]], None] | None = None,
+        on_lost: Callable[[LeasesLost], None] | None = None,
         stuck_timeout: int = STUCK_TIMEOUT_MS,
         logger: logging.Logger = _log,
     ) -> None:
         self.url: Final = resolve_url(url, os.environ)
         self._timeout: Final = timeout
         self._on_leases_lost: Final = on_leases_lost
+        self._on_lost: Final = on_lost
         self._pid: Final = os.getpid()
         self._connection: Final = Connection(
             lambda: os.urandom(16),
@@ -186,6 +127,9 @@ class AsyncClient(AsyncMethods):
         #: the timer for the connection's next deadline, and when it rings
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
+        #: jobs whose beginning is still to be told. Loop and pulse change it without the lock, one
+        #: step at a time
+        self._beginning: Final[dict[int, Job]] = {}
         #: callers by corr
         self._waiting: Final[dict[int, asyncio.Future[Any]]] = {}
         #: set once the first hello is answered
@@ -196,6 +140,11 @@ class AsyncClient(AsyncMethods):
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     async def __aenter__(self) -> Self:
         try:
@@ -298,6 +247,19 @@ class AsyncClient(AsyncMethods):
                 self._connection.unsubscribed(reader.queue)
             if not self._closed:
                 await self._call(Unsubscribe(queue=reader.queue), Reply)
+
+    def begin(self, job: Job) -> None:
+        """Say with the next message that the work on a job begins: its time-out counts from then.
+
+        Only for jobs that were pulled with `starts`. Nobody waits for the answer: a lease that is
+        lost is told as ever. Nothing is said of a job that has `ended` before.
+        """
+        self._beginning[job.id] = job
+        self._soon()
+
+    def ended(self, job: Job) -> None:
+        """Say nothing more of a job's beginning: its work is over."""
+        self._beginning.pop(job.id, None)
 
     # --- calls
 
@@ -475,6 +437,10 @@ class AsyncClient(AsyncMethods):
                 break
             connection.receive(frames, now)
         connection.tick(now)
+        while self._beginning:
+            _, job = self._beginning.popitem()
+            beginning = prepare(HeartbeatJob(id=job.id, token=job.token))
+            connection.request(beginning, now, self._timeout)
         self._send_pending()
 
     def _set_timer(self, now: int) -> None:
@@ -552,6 +518,8 @@ class AsyncClient(AsyncMethods):
             if isinstance(event, Completed):
                 self._complete(event)
             elif isinstance(event, LeasesLost):
+                if self._on_lost is not None:
+                    self._on_lost(event)
                 self._tell_leases_lost(event.ids)
             elif isinstance(event, Connected | TokenRefused):
                 self._outages.back(now_ms())

@@ -560,7 +560,8 @@ class Connection:
         elif reply.lost:
             lost = self._leases.lose(reply.lost, beat.named, self._being_settled())
             if lost:
-                self._happened.append(LeasesLost(lost))
+                states = dict(zip(reply.lost, reply.states, strict=False))
+                self._happened.append(LeasesLost(lost, {i: states[i] for i in lost if i in states}))
 
     def _note_epochs(self, epochs: Sequence[int]) -> None:
         for shard, epoch in enumerate(epochs):

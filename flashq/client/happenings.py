@@ -38,9 +38,11 @@ class Disconnected(Struct, frozen=True):
 
 
 class LeasesLost(Struct, frozen=True):
-    """These jobs are no longer this client's: they went back to their queue, or were cancelled."""
+    """These jobs are no longer this client's: they went back to their queue, or were cancelled.
+    `states` says in which state each is now, as far as it is known."""
 
     ids: list[int]
+    states: dict[int, str] = {}
 
 
 class NoticeReceived(Struct, frozen=True):

@@ -171,20 +171,43 @@ class Methods(QueueMethods):
         wait = PULL_WAIT_MS if timeout is None else timeout
         return self._call(request, Delivered, within=wait + WAIT_MARGIN_MS).job
 
-    def pull_batch(self, queue: str, count: int, timeout: int | None = None) -> list[Job]:
+    def pull_batch(
+        self, queue: str, count: int, timeout: int | None = None, *, starts: bool = False
+    ) -> list[Job]:
         """Take up to `count` jobs of a queue as soon as there is one.
 
         Args:
             queue: its name.
             count: at most so many.
             timeout: ms to wait for the first one (60,000 by default); 0 does not wait.
+            starts: whether the time-out of each job counts from its first `heartbeat`, instead of
+                from now.
 
         Returns:
             The jobs; none when there was none in time.
         """
-        request = leases.PullBatch(queue=queue, count=count, timeout=timeout, columns=True)
+        request = leases.PullBatch(
+            queue=queue, count=count, timeout=timeout, columns=True, starts=starts or None
+        )
         wait = PULL_WAIT_MS if timeout is None else timeout
         return self._call(request, Delivered, within=wait + WAIT_MARGIN_MS).jobs
+
+    def wait_ready(self, queue: str, timeout: int | None = None) -> bool:
+        """Wait until a queue has a job to take, and take none.
+
+        So one waits for several queues at once. Of those that wait for the same job one is told; it
+        is to pull from the queue soon, for 0 jobs if it has no use for them.
+
+        Args:
+            queue: its name.
+            timeout: ms to wait (60,000 by default); 0 does not wait.
+
+        Returns:
+            Whether there was one in time. Somebody else may take it meanwhile.
+        """
+        request = leases.PullBatch(queue=queue, count=0, timeout=timeout, ready=True)
+        wait = PULL_WAIT_MS if timeout is None else timeout
+        return self._call(request, Delivered, within=wait + WAIT_MARGIN_MS).ready
 
     def ack(self, job: Job | int, result: Any = None, *, token: int | None = None) -> None:
         """Complete an active job.

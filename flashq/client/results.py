@@ -175,6 +175,7 @@ class Delivered(Struct, kw_only=True):
     job: Job | None = None
     jobs: list[Job] = []
     columns: JobColumns | None = None
+    ready: bool = False
 
     def __post_init__(self) -> None:
         if self.columns is not None:

@@ -42,12 +42,20 @@ class PullReply(Reply, kw_only=True):
 
 class PullBatch(Mutation, kw_only=True, omit_defaults=True, tag="PULLB"):
     """Up to `count` jobs as soon as there is one. `columns` lets a reply in MessagePack give jobs
-    that say nothing special as columns, which costs half."""
+    that say nothing special as columns, which costs half.
+
+    With `starts` a job's `timeout` counts from its first HEARTBEAT, which says that the work
+    begins, instead of from its delivery; only for a session. With `ready` nothing is handed out:
+    the reply says that there is something to take. So one waits for several queues, and then takes
+    from one: a job is said to one of those that wait so, and to the next once that has pulled from
+    the queue (also for a `count` of 0), or has not within 200 ms."""
 
     queue: str
     count: Unsigned
     timeout: Unsigned | None = None
     columns: bool | None = None
+    starts: bool | None = None
+    ready: bool | None = None
     ticket: SessionId | None = None
 
 
@@ -61,10 +69,12 @@ class Withdraw(Request, kw_only=True, omit_defaults=True, tag="WITHDRAW"):
 
 
 class PullBatchReply(Reply, kw_only=True, omit_defaults=True):
-    """`jobs` is empty after the time-out."""
+    """`jobs` is empty after the time-out, and in the reply to a PULLB with `ready`, which says
+    `ready` when there is something to take."""
 
     ok: bool
     jobs: list[JobView]
+    ready: bool = False
 
 
 class PullColumnsReply(Reply, kw_only=True):

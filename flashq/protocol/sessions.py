@@ -73,12 +73,14 @@ class Heartbeat(Request, kw_only=True, omit_defaults=True, tag="SESSIONHEARTBEAT
 
 
 class HeartbeatReply(Reply, kw_only=True, omit_defaults=True):
-    """From a shard: `lost` names those of `leases` that are no longer the session's. From the
-    router: `boot` and `epochs` as in the reply to hello, so that no announcement can be missed;
-    `known` is false when the router has not had this session's hello."""
+    """From a shard: `lost` names those of `leases` that are no longer the session's, `states` in
+    which state each of those jobs is now. From the router: `boot` and `epochs` as in the reply to
+    hello, so that no announcement can be missed; `known` is false when the router has not had this
+    session's hello."""
 
     ok: bool
     lost: list[int] = []
+    states: list[str] = []
     boot: int = 0
     epochs: list[int] = []
     known: bool = True

@@ -31,7 +31,8 @@ SEQUENCE_MAX: Final = 2**63 - 1
 
 
 class Waiter(Struct, eq=False):
-    """A parked PULL or PULLB, or a parked WAITJOB. Times are ms on the engine's clock."""
+    """A parked PULL or PULLB, or a parked WAITJOB. Times are ms on the engine's clock. Of PULLB:
+    `ready` takes nothing, `starts` says when the work on each job starts."""
 
     origin: Origin
     deadline: int
@@ -39,6 +40,8 @@ class Waiter(Struct, eq=False):
     count: int = 0
     single: bool = False
     columns: bool = False
+    ready: bool = False
+    starts: bool = False
     session: bytes = b""
     n: int | None = None
     done_below: int = 0
@@ -80,8 +83,10 @@ class Core:
         #: what webhooks want to be told of; None for nothing
         self.hooks: Hooks | None = None
         self._event_seq = 0
-        #: parked pulls by queue, first come first; parked waits by job
+        #: parked pulls by queue, first come first, those that take jobs and those that take none;
+        #: parked waits by job
         self.pulls: dict[str, Line] = {}
+        self.watches: dict[str, Line] = {}
         self.waits: dict[int, Line] = {}
         self.waiters = 0
         #: queues to serve, and ends to tell, before the engine is done with this input
@@ -112,7 +117,7 @@ class Core:
             answer: for repeats of the request that caused this.
         """
         state, hooks, audience = self.state, self.hooks, self.audience
-        if self.pulls or self.waits or audience or hooks is not None:
+        if self.pulls or self.watches or self.waits or audience or hooks is not None:
             wanted = None if hooks is None else hooks.want
             aftermath = Aftermath(state, audience=audience, wanted=wanted)
             aftermath.note(records)

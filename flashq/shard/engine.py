@@ -10,7 +10,8 @@ Invariants, beyond those of the state:
 * A job is handed out only while its queue is not paused, below its concurrency and within its rate,
   and only jobs that are handed out spend tokens of the rate.
 * When the engine is done with an input, every queue in which something became deliverable has been
-  served: no job is ready while somebody waits for it and may have it.
+  served: no job is ready while somebody waits for it and may have it, and of those that wait
+  without taking as many have been told as there are such jobs.
 * Input comes before expiry: what has arrived is handled before `tick` lets anything expire.
 """
 
@@ -514,7 +515,7 @@ class Engine:
             elif core.woken:
                 woken, core.woken = core.woken, set()
                 if self.refusal is None:
-                    for name in sorted(woken & core.pulls.keys()):
+                    for name in sorted(woken & (core.pulls.keys() | core.watches.keys())):
                         self._pulling.serve(name)
             else:
                 return
@@ -540,7 +541,7 @@ class Engine:
     def accept(self) -> None:
         """Take on changes again after a refusal, and serve those that waited."""
         self.refusal = None
-        self._core.woken.update(self._core.pulls)
+        self._core.woken.update(self._core.pulls, self._core.watches)
         self._settle()
 
     def _measure_rate(self) -> None:

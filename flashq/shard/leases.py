@@ -29,6 +29,7 @@ from flashq.shard.lifecycle import (
     Job,
     options_of,
     special_of,
+    state_name,
 )
 from flashq.shard.outbox import Origin
 
@@ -73,6 +74,20 @@ class _Watch:
     @property
     def open(self) -> int:
         return self.delivery.open
+
+
+class _Run:
+    """A job whose work has started, under a delivery whose time-outs count from then."""
+
+    __slots__ = ("job", "watch")
+
+    def __init__(self, job: Job, watch: _Watch) -> None:
+        self.job = job
+        self.watch = watch
+
+    @property
+    def open(self) -> int:
+        return int(self.job.lease is self.watch.delivery)
 
 
 class Leases:
@@ -273,7 +288,7 @@ class Leases:
         """
         session_id, state = command.session, self._core.state
         if session_id in state.expired_sessions:
-            return HeartbeatReply(ok=True, lost=list(command.leases))
+            return self._losing(command.leases, origin)
         live = self.hear(session_id)
         live.about = command.about or live.about
         lost: list[int] = []
@@ -301,7 +316,13 @@ class Leases:
             self._release(missing)
         for ids in adopted.values():
             self.watch_adopted(ids)
-        return HeartbeatReply(ok=True, lost=lost)
+        return self._losing(lost, origin)
+
+    def _losing(self, lost: list[int], origin: Origin) -> HeartbeatReply:
+        """Return the answer that says which leases are lost, and what became of their jobs."""
+        job = self._core.context.job
+        states = [state_name(job(job_id, origin)) for job_id in lost]
+        return HeartbeatReply(ok=True, lost=lost, states=states)
 
     def _unnamed(self, session_id: bytes, named: set[int]) -> list[int]:
         """Return the jobs whose lease has now gone unnamed too often."""
@@ -325,9 +346,14 @@ class Leases:
         return missing
 
     def beat(self, job_id: int) -> None:
-        """Note a sign that a job is worked on: its own heartbeat, or its progress."""
-        job = self._core.state.job(job_id)
+        """Note a sign that a job is worked on: its own heartbeat, or its progress. The first may be
+        the start of the work."""
+        core, job = self._core, self._core.state.job(job_id)
         if job is not None and job.lease is not None:
+            starts = job.lease.starts
+            if starts is not None and job_id not in starts:
+                starts[job_id] = core.clock_ms
+                self._run(_Run(job, _Watch(job.lease, core.clock_ms)))
             delivery = job.lease
             delivery.beats = delivery.beats or {}
             delivery.beats[job_id] = self._core.clock_ms
@@ -340,8 +366,13 @@ class Leases:
         if job is not None and job.lease is not None:
             self._watch(job.lease)
 
-    def hand_out(self, jobs: list[Job], session_id: bytes) -> None:
-        """Note that jobs have just been handed to a session (empty for none)."""
+    def hand_out(self, jobs: list[Job], session_id: bytes, *, starts: bool = False) -> None:
+        """Note that jobs have just been handed to a session (empty for none).
+
+        Args:
+            starts: whether the session says when it starts with each, and time-outs count from
+                then.
+        """
         live = self.sessions.get(session_id) if session_id else None
         if live is not None:
             live.taken += len(jobs)
@@ -349,6 +380,8 @@ class Leases:
         delivery = jobs[0].lease
         assert delivery is not None, "they were handed out"
         delivery.gate = self._core.state.seq
+        if starts and session_id:
+            delivery.starts = {}
         self._watch(delivery)
 
     def _watch(self, delivery: Delivery) -> None:
@@ -364,6 +397,8 @@ class Leases:
     def _deadline(self, job: Job, watch: _Watch) -> int | None:
         options, delivery = job.options, watch.delivery
         at: int | None = None
+        if delivery.starts is not None and job.id not in delivery.starts:
+            return None  # its worker has not started with it
         if options is not None and options.timeout:
             at = watch.since_ms + options.timeout
         has_own = options is not None and options.stall_timeout
@@ -377,6 +412,24 @@ class Leases:
         since = watch.since_ms if beats is None else beats.get(job.id, watch.since_ms)
         own = options_of(job).stall_timeout
         return since + (own or self._core.limits.stall_timeout_ms)
+
+    def _run(self, run: _Run) -> None:
+        """Watch a job that is worked on; its time may be up already."""
+        core, at = self._core, self._deadline(run.job, run.watch)
+        if at is None:
+            return
+        if at > core.clock_ms:
+            core.timers.at(at, self._run, run)
+            return
+        records = self._ending(run.job, run.watch)
+        core.commit(records, durable=core.context.is_any_durable(records))
+
+    def _ending(self, job: Job, watch: _Watch) -> list[AnyRecord]:
+        """Return what ends an attempt that is too long, or of which too little is heard."""
+        timeout = options_of(job).timeout
+        if timeout and watch.since_ms + timeout <= self._core.clock_ms:
+            return self._core.context.failing(job, "timeout", "Job timed out")
+        return self._core.context.failing(job, "stalled", "Job stalled")
 
     def _due(self, watch: _Watch) -> None:
         """A delivery's first deadline has come: end the attempts that are too long."""
@@ -394,11 +447,7 @@ class Leases:
             if at > core.clock_ms:
                 again = at if again is None else min(again, at)
                 continue
-            timeout = options_of(job).timeout
-            if timeout and watch.since_ms + timeout <= core.clock_ms:
-                records += core.context.failing(job, "timeout", "Job timed out")
-            else:
-                records += core.context.failing(job, "stalled", "Job stalled")
+            records += self._ending(job, watch)
         if again is not None:
             core.timers.at(again, self._due, watch)
         if records:

@@ -91,8 +91,9 @@ class Delivery(Struct, gc=False):
 
     `jobs` keeps all of them until the last is no longer held; a job is still held exactly when its
     `lease` is this object. Volatile: `missed` counts, by job id, heartbeats that did not name it;
-    `beats` has when (monotonic ms) a job was last heard to be worked on; until the log is safe up
-    to `gate` the jobs may still be on their way out, and nobody can name them.
+    `beats` has when (monotonic ms) a job was last heard to be worked on; `starts`, where time-outs
+    count from the start of the work instead of from the delivery, when that was; until the log is
+    safe up to `gate` the jobs may still be on their way out, and nobody can name them.
     """
 
     token: int
@@ -101,6 +102,7 @@ class Delivery(Struct, gc=False):
     open: int
     missed: dict[int, int] | None = None
     beats: dict[int, int] | None = None
+    starts: dict[int, int] | None = None
     gate: int = 0
 
 

@@ -25,6 +25,7 @@ from flashq.protocol.leases import (
 )
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
+from flashq.shard.calling import Calling
 from flashq.shard.core import Core, Line, Waiter
 from flashq.shard.handlers.inspecting import check_result_kept
 from flashq.shard.holdings import Queue
@@ -66,6 +67,7 @@ class Pulling:
     def __init__(self, core: Core, leases: Leases) -> None:
         self._core = core
         self._leases = leases
+        self._calling = Calling(core, self._deliverable)
         self._deliveries = 0
         self._buckets: dict[str, TokenBucket] = {}
         self._refills: dict[str, _Refill] = {}
@@ -97,12 +99,18 @@ class Pulling:
             count=1 if isinstance(command, Pull) else command.count,
             single=isinstance(command, Pull),
             columns=_wants_columns(command, origin),
+            ready=isinstance(command, PullBatch) and command.ready is True,
+            starts=isinstance(command, PullBatch) and command.starts is True,
             session=command.session or b"",
             n=command.n,
             done_below=command.done_below or 0,
             ticket=command.ticket or b"",
         )
         waiter.count = min(waiter.count, core.limits.batch_jobs_max)
+        if waiter.ready:
+            self._watch(waiter, timeout)
+            return
+        self._calling.came(command.queue, waiter.session)
         if command.queue not in core.pulls:
             jobs = self._deliverable(command.queue, waiter.count)
             if jobs:
@@ -114,6 +122,17 @@ class Pulling:
         core.check_waiters()
         self._park(waiter)
 
+    def _watch(self, waiter: Waiter, timeout: int) -> None:
+        """Say that a queue has something to take, now or when it has."""
+        if timeout:
+            self._core.check_waiters()
+            self._park(waiter)
+            self._core.woken.add(waiter.queue)
+        elif self._deliverable(waiter.queue, 1):
+            self._core.reply(waiter.origin, PullBatchReply(ok=True, jobs=[], ready=True))
+        else:
+            self._answer_empty(waiter)
+
     def rejoin(self, session: bytes, n: int, origin: Origin) -> bool:
         """Let a repeat of a parked pull take its place; False when none is parked."""
         waiter = self._parked.get((session, n))
@@ -124,8 +143,8 @@ class Pulling:
 
     def _park(self, waiter: Waiter) -> None:
         core = self._core
-        if waiter.count:  # for none it only waits its time out, and stands before nobody
-            core.pulls.setdefault(waiter.queue, Line())[waiter] = None
+        if waiter.count or waiter.ready:  # for none it only waits, and stands before nobody
+            self._lines(waiter).setdefault(waiter.queue, Line())[waiter] = None
         core.waiters += 1
         if waiter.session and waiter.n is not None:
             self._parked[waiter.session, waiter.n] = waiter
@@ -142,11 +161,15 @@ class Pulling:
             self._parked.pop((waiter.session, waiter.n), None)
         self._return_ticket(waiter)
         self._leases.forget_waiter(waiter)
-        line = self._core.pulls.get(waiter.queue)
+        lines = self._lines(waiter)
+        line = lines.get(waiter.queue)
         if line is not None:
             line.pop(waiter, None)
             if not line:
-                del self._core.pulls[waiter.queue]
+                del lines[waiter.queue]
+
+    def _lines(self, waiter: Waiter) -> dict[str, Line]:
+        return self._core.watches if waiter.ready else self._core.pulls
 
     def _return_ticket(self, waiter: Waiter) -> None:
         if waiter.ticket and self._tickets.get(waiter.ticket) is waiter:
@@ -185,7 +208,8 @@ class Pulling:
     # --- serving
 
     def serve(self, name: str) -> None:
-        """Hand jobs of a queue to those that wait for them, as far as there are any."""
+        """Hand jobs of a queue to those that wait for them, as far as there are any, and tell those
+        that wait for the queue."""
         while line := self._core.pulls.get(name):
             waiter = next(iter(line))
             jobs = self._deliverable(name, waiter.count)
@@ -194,6 +218,8 @@ class Pulling:
                 return
             self._close(waiter)
             self._deliver(jobs, waiter)
+        if self._calling.call(name, self._close):
+            self._await_token(name)
 
     def _deliverable(self, name: str, count: int) -> list[Job]:
         """Return the jobs that may be handed out now, at most `count`."""
@@ -279,7 +305,7 @@ class Pulling:
             answer = Answer(waiter.session, waiter.n, waiter.done_below, b"", token)
         record = r.Delivered(waiter.queue, [job.id for job in jobs], token, waiter.session)
         core.commit([record], durable=False, answer=answer)
-        self._leases.hand_out(jobs, waiter.session)
+        self._leases.hand_out(jobs, waiter.session, starts=waiter.starts)
         self._answer(waiter, jobs)
 
     def _answer(self, waiter: Waiter, jobs: list[Job]) -> None:

@@ -3,9 +3,12 @@
 Pure: no I/O, no clock; `now` is monotonic milliseconds, with fractions. The process around it
 carries out what it returns, and tells it what came of that. The rules:
 
-* Each queue has at most one fetch parked at the server, and only while there is room for its jobs.
+* What is asked for, ready and running is never more than there is room for; `fetching` says how
+  that is kept with several queues.
 * Ahead of what runs, only so much is fetched as is likely to start within `AHEAD_MS`, by the rate
   of the last jobs; what is not likely to start within `SURPLUS_MS` is given back.
+* A job that has waited here for longer than `CONFIRM_MS` starts only once the server has said that
+  it is still ours; meanwhile it has its place.
 * Acknowledgements of a queue gather while one is under way, for at most `ACK_DELAY_MS`.
 * A result that could not be acknowledged is tried again until the lease is lost.
 * A running job is to stop when its lease is lost, when it has been handed out again, and when its
@@ -24,14 +27,15 @@ from typing import Final
 from msgspec import Raw, Struct
 
 from flashq.client.results import Job
+from flashq.worker.fetching import RETRY_MS, Fetching, Order
 
 AHEAD_MS: Final = 50.0
 SURPLUS_MS: Final = 1000.0
+CONFIRM_MS: Final = 100.0
 ACK_DELAY_MS: Final = 3.0
-RETRY_MS: Final = 500.0
 LAST_WORDS_MS: Final = 5000.0
 """How long after the grace time outcomes may still be reported."""
-OVERTIME_MS: Final = 1000.0
+OVERTIME_MS: Final = 250.0
 """How long the server has to say that a time-out is over, before a worker says so itself."""
 STUBBORN_MS: Final = 2000.0
 """A handler that has not stopped so long after it was to is named in the log."""
@@ -39,13 +43,6 @@ HELD_BACK_MS: Final = 30_000.0
 RATE_WEIGHT: Final = 0.1
 """How much the latest interval between two ends of jobs counts in the running average."""
 INTERVAL_MS_MIN: Final = 0.001
-
-
-class Fetch(Struct, frozen=True):
-    """Pull up to `count` jobs of `queue`."""
-
-    queue: str
-    count: int
 
 
 class Outcome(Struct, frozen=True):
@@ -107,17 +104,18 @@ class Engine:
     def __init__(
         self, queues: Sequence[str], *, concurrency: int, batch_max: int, grace_ms: float
     ) -> None:
-        self._queues: Final = list(dict.fromkeys(queues))
         self._concurrency: Final = concurrency
         self._batch_max: Final = batch_max
         self._grace_ms: Final = grace_ms
-        #: queues with a fetch parked at the server
-        self._fetching: set[str] = set()
-        #: when a queue whose fetch failed may be tried again
-        self._fetch_at: dict[str, float] = {}
-        #: fetched, not started, oldest first
-        self._ready: deque[Job] = deque()
-        #: what runs, by job id
+        self._fetching: Final = Fetching(list(dict.fromkeys(queues)), batch_max)
+        #: fetched, not started, oldest first, and when they were fetched
+        self._ready: deque[tuple[Job, float]] = deque()
+        #: those whose place is taken, and that the server is to be asked about; ids of all of them,
+        #: those that the process has not had yet, and those that are ours and may start
+        self._confirming: set[int] = set()
+        self._to_confirm: list[Job] = []
+        self._confirmed: deque[Job] = deque()
+        #: what has a place, by job id
         self._running: dict[int, Job] = {}
         #: ids of those whose lease is lost: their outcome is nobody's business
         self._lost: set[int] = set()
@@ -147,50 +145,44 @@ class Engine:
 
     # --- fetching
 
-    def fetches(self, now: float) -> list[Fetch]:
-        """Return the fetches to park now."""
+    def fetches(self, now: float) -> list[Order]:
+        """Return what to ask of the queues now."""
         if self._give_up_at is not None:
             return []
         ahead = min(self._batch_max, self._starting_within(AHEAD_MS, now))
-        room = self._concurrency + ahead - len(self._running) - len(self._ready)
-        if room < max(1, ahead // 2):
-            return []
-        wanted = [
-            queue
-            for queue in self._queues
-            if queue not in self._fetching and self._fetch_at.get(queue, 0.0) <= now
-        ]
-        self._fetching.update(wanted)
-        # Each may take all the room: most queues are empty most of the time, and an empty one must
-        # not keep the others from using it. What is too much in the end is `surplus`.
-        return [Fetch(queue, min(room, self._batch_max)) for queue in wanted]
+        taken = len(self._running) + len(self._ready) + self._fetching.asked
+        room = self._concurrency + ahead - taken
+        return self._fetching.orders(room if room >= max(1, ahead // 2) else 0, now)
 
-    def fetched(self, queue: str, jobs: Iterable[Job], now: float) -> list[Job]:
+    def fetched(self, queue: str, jobs: Sequence[Job], now: float) -> list[Job]:
         """Take in what a fetch brought.
 
         Returns:
             Jobs to give back, because there is no room for them.
         """
-        self._fetching.discard(queue)
+        self._fetching.fetched(queue, len(jobs))
         if self._give_up_at is not None:
             return list(jobs)
         for job in jobs:
             running = self._running.get(job.id)
             if running is not None and job.id not in self._lost:
                 self._lose(running, "the job was handed out again", now)
-            self._ready.append(job)
+            self._ready.append((job, now))
         return self.surplus(now)
 
+    def waited(self, queue: str, *, has_jobs: bool) -> None:
+        """A queue has jobs, or has been waited for long enough."""
+        self._fetching.waited(queue, has_jobs=has_jobs)
+
     def fetch_failed(self, queue: str, now: float) -> None:
-        """A fetch came to nothing: try again in a while."""
-        self._fetching.discard(queue)
-        self._fetch_at[queue] = now + RETRY_MS
+        """A fetch or a wait came to nothing: try again in a while."""
+        self._fetching.failed(queue, now)
 
     def surplus(self, now: float) -> list[Job]:
         """Return ready jobs that will not start soon, newest first, to be given back."""
         places = self._concurrency - len(self._running)
         keep = max(0, places) + self._starting_within(SURPLUS_MS, now)
-        surplus = [self._ready.pop() for _ in range(len(self._ready) - keep)]
+        surplus = [self._ready.pop()[0] for _ in range(len(self._ready) - keep)]
         if self._held_back:
             old = [i for i, (_, at) in self._held_back.items() if at + HELD_BACK_MS <= now]
             surplus += [self._held_back.pop(job_id)[0] for job_id in old]
@@ -210,28 +202,65 @@ class Engine:
     @property
     def may_start(self) -> bool:
         """Whether a job waits for a place to run, and there is one."""
-        return bool(self._ready) and len(self._running) < self._concurrency
+        if self._ready and len(self._running) < self._concurrency:
+            return True
+        return bool(self._confirmed)
 
     @property
     def running(self) -> int:
-        """How many jobs run."""
+        """How many jobs have a place."""
         return len(self._running)
 
     def take(self, now: float) -> Job | None:
         """Return the next job to start, or None when there is none or no place for it."""
+        if self._confirmed:
+            job = self._confirmed.popleft()
+            self._start(job, now)
+            return job
         ready, running = self._ready, self._running
         while ready and len(running) < self._concurrency:
-            job = ready.popleft()
+            job, fetched_at = ready.popleft()
             if job.id in running:
                 self._held_back[job.id] = (job, now)
                 continue
             if not running:
                 self._ended_at = now
             running[job.id] = job
+            if now - fetched_at > CONFIRM_MS:
+                self._confirming.add(job.id)
+                self._to_confirm.append(job)
+                continue
             if job.timeout:
-                self._overtime_at[job.id] = now + job.timeout + OVERTIME_MS
+                self._start(job, now)
             return job
         return None
+
+    def _start(self, job: Job, now: float) -> None:
+        if job.timeout:
+            self._overtime_at[job.id] = now + job.timeout + OVERTIME_MS
+
+    def confirms(self) -> list[Job]:
+        """Return the jobs that the server is to be asked about; each once."""
+        jobs, self._to_confirm = self._to_confirm, []
+        return jobs
+
+    def confirmed(self, job: Job) -> None:
+        """A job is still ours: it may start."""
+        if job.id in self._confirming:
+            self._confirming.discard(job.id)
+            self._confirmed.append(job)
+
+    def unconfirmed(self, job: Job) -> bool:
+        """Nobody knows whether a job is still ours: it does not start.
+
+        Returns:
+            Whether it is to be given back.
+        """
+        if job.id not in self._confirming:
+            return False
+        self._confirming.discard(job.id)
+        self._leave(job)
+        return True
 
     def finished(self, job: Job, result: Raw | None, now: float) -> None:
         """A job has been worked on successfully."""
@@ -256,6 +285,10 @@ class Engine:
         self._interval_ms = (
             interval if average is None else average + RATE_WEIGHT * (interval - average)
         )
+        return self._leave(job)
+
+    def _leave(self, job: Job) -> bool:
+        """Free a job's place; tell whether what became of it is our business."""
         if self._running.pop(job.id, None) is None:
             return False  # given up: it has been released
         if self._overtime_at:
@@ -265,7 +298,7 @@ class Engine:
         if self._held_back:
             second = self._held_back.pop(job.id, None)
             if second is not None:
-                self._ready.appendleft(second[0])
+                self._ready.appendleft(second)
         if job.id in self._lost:
             self._lost.discard(job.id)
             return False
@@ -389,16 +422,29 @@ class Engine:
     def leases_lost(self, ids: Iterable[int], reason: str, now: float) -> None:
         """Forget jobs that are no longer ours, and stop those of them that run."""
         gone = set(ids)
-        self._ready = deque(job for job in self._ready if job.id not in gone)
+        self._ready = deque(entry for entry in self._ready if entry[0].id not in gone)
+        self._confirmed = deque(job for job in self._confirmed if not self._vanishes(job, gone))
         for outbox in self._outboxes.values():
             outbox.pending = deque(o for o in outbox.pending if o.job.id not in gone)
         self._failures = deque(o for o in self._failures if o.job.id not in gone)
         for job_id in gone:
             self._held_back.pop(job_id, None)
             job = self._running.get(job_id)
-            if job is not None and job_id not in self._lost:
+            if job is None:
+                continue
+            if job_id in self._confirming:  # it has not started
+                self._confirming.discard(job_id)
+                self._leave(job)
+            elif job_id not in self._lost:
                 self._lose(job, reason, now)
         self.lost += len(gone)
+
+    def _vanishes(self, job: Job, gone: set[int]) -> bool:
+        """Free the place of a job that was about to start, if it is gone."""
+        if job.id not in gone:
+            return False
+        self._leave(job)
+        return True
 
     # --- the end
 
@@ -413,7 +459,14 @@ class Engine:
         if self._give_up_at is not None:
             give_up_at = min(give_up_at, self._give_up_at)
         self._give_up_at = give_up_at
-        unstarted = [*self._ready, *(job for job, _ in self._held_back.values())]
+        entries = [*self._ready, *self._held_back.values()]
+        unstarted = [job for job, _ in entries]
+        confirming = [self._running[job_id] for job_id in self._confirming]
+        for job in (*self._confirmed, *confirming):
+            self._leave(job)
+            unstarted.append(job)
+        self._confirmed.clear()
+        self._confirming.clear()
         self._ready.clear()
         self._held_back.clear()
         return unstarted
@@ -459,7 +512,9 @@ class Engine:
         else:
             if self._ready and self._running and self._ended_at + SURPLUS_MS > now:
                 due.append(self._ended_at + SURPLUS_MS)
-            due += [at for q, at in self._fetch_at.items() if at > now and q not in self._fetching]
+            ask_at = self._fetching.next_deadline(now)
+            if ask_at is not None:
+                due.append(ask_at)
         due += self._overtime_at.values()
         due += self._stubborn_at.values()
         due += [at + HELD_BACK_MS for _, at in self._held_back.values()]

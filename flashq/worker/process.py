@@ -18,12 +18,14 @@ from typing import Any, Final, Self
 from msgspec import Raw
 
 from flashq.client.async_client import AsyncClient
+from flashq.client.happenings import LeasesLost
 from flashq.client.pulse import STUCK_TIMEOUT_MS
 from flashq.client.results import Job
 from flashq.errors import (
     AuthenticationRequired,
     ConnectionClosed,
     FlashQError,
+    JobNotActive,
     JobNotFound,
     LeaseLost,
     NotAllowed,
@@ -38,6 +40,7 @@ from flashq.protocol.codec import encode_msgpack
 from flashq.version import __version__
 from flashq.worker.engine import STUBBORN_MS, Acknowledge, Engine, Fail
 from flashq.worker.failures import error_text
+from flashq.worker.fetching import Fetch, Order, Pass, Wait
 from flashq.worker.job import AsyncWorkerJob, RunningJob, WorkerJob
 from flashq.worker.loop import run_in_own_loop
 from flashq.worker.runners import Runners
@@ -63,6 +66,17 @@ _FATAL: Final = (
 )
 """Errors of a fetch that no repeat can help."""
 _UNCERTAIN: Final = (ConnectionClosed, OutcomeUnknown, ShardUnavailable)
+
+_LOST: Final = {
+    "unknown": "the job was cancelled, or is gone",
+    "cancelled": "the job was cancelled",
+    "completed": "the job was completed by somebody else",
+    "active": "the job was handed to another worker",
+    "failed": "the attempt was ended: it timed out, stalled, or was failed by somebody else",
+    "delayed": "the attempt was ended: it timed out, stalled, or was failed by somebody else",
+    "waiting": "the attempt was ended: it timed out, stalled, or went back to its queue",
+}
+"""Why a handler is stopped, by the state in which its job is now."""
 
 _log: Final = logging.getLogger("flashq.worker")
 
@@ -125,7 +139,7 @@ class Worker:
         self._client: Final = AsyncClient(
             url,
             token=token,
-            on_leases_lost=self._on_leases_lost,
+            on_lost=self._on_lost,
             stuck_timeout=stuck_timeout,
             logger=_log,
         )
@@ -136,6 +150,8 @@ class Worker:
         self._runners: Runners | None = None
         #: when work began, in ms of the monotonic clock
         self._began = 0.0
+        #: ids of jobs that have not begun, and whose time-out counts already
+        self._told: Final[set[int]] = set()
         #: ids of jobs that did not stop and were named in the log
         self._stubborn: Final[set[int]] = set()
         #: the objects that handlers hold, by the identity of their job
@@ -311,6 +327,11 @@ class Worker:
         job = self._engine.take(_now())
         if job is None:
             return None
+        if job.timeout or job.stall_timeout:
+            if job.id in self._told:
+                self._told.discard(job.id)
+            else:
+                self._client.begin(job)
         if job.attempts:
             _log.warning("job %s of %s is tried again: %s", job.id, job.queue, _attempt(job))
         handed = (
@@ -346,6 +367,8 @@ class Worker:
 
     def _let_go(self, job: RunningJob) -> None:
         self._handed.pop(id(job.job), None)
+        if job.job.timeout or job.job.stall_timeout:
+            self._client.ended(job.job)
         if job.id in self._stubborn:
             self._stubborn.discard(job.id)
             _log.warning("job %s of %s has stopped at last; its place is free", job.id, job.queue)
@@ -360,8 +383,10 @@ class Worker:
             else:
                 self._request(self._fail(order))
         self._interrupt(now)
-        for fetch in engine.fetches(now):
-            task = asyncio.ensure_future(self._fetch(fetch.queue, fetch.count))
+        for job in engine.confirms():
+            self._request(self._confirm(job))
+        for ask in engine.fetches(now):
+            task = asyncio.ensure_future(self._ask(ask))
             self._fetches.add(task)
             task.add_done_callback(self._fetches.discard)
         self._release(engine.surplus(now))
@@ -408,10 +433,17 @@ class Worker:
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
 
-    async def _fetch(self, queue: str, count: int) -> None:
-        engine = self._engine
+    async def _ask(self, order: Order) -> None:
+        engine, queue = self._engine, order.queue
         try:
-            jobs = await self._client.pull_batch(queue, count, PARKED_MS)
+            if isinstance(order, Fetch):
+                patience = PARKED_MS if order.parked else 0
+                jobs = await self._client.pull_batch(queue, order.count, patience, starts=True)
+                self._release(engine.fetched(queue, jobs, _now()))
+            elif isinstance(order, Wait):
+                engine.waited(queue, has_jobs=await self._client.wait_ready(queue, PARKED_MS))
+            else:
+                await self._client.pull_batch(queue, 0, 0)
         except _FATAL as error:
             self._fatal = error
             engine.fetch_failed(queue, _now())
@@ -420,10 +452,25 @@ class Worker:
         except FlashQError as error:
             if not engine.stopping:
                 _log.warning("cannot fetch from %s: %s", queue, error)
-            engine.fetch_failed(queue, _now())
-            self.settle_soon()
-            return
-        self._release(engine.fetched(queue, jobs, _now()))
+            if not isinstance(order, Pass):  # what it did not say, the server finds out by waiting
+                engine.fetch_failed(queue, _now())
+        if self._runners is not None:
+            self._runners.wake()
+        self.settle_soon()
+
+    async def _confirm(self, job: Job) -> None:
+        """Ask whether a job that has waited here is still ours; its time-out counts from then."""
+        try:
+            await self._client.heartbeat(job)
+        except (JobNotActive, LeaseLost):
+            self._engine.leases_lost([job.id], "it was lost before it began", _now())
+        except FlashQError as error:
+            _log.warning("cannot begin job %s of %s: %s", job.id, job.queue, error)
+            if self._engine.unconfirmed(job):
+                self._release([job])
+        else:
+            self._told.add(job.id)
+            self._engine.confirmed(job)
         if self._runners is not None:
             self._runners.wake()
         self.settle_soon()
@@ -498,8 +545,11 @@ class Worker:
         if self._ended is not None and (self._engine.done or self._engine.overdue(now)):
             self._ended.set()
 
-    def _on_leases_lost(self, ids: list[int]) -> None:
-        self._engine.leases_lost(ids, "cancelled, timed out, or taken back by the server", _now())
+    def _on_lost(self, lost: LeasesLost) -> None:
+        now = _now()
+        for job_id in lost.ids:
+            state = lost.states.get(job_id, "")
+            self._engine.leases_lost([job_id], _LOST.get(state, _LOST["unknown"]), now)
         self.settle_soon()
 
 

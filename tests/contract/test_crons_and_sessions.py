@@ -129,9 +129,27 @@ def test_a_session_is_greeted_lives_and_ends(dealer: Dealer, queue: str) -> None
     assert dealer.ask("SESSIONHEARTBEAT", session=session, route=shard, **lease) == {"ok": True}
     lease["tokens"] = [job["token"] + 1]
     lost = dealer.ask("SESSIONHEARTBEAT", session=session, route=shard, **lease)
-    assert lost == {"ok": True, "lost": [job_id]}
+    assert lost == {"ok": True, "lost": [job_id], "states": ["active"]}
     assert dealer.ask("GOODBYE", session=session) == {"ok": True}
     assert pull(dealer, queue)["id"] == job_id
+
+
+@pytest.mark.covers("PULLB", "HEARTBEAT")
+def test_a_queue_is_waited_for_without_taking_and_time_counts_from_the_start(
+    dealer: Dealer, queue: str
+) -> None:
+    """As a worker of several queues does it, which fetches ahead."""
+    session = said_bytes(dealer, os.urandom(16))
+    wait = {"queue": queue, "count": 0, "ready": True, "session": session}
+    assert dealer.ask("PULLB", timeout=0, n=1, **wait) == {"ok": True, "jobs": [], "job": None}
+    corr = dealer.send("PULLB", timeout=10_000, n=2, **wait)
+    job_id = push(dealer, queue, timeout=300)
+    assert dealer.answer(corr) == {"ok": True, "jobs": [], "ready": True}
+    take = {"queue": queue, "count": 3, "timeout": 0, "starts": True, "session": session}
+    (job,) = dealer.ask("PULLB", n=3, **take)["jobs"]
+    assert job["id"] == job_id
+    dealer.ask("HEARTBEAT", id=job_id, token=job["token"])
+    assert dealer.ask("PULL", queue=queue, timeout=10_000)["job"]["attempts"] == 1
 
 
 @pytest.mark.covers("WITHDRAW", "PULL", "WAITJOB")

@@ -104,6 +104,126 @@ def test_a_cancelled_job_stops_its_handler(start_server: StartServer, kind: str)
     assert worker.completed == 0
 
 
+def test_a_worker_of_many_queues_is_handed_no_more_than_it_runs(start_server: StartServer) -> None:
+    """
+    1. 40 queues have jobs, and a worker has three places: each job is handed out once, and no queue
+       waits for another to be empty.
+    2. Jobs that come later, one by one, are found too.
+    """
+    server = start_server()
+    queues = [f"q{number}" for number in range(40)]
+    ran: list[str] = []
+
+    async def handle(job: Any) -> None:
+        ran.append(job.queue)
+        await asyncio.to_thread(threading.Event().wait, 0.003)
+
+    with Client(server.url) as client:
+        for queue in queues:
+            client.push_batch(queue, [{"data": n} for n in range(5)])
+        with Worker(queues, handle, url=server.url, concurrency=3):
+            eventually(lambda: len(ran) == 200, "all jobs")
+            assert len(set(ran[:60])) > 30
+            for queue in queues[::7]:
+                client.push(queue, "later")
+            eventually(lambda: len(ran) == 206, "the later ones")
+            eventually(
+                lambda: not any(client.get_job_counts(queue).active for queue in queues),
+                "their ends",
+            )
+            taken = sum(worker.jobs_processed for worker in client.list_workers())
+    assert taken == 206
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_no_job_dies_of_its_time_out_before_it_has_begun(
+    start_server: StartServer, kind: str
+) -> None:
+    """
+    1. A worker has fetched ahead, since the first jobs took no time; then one takes long.
+    2. What waits behind it has a time-out that is shorter: none dies unstarted, each runs once.
+    """
+    server = start_server("--heartbeat-interval-ms", "100")
+    ran: list[int] = []
+
+    def handle(job: Any) -> None:
+        ran.append(job.data)
+        if job.data % 20 == 19:
+            threading.Event().wait(0.3)
+
+    async def handle_async(job: Any) -> None:
+        ran.append(job.data)
+        if job.data % 20 == 19:
+            await asyncio.to_thread(threading.Event().wait, 0.3)
+
+    handler: Any = handle if kind == "sync" else handle_async
+    with Client(server.url) as client:
+        client.push_batch("q", [{"data": n, "timeout": 20_000} for n in range(60)])
+        client.push_batch(
+            "q", [{"data": n, "timeout": 400, "max_attempts": 1} for n in range(60, 100)]
+        )
+        with Worker("q", handler, url=server.url, concurrency=1):
+            eventually(lambda: len(ran) == 100, "all jobs")
+            eventually(lambda: client.get_job_counts("q").active == 0, "their ends")
+        assert client.get_job_counts("q").failed == 0
+    assert sorted(ran) == list(range(100))
+
+
+def test_a_coroutine_that_blocks_its_loop_keeps_its_job(start_server: StartServer) -> None:
+    """
+    1. A coroutine blocks the worker's loop for three times the server's session time-out.
+    2. Nobody else is given its job, which is done once.
+    """
+    server = start_server("--heartbeat-interval-ms", "100", "--session-timeout-ms", "500")
+    ran: list[int] = []
+
+    async def block(job: Any) -> str:
+        ran.append(job.id)
+        threading.Event().wait(1.5)
+        return "done"
+
+    with Client(server.url) as client:
+        job_id = client.push("q", 1)
+        with (
+            Worker("q", block, url=server.url, concurrency=1),
+            Worker("q", block, url=server.url, concurrency=1),
+        ):
+            assert client.finished(job_id, 20_000) == "done"
+        job = client.get_job(job_id)
+    assert ran == [job_id]
+    assert job is not None
+    assert job.lost == 0
+
+
+def test_a_time_out_of_a_thread_ends_no_sooner_than_it_does(start_server: StartServer) -> None:
+    """
+    1. A handler takes six times its job's time-out, and looks at nothing.
+    2. The server hands the job out again, to the same worker, which has places free: the copies
+       run one after the other.
+    """
+    server = start_server("--heartbeat-interval-ms", "100")
+    lock = threading.Lock()
+    running, most, runs = 0, 0, 0
+
+    def slow(job: Any) -> None:
+        nonlocal running, most, runs
+        with lock:
+            running += 1
+            runs += 1
+            most = max(most, running)
+        threading.Event().wait(0.6)
+        with lock:
+            running -= 1
+
+    with Client(server.url) as client, Worker("q", slow, url=server.url, concurrency=5):
+        client.push("q", 1, timeout=100, max_attempts=3, backoff=10)
+        eventually(lambda: client.get_dlq("q"), "its third time-out")
+        (dead,) = client.get_dlq("q")
+    assert most == 1
+    assert runs >= 2
+    assert dead.attempts == 3
+
+
 def test_stopping_finishes_what_runs_and_gives_the_rest_back(shared_server: Server) -> None:
     """
     1. A worker has two jobs running and more fetched ahead when it is told to stop.

@@ -181,7 +181,14 @@ class Model(Queues):
         waiter = Waiter(corr, self.mono + timeout, queue=queue, **said)
         waiter.done_below = said.get("done_below") or 0
         ahead = [other for other in self.waiters if other.queue == queue and other.count]
-        jobs = [] if ahead else self.deliverable(queue, waiter.count)
+        if waiter.ready:
+            if not timeout and self.deliverable(queue, 1):
+                self.answer(corr, jobs=[], ready=True)
+                return
+            jobs = []
+        else:
+            self.calls.pop((queue, waiter.session), None)
+            jobs = [] if ahead else self.deliverable(queue, waiter.count)
         if jobs:
             self.deliver(waiter, jobs)
         elif timeout:
@@ -249,15 +256,20 @@ class Model(Queues):
         job = self.hold(id, said.get("token"), "not in processing")
         self.changed = True
         job.last_heartbeat = self.now
-        job.beat = self.mono
+        self.note_work(job)
         return {}
+
+    def note_work(self, job: Job) -> None:
+        job.beat = self.mono
+        if job.since is None:
+            job.since = self.mono
 
     def do_progress(self, corr: int, id: int, progress: int, **said: Any) -> Fields:
         job = self.hold(id, said.get("token"), "not found in processing")
         self.changed = True
         job.progress = min(100, max(0, progress))
         job.progress_msg = said.get("message")
-        job.beat = self.mono
+        self.note_work(job)
         return {}
 
     def do_getprogress(self, corr: int, id: int) -> Fields:
@@ -274,7 +286,7 @@ class Model(Queues):
         self, corr: int, session: bytes, leases: list[int], tokens: list[int]
     ) -> Fields:
         if session in self.expired_sessions:
-            return {"lost": leases} if leases else {}
+            return self.losing(leases)
         self.hear(session)
         lost, named = [], set()
         for job_id, token in zip(leases, tokens, strict=True):
@@ -287,7 +299,11 @@ class Model(Queues):
             job.missed = 0 if job.id in named else job.missed + 1
             if job.missed >= 2:
                 self.release(job)
-        return {"lost": lost} if lost else {}
+        return self.losing(lost)
+
+    def losing(self, lost: list[int]) -> Fields:
+        states = [self.do_getstate(0, job_id)["state"] for job_id in lost]
+        return {"lost": lost, "states": states} if lost else {}
 
     def do_goodbye(self, corr: int, session: bytes, **_: Any) -> Fields:
         if session in self.sessions:

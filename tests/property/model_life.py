@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.property.model_objects import (
     ANSWERS,
+    CALL,
     HISTORY_MAX,
     LOST_MAX,
     OPTIONS,
@@ -53,6 +54,9 @@ class Life:
         self.waiters: list[Waiter] = []
         #: who was parked with a ticket last
         self.tickets: dict[bytes, Waiter] = {}
+        #: when calls end, by queue and session (or a number for one without)
+        self.calls: dict[tuple[str, bytes | int | None], int] = {}
+        self.strangers = 0
         #: news about ended jobs, told in order
         self.news: list[tuple[int, int, str, str | None]] = []
         self.replies: list[tuple[int, Fields]] = []
@@ -127,8 +131,10 @@ class Life:
     def lease_end(self, job: Job) -> tuple[int, str] | None:
         """When an active job's attempt ends by itself, and why."""
         ends = []
-        if job.options["timeout"]:
+        if job.options["timeout"] and job.since is not None:
             ends.append((job.since + job.options["timeout"], "timeout"))
+        if job.since is None:
+            return None  # its worker has not started with it
         if job.options["stall_timeout"] or not (job.session or ends):
             since = job.since if job.beat is None else job.beat
             ends.append((since + (job.options["stall_timeout"] or STALL), "stalled"))
@@ -149,10 +155,12 @@ class Life:
         ]
         monos = [self.mono + at - self.now for at in walls]
         monos += [waiter.deadline for waiter in self.waiters]
+        monos += self.calls.values()
         monos += [end[0] for job in self.of(None, "active") if (end := self.lease_end(job))]
         for session in self.sessions.values():
             monos.append(session.heard + (ANSWERS if session.silent else SESSION_TIMEOUT))
-        for queue in {waiter.queue for waiter in self.waiters if waiter.count and waiter.queue}:
+        takers = [waiter for waiter in self.waiters if waiter.count or waiter.ready]
+        for queue in {waiter.queue for waiter in takers if waiter.queue}:
             bucket = self.buckets.get(queue)
             if bucket is None or not self.count(queue, "waiting") or bucket.available(self.mono):
                 continue
@@ -172,6 +180,7 @@ class Life:
                 self.answer(waiter.corr, job=None)
             else:
                 self.answer(waiter.corr, jobs=[], job=None)
+        self.calls = {who: until for who, until in self.calls.items() if until > mono}
         ends = [(job, end) for job in self.of(None, "active") if (end := self.lease_end(job))]
         ends.sort(key=lambda pair: (pair[1][0], pair[0].token, pair[0].place))
         for job, (at, why) in ends:
@@ -438,6 +447,14 @@ class Life:
                 return
             self.waiters.remove(waiter)
             self.deliver(waiter, jobs)
+        for waiter in [each for each in self.waiters if each.queue == queue and each.ready]:
+            under_way = sum(called == queue for called, _ in self.calls)
+            if len(self.deliverable(queue, under_way + 1)) <= under_way:
+                return
+            self.waiters.remove(waiter)
+            self.strangers += not waiter.session
+            self.calls[queue, waiter.session or self.strangers] = self.mono + CALL
+            self.answer(waiter.corr, jobs=[], ready=True)
 
     def deliver(self, waiter: Waiter, jobs: list[Job]) -> None:
         self.changed = True
@@ -448,7 +465,8 @@ class Life:
         for place, job in enumerate(jobs):
             job.state, job.place = "active", place
             job.token, job.session = token, waiter.session or b""
-            job.since, job.started_at = self.mono, self.now
+            job.since = None if waiter.starts and waiter.session else self.mono
+            job.started_at = self.now
         if waiter.session and (session := self.sessions.get(waiter.session)) is not None:
             session.is_known = True
             if waiter.n is not None:
@@ -534,6 +552,7 @@ class Life:
         self.epoch += 1
         self.deliveries = 0
         self.waiters = []
+        self.calls = {}
         self.replies = []
         self.observe(now, mono)
         self.sessions = {

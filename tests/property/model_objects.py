@@ -7,6 +7,7 @@ from typing import Any, Final
 
 Fields = dict[str, Any]
 
+CALL: Final = 200
 SESSION_TIMEOUT: Final = 10_000
 ANSWERS: Final = 300_000
 STALL: Final = 30_004
@@ -74,7 +75,7 @@ class Job:
         self.ended_at = 0
         self.token: int | None = None
         self.session = b""
-        self.since = 0
+        self.since: int | None = 0
         self.place = 0
         self.beat: int | None = None
         self.missed = 0
@@ -184,6 +185,8 @@ class Waiter:
         self.job_id: int | None = more.get("job_id")
         self.count: int = more.get("count", 1)
         self.single: bool = more.get("single", False)
+        self.ready: bool = more.get("ready", False)
+        self.starts: bool = more.get("starts", False)
         self.session: bytes | None = more.get("session")
         self.n: int | None = more.get("n")
         self.done_below: int = more.get("done_below", 0)

@@ -269,6 +269,14 @@ class EngineBesideModel(RuleBasedStateMachine):
     def withdraw(self, ticket: bytes) -> None:
         self.ask("WITHDRAW", ticket=ticket)
 
+    @rule(queue=queues, count=st.sampled_from([1, 2, 5]), asker=askers)
+    def pull_and_start_later(self, queue: str, count: int, asker: Any) -> None:
+        self.ask_as(asker, "PULLB", queue=queue, count=count, timeout=0, starts=True)
+
+    @rule(queue=queues, timeout=st.sampled_from([0, 4, 20_004]), asker=askers)
+    def wait_for_a_queue(self, queue: str, timeout: int, asker: Any) -> None:
+        self.ask_as(asker, "PULLB", queue=queue, count=0, timeout=timeout, ready=True)
+
     @rule(queue=queues, asker=askers, other=askers)
     def hand_one_of_two_to_another(self, queue: str, asker: Any, other: Any) -> None:
         """What was handed out together is not held together for ever."""

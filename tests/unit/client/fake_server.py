@@ -252,6 +252,9 @@ class FakeServer:
                 return
             self._parked.remove(parked)
             peer, body, _ = parked
+            if body.get("ready"):
+                self._send(peer, {"ok": True, "jobs": [], "ready": True}, REPLY | DELIVERY)
+                continue
             jobs = [self._deliver(ready.popleft()) for _ in range(min(body["count"], len(ready)))]
             one = body["cmd"] == "PULL"
             reply = {"ok": True, "job": jobs[0]} if one else {"ok": True, "jobs": jobs}

@@ -221,7 +221,7 @@ def test_both_clients_have_the_same_methods() -> None:
     """The one is generated from the other."""
     ours = {name for name in dir(Client) if not name.startswith("_")}
     theirs = {name for name in dir(AsyncClient) if not name.startswith("_")}
-    assert theirs - ours == {"listen", "unlisten"}
+    assert theirs - ours == {"begin", "ended", "is_closed", "listen", "unlisten"}
     assert not ours - theirs
     for name in vars(QueueMethods):
         if not name.startswith("_"):

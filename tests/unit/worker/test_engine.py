@@ -8,19 +8,19 @@ from msgspec import Raw
 from flashq.client.results import Job
 from flashq.worker.engine import (
     ACK_DELAY_MS,
+    CONFIRM_MS,
     HELD_BACK_MS,
     LAST_WORDS_MS,
     OVERTIME_MS,
-    RETRY_MS,
     STUBBORN_MS,
     SURPLUS_MS,
     Acknowledge,
     Engine,
     Fail,
-    Fetch,
     Outcome,
     Stop,
 )
+from flashq.worker.fetching import RETRY_MS, Fetch, Wait
 
 
 def engine(*queues: str, concurrency: int = 2, batch_max: int = 10) -> Engine:
@@ -61,13 +61,26 @@ def test_a_new_worker_fetches_no_more_than_it_can_run() -> None:
     assert engine(concurrency=3).fetches(0) == [Fetch("q", 3)]
 
 
-def test_one_fetch_is_parked_for_each_queue() -> None:
+def test_one_fetch_is_parked_for_a_worker_of_one_queue() -> None:
     """And no second one, until it came back."""
-    worker = engine("a", "b")
-    assert worker.fetches(0) == [Fetch("a", 2), Fetch("b", 2)]
+    worker = engine("a")
+    assert worker.fetches(0) == [Fetch("a", 2)]
     assert worker.fetches(0) == []
     worker.fetched("a", [], 0)
     assert worker.fetches(0) == [Fetch("a", 2)]
+
+
+def test_a_worker_of_several_queues_waits_for_them_and_takes_what_it_has_room_for() -> None:
+    """1. All are waited for. 2. Both have jobs: its two places are divided. 3. It is full."""
+    worker = engine("a", "b")
+    assert worker.fetches(0) == [Wait("a"), Wait("b")]
+    worker.waited("a", has_jobs=True)
+    worker.waited("b", has_jobs=True)
+    assert worker.fetches(0) == [Fetch("a", 1, False), Fetch("b", 1, False)]
+    assert worker.fetches(0) == []
+    assert worker.fetched("a", some(1, "a"), 0) == []
+    assert worker.fetched("b", some(1, "b", start=11), 0) == []
+    assert worker.fetches(0) == []
 
 
 def test_a_busy_worker_does_not_fetch() -> None:
@@ -117,15 +130,6 @@ def test_a_worker_that_slows_down_stops_fetching_ahead() -> None:
     worker.fetched("q", [], 0)
     worker.take(0)
     assert worker.fetches(1000) == []
-
-
-def test_what_is_too_much_is_given_back() -> None:
-    """1. Two empty queues are waited on, each for all places. 2. Both bring jobs at once."""
-    worker = engine("a", "b")
-    worker.fetches(0)
-    first, second = some(2, "a"), some(2, "b", start=11)
-    assert worker.fetched("a", first, 0) == []
-    assert worker.fetched("b", second, 0) == second[::-1]
 
 
 def test_jobs_ahead_of_a_handler_that_hangs_are_given_back() -> None:
@@ -480,3 +484,75 @@ def test_reports_have_an_end_too() -> None:
     assert worker.next_deadline(0) == 100 + LAST_WORDS_MS
     assert worker.overdue(100 + LAST_WORDS_MS)
     assert not engine().overdue(10**9)
+
+
+# --- what has waited here is confirmed
+
+
+def waiting_too_long() -> tuple[Engine, list[Job]]:
+    """Return a worker whose second job has waited until its first is done, and both."""
+    worker = engine(concurrency=1)
+    run_fast(worker, 1)
+    acknowledge(worker, 0)
+    jobs = some(2, start=5)
+    worker.fetched("q", jobs, 0)
+    assert worker.take(0) is jobs[0]
+    worker.finished(jobs[0], None, CONFIRM_MS + 1)
+    return worker, jobs
+
+
+def test_a_job_that_has_waited_starts_once_it_is_known_to_be_ours() -> None:
+    """1. A place is free at last. 2. The server is asked; the place is kept. 3. It may start."""
+    worker, (_, job) = waiting_too_long()
+    assert worker.take(CONFIRM_MS + 1) is None
+    assert worker.running == 1
+    assert worker.confirms() == [job]
+    assert worker.confirms() == []
+    assert not worker.may_start
+    worker.confirmed(job)
+    assert worker.may_start
+    assert worker.take(CONFIRM_MS + 2) is job
+    assert worker.take(CONFIRM_MS + 2) is None
+
+
+@pytest.mark.parametrize("when", ["asked", "answered"])
+def test_a_job_whose_lease_is_gone_does_not_start(when: str) -> None:
+    """Its place is free for another."""
+    worker, (_, job) = waiting_too_long()
+    worker.take(CONFIRM_MS + 1)
+    if when == "answered":
+        worker.confirmed(job)
+    worker.leases_lost([job.id], "gone", CONFIRM_MS + 2)
+    assert worker.stops(CONFIRM_MS + 2) == []
+    worker.confirmed(job)
+    assert worker.take(CONFIRM_MS + 2) is None
+    assert worker.running == 0
+    assert worker.lost == 1
+
+
+def test_a_job_of_which_nothing_is_known_is_given_back() -> None:
+    """The server does not answer."""
+    worker, (_, job) = waiting_too_long()
+    worker.take(CONFIRM_MS + 1)
+    assert worker.unconfirmed(job)
+    assert not worker.unconfirmed(job)
+    assert worker.running == 0
+
+
+@pytest.mark.parametrize("when", ["asked", "answered"])
+def test_what_has_not_started_goes_back_at_the_end(when: str) -> None:
+    """Though it has a place."""
+    worker, (_, job) = waiting_too_long()
+    worker.take(CONFIRM_MS + 1)
+    if when == "answered":
+        worker.confirmed(job)
+    assert worker.stop(CONFIRM_MS + 2) == [job]
+    assert worker.running == 0
+
+
+def test_a_fresh_job_starts_at_once() -> None:
+    """A question for each would cost a round trip."""
+    worker = engine(concurrency=1)
+    worker.fetched("q", some(1), 0)
+    assert worker.take(CONFIRM_MS) is not None
+    assert worker.confirms() == []
