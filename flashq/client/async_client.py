@@ -41,7 +41,7 @@ from flashq.client.io_thread import FAREWELL_MS, MESSAGES_PER_TURN_MAX, now_ms
 from flashq.client.outages import Outages
 from flashq.client.pulse import STUCK_TIMEOUT_MS, Pulse, look_every_ms
 from flashq.client.results import Delivered, Job
-from flashq.client.sockets import open_socket, send
+from flashq.client.sockets import open_socket
 from flashq.client.subscriptions import ALL, Readers, wanted_events
 from flashq.client.sync_client import TIMEOUT_MS
 from flashq.errors import ConnectionClosed
@@ -49,7 +49,7 @@ from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode
 from flashq.protocol.leases import HeartbeatJob
 from flashq.protocol.sessions import HelloReply, Unsubscribe
-from flashq.wire import descriptor, readable, receive
+from flashq.wire import descriptor, readable, receive, send_frames
 
 T = TypeVar("T")
 
@@ -313,7 +313,7 @@ class AsyncClient(AsyncMethods):
         socket, self._unsent = self._socket, 0
         if socket is not None:
             for frames in self._connection.data_to_send():
-                send(socket, frames)
+                send_frames(socket, frames)
 
     async def _outcome(self, corr: int, future: asyncio.Future[Completed]) -> Completed:
         try:

@@ -21,8 +21,8 @@ import zmq
 
 from flashq.client.connection import Connection
 from flashq.client.happenings import AnyHappening, Disconnected
-from flashq.client.sockets import open_socket, send
-from flashq.wire import descriptor, readable, receive
+from flashq.client.sockets import open_socket
+from flashq.wire import descriptor, readable, receive, send_frames
 
 FAREWELL_MS: Final = 1000
 """How long the thread waits at its end for the server's answer to the goodbye."""
@@ -96,7 +96,7 @@ class IoThread:
 
     def _send(self) -> None:
         for frames in self._connection.data_to_send():
-            send(self._socket, frames)
+            send_frames(self._socket, frames)
 
     def stop(self) -> None:
         """Have the thread end once the goodbye is answered. The caller holds the lock."""

@@ -6,16 +6,9 @@ nothing lingers because a farewell is waited for, and everything else is repeate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import zmq
-from zmq.backend import Socket as _Socket
-
-# pyzmq's own methods spend most of their time on flags that are enum members: see `flashq.wire`.
-_send: Final = _Socket.send
-_DONTWAIT: Final = int(zmq.DONTWAIT)
-_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 RECONNECT_MS: Final = 20
 RECONNECT_MS_MAX: Final = 1000
@@ -32,10 +25,3 @@ def open_socket(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket
     socket.setsockopt(zmq.IPV6, "[" in url)  # else such an address is never connected to
     socket.connect(url)
     return socket
-
-
-def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
-    """Send one message of at least one frame."""
-    for frame in frames[:-1]:
-        _send(socket, frame, _MORE)
-    _send(socket, frames[-1], _DONTWAIT)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import zmq
 
-from flashq.client.sockets import open_socket, send
+from flashq.client.sockets import open_socket
 from flashq.clock import SystemClock
 from flashq.errors import BadMessage
 from flashq.gateway import family
@@ -32,7 +32,7 @@ from flashq.gateway.pending import Done, Pending
 from flashq.gateway.subscribing import Ready
 from flashq.gateway.upstream import Upstream
 from flashq.observability.logging import log_of
-from flashq.wire import descriptor, readable, receive
+from flashq.wire import descriptor, readable, receive, send_frames
 
 MESSAGES_PER_TURN_MAX: Final = 256
 LINGER_S: Final = 0.5
@@ -273,7 +273,7 @@ class Bridge:
             is_drained = False
         upstream.tick(now)
         for frames in upstream.data_to_send():
-            send(socket, frames)
+            send_frames(socket, frames)
             is_drained = False  # sending may have consumed the news of an arrival
         if (upstream.ready or upstream.refused is not None) and not self._greeted.is_set():
             self._greeted.set()

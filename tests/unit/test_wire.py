@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
-from flashq.wire import receive, receive_all, send
+from flashq import wire
+from flashq.wire import readable, receive, receive_all, send, send_frames
+
+TRIED_WITH = "27.3"
+"""The pyzmq of which `flashq.wire` uses what is not documented."""
 
 Pair = tuple[zmq.Socket[bytes], zmq.Socket[bytes]]
 
@@ -88,3 +94,46 @@ def test_all_that_has_come_is_handled(sockets: Pair, sent: int) -> None:
     assert handled == [b"%d" % number for number in range(sent)]
     receive_all(router, lambda frames: handled.append(frames[1]), 2)
     assert len(handled) == sent
+
+
+def test_the_pyzmq_that_is_gone_beneath_was_tried() -> None:
+    """One module goes beneath the public `send`, with a pyzmq that was looked at."""
+    source = Path(wire.__file__).parent
+    beneath = [
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if "zmq.backend" in path.read_text()
+    ]
+    assert beneath == ["wire.py"]
+    assert zmq.__version__.startswith(TRIED_WITH), "look at `zmq.Socket.send` again: see below"
+
+
+def test_the_public_send_adds_nothing_but_what_is_not_used() -> None:
+    """`zmq.Socket.send` passes on to the `send` beneath, but for routing ids and groups; what is
+    left out by going beneath is nothing."""
+    import zmq.backend
+
+    assert issubclass(zmq.Socket, zmq.backend.Socket)
+    names = list(inspect.signature(zmq.Socket.send).parameters)
+    assert names == ["self", "data", "flags", "copy", "track", "routing_id", "group"]
+    assert wire._send is zmq.backend.Socket.send
+    assert zmq.Socket.recv is zmq.backend.Socket.recv
+    assert zmq.Socket.get is zmq.backend.Socket.get
+
+
+def test_without_a_class_beneath_messages_are_sent_all_the_same(
+    sockets: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a pyzmq of another build."""
+    router, dealer = sockets
+    monkeypatch.setattr(wire, "_send", zmq.Socket.send)
+    assert receive(router) == [b"d", b"here"]
+    send(router, b"d", [b"a", b"b"])
+    assert dealer.poll(5000)
+    assert receive(dealer) == [b"a", b"b"]
+    send_frames(dealer, [b"c", b"d"])
+    assert router.poll(5000)
+    assert readable(router)
+    assert receive(router) == [b"d", b"c", b"d"]
+    with pytest.raises(zmq.ZMQError):
+        send(router, b"nobody", [b"x"])

@@ -7,7 +7,8 @@ import socket
 import pytest
 import zmq
 
-from flashq.client.sockets import open_socket, send
+from flashq.client.sockets import open_socket
+from flashq.wire import send_frames
 
 
 def has_ipv6() -> bool:
@@ -27,5 +28,5 @@ def test_a_server_on_an_ipv6_address_is_reached() -> None:
         router.setsockopt(zmq.RCVTIMEO, 10_000)
         port = router.bind_to_random_port("tcp://[::1]")
         with open_socket(context, f"tcp://[::1]:{port}") as dealer:
-            send(dealer, [b"hello"])
+            send_frames(dealer, [b"hello"])
             assert router.recv_multipart()[1:] == [b"hello"]
