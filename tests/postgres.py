@@ -66,6 +66,14 @@ class Postgres:
         assert re.fullmatch(r"flashq_test_\w+", name)
         self.run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+    def databases(self) -> list[str]:
+        """Return the databases that may hold something of a test's."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            names = connection.execute(
+                "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
+            )
+            return [name for (name,) in names]
+
     def run(self, statement: str) -> None:
         """Run a statement in the server's own database."""
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -119,7 +119,7 @@ def copy_to_postgres(jobs: Iterable[StateView], url: str, table: str) -> int:
         import psycopg
         from psycopg import sql
 
-        from flashq.storage.postgres import check_url
+        from flashq.storage.postgres_sessions import check_url
     except ImportError as error:
         raise ConfigError(
             "psycopg is not installed; install it with: pip install 'flashq[postgres]'"

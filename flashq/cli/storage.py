@@ -55,19 +55,28 @@ def _settings(storage: str | None, data_dir: str | None, config_file: str | None
 
 
 @click.command(cls=Verb)
+@click.option("--grant", metavar="ROLE", help="Let this role of PostgreSQL be the server's.")
 @storage_options
 @pass_invocation
 def migrate(
-    invocation: Invocation, storage: str | None, data_dir: str | None, config_file: str | None
+    invocation: Invocation,
+    grant: str | None,
+    storage: str | None,
+    data_dir: str | None,
+    config_file: str | None,
 ) -> None:
-    """Bring the storage's tables up to this version. A server does it by itself at its start."""
+    """Make the storage's tables, or bring them up to this version.
+
+    A server makes those of an empty storage by itself, if it may. One whose role may not is given
+    tables by their owner, with --grant.
+    """
     from flashq.datadir import DataDir
     from flashq.storage import migrate_storage
 
     settings = _settings(storage, data_dir, config_file)
     directory = DataDir(settings.data_dir)
     try:
-        steps = migrate_storage(settings.storage)
+        steps = migrate_storage(settings.storage, grant_to=grant)
     finally:
         directory.close()
     said = ", ".join(steps) if steps else "everything is up to date"

@@ -41,17 +41,38 @@ def open_storage(url: str, wall_ms: int) -> Storage:
     return PostgresStorage(url)
 
 
-def migrate_storage(url: str) -> list[str]:
+def migrate_storage(url: str, *, grant_to: str | None = None) -> list[str]:
     """Bring a storage's schema up to date, and return the names of the migrations that this took.
+
+    Args:
+        url: of the storage.
+        grant_to: a role of PostgreSQL that may then read and write what a server has to.
 
     Raises:
         ConfigError, StorageUnavailable: it cannot be used, or a server does.
     """
     storage = open_storage(url, 0)
     try:
-        return storage.migrate() if isinstance(storage, TableStorage) else []
+        done = storage.migrate() if isinstance(storage, TableStorage) else []
+        if grant_to is not None:
+            _grant(storage, grant_to)
+        return done
     finally:
         storage.close()
+
+
+def _grant(storage: Storage, role: str) -> None:
+    """Let a role be the server's.
+
+    Raises:
+        ConfigError: the storage has no roles, or this one cannot be given that.
+        StorageUnavailable: it cannot be reached.
+    """
+    from flashq.storage.postgres import PostgresStorage
+
+    if not isinstance(storage, PostgresStorage):
+        raise ConfigError("only a storage in PostgreSQL has roles that something can be granted to")
+    storage.grant(role)
 
 
 def open_snapshot(url: str) -> Snapshot:

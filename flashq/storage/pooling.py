@@ -57,6 +57,12 @@ _BY_STATEMENT: Final = (
 _STATEMENT_WORDS: Final = "statement pooling"
 """What PgBouncer's own words for that have in them."""
 
+UNHURRIED: Final = (
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0;"
+)
+"""Time-outs that the role or the database has count for nothing; this leaves nothing in a pool."""
+
 _READY: Final = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
 _GOOD: Final = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 Place: TypeAlias = psycopg.ConnectionInfo
@@ -81,7 +87,7 @@ class _Session:
             "FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
             f"AND pid = pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = {key}"
         )
-        self._begin: Final = f"BEGIN; SELECT count(*) {held}".encode()
+        self._begin: Final = f"BEGIN; {UNHURRIED} SELECT count(*) {held}".encode()
         self._release: Final = f"SELECT pg_advisory_unlock({key}) {held}".encode()
         #: results of what was sent last, until all of them are there
         self._come: list[PGresult] = []

@@ -1,8 +1,8 @@
 """The storage of `postgresql://…`: the schema `flashq` of one database, written by one connection.
 
-Owns the connections, the advisory lock, and what their errors mean. The lock is held by the very
-connection that writes, so that who has lost it cannot write either. Small groups of log go in one
-INSERT, large ones as one binary COPY; each is a transaction by itself, forced to the disk once.
+Owns the connections and the advisory lock. The lock is held by the very connection that writes, so
+that who has lost it cannot write either. Small groups of log go in one INSERT, large ones as one
+binary COPY; each is a transaction by itself, forced to the disk once.
 
 Recoveries are read over a pool of connections to the server that the writer is connected to,
 whichever of its URL's that is. Behind one address there may still be several: a copy that lags, or
@@ -22,29 +22,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
-from typing import Any, Final, LiteralString
+from typing import Any, Final
 
 import psycopg
-from psycopg import errors as postgres_errors
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, StorageRefused, StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
 from flashq.storage.pooling import (
     ADVICE,
     OTHERS_MAX,
+    UNHURRIED,
     at_place,
     check_session,
-    check_words,
     release,
 )
 from flashq.storage.port import READERS_MAX, Opened
+from flashq.storage.postgres_schema import check_rights, grant, migrate, one, schema_version
+from flashq.storage.postgres_sessions import (
+    CONNECT_TIMEOUT_S,
+    CONNECTED,
+    connect,
+    sentence_of,
+    settle,
+    translated,
+)
 from flashq.storage.queries import migrations, named_queries
 from flashq.storage.rows import Row
 from flashq.storage.tables import Tables, TableStorage
 
-SCHEMA: Final = "flashq"
 LOCK_KEY: Final = 0x666C61736871
 """"flashq": the advisory lock of the one who writes to this database's schema."""
 
@@ -55,10 +61,6 @@ _LOCK_RETRY_MS: Final = 100
 TOKEN_BITS: Final = 62
 """Of a writer's own advisory lock."""
 
-CONNECT_TIMEOUT_S: Final = 5
-SILENCE_MS: Final = 10_000
-"""A server that does not acknowledge what was sent is given up after so long."""
-IDLE_S: Final = 5
 CHECK: Final = "flashq-check"
 """The program that a connection is said to be of which is only there to compare."""
 READ_IDLE_S: Final = 30
@@ -67,141 +69,16 @@ READ_IDLE_S: Final = 30
 COPY_BYTES_MIN: Final = 32 * 1024
 """From here on COPY is faster than INSERT, though it takes one round trip more."""
 
-SAFE_SYNCHRONOUS: Final = ("on", "remote_write", "remote_apply")
-
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END: Final = b"\xff\xff"
 _COPY_ROW: Final = struct.Struct("!hiiiqiqiqiqi")
 """Count of columns, then for each its size and value; of the last one the size only."""
 
 
-def check_url(url: str) -> None:
-    """Refuse a URL that PostgreSQL's library does not take apart as it was meant.
-
-    The library's own words would show it, with the password.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        host = conninfo_to_dict(url).get("host") or ""
-    except psycopg.ProgrammingError:
-        host = "@"
-    if "@" in str(host):
-        raise ConfigError(
-            "the storage's URL cannot be read: in user and password, characters such as @ : / % [ "
-            "have to be percent-encoded, and parameters need the names that PostgreSQL knows"
-        )
-
-
-CONNECTED: Final[dict[str, Any]] = {
-    "connect_timeout": CONNECT_TIMEOUT_S,
-    "keepalives_idle": IDLE_S,
-    "keepalives_interval": IDLE_S,
-    "tcp_user_timeout": SILENCE_MS,
-}
-"""How every connection is."""
-
-
-def connect(url: str, *, program: str) -> psycopg.Connection[Row]:
-    """Open a connection whose statements are transactions by themselves.
-
-    Raises:
-        ConfigError: the URL is none.
-        psycopg.Error: it cannot be reached, or does not let us in.
-    """
-    check_url(url)
-    return psycopg.connect(url, autocommit=True, application_name=program, **CONNECTED)
-
-
-def configure(connection: psycopg.Connection[Row]) -> None:
-    """Prepare a connection for the queries."""
-    connection.execute(f"SET search_path = {SCHEMA}")
-    # Indexes that fit are better than what the planner guesses from an empty table.
-    connection.execute("SET enable_seqscan = off")
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn PostgreSQL's errors into the port's."""
-    try:
-        yield
-    except (PoolClosed, PoolTimeout):
-        raise  # only who owns the pool knows what they mean
-    except (postgres_errors.DataCorrupted, postgres_errors.IndexCorrupted) as error:
-        raise StorageDamaged(detail=f"PostgreSQL: {_sentence(error)}") from error
-    except psycopg.Error as error:
-        check_words(_sentence(error))
-        raise StorageUnavailable(detail=f"PostgreSQL: {_sentence(error)}") from error
-
-
-def _sentence(error: psycopg.Error) -> str:
-    """Return an error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def schema_version(connection: psycopg.Connection[Row]) -> int | None:
-    """Return the version of the schema; None when there is none.
-
-    Raises:
-        ConfigError: it is another program's, or of a newer version of this one.
-    """
-    [is_there, is_ours] = _one(
-        connection,
-        "SELECT to_regnamespace(%(schema)s) IS NOT NULL, EXISTS (SELECT FROM pg_attribute "
-        "WHERE attrelid = to_regclass(%(schema)s || '.meta') AND attname = 'schema_version')",
-        schema=SCHEMA,
-    )
-    if not is_there:
-        return None
-    if not is_ours:
-        raise ConfigError(
-            f"the database has a schema {SCHEMA} that another program made; use another database"
-        )
-    [version] = _one(connection, "SELECT schema_version FROM flashq.meta")
-    known = len(migrations("postgres"))
-    if version > known:
-        raise ConfigError(
-            f"the database was written by a newer flashq: its schema is version {version}, "
-            f"and this one knows {known}"
-        )
-    return int(version)
-
-
-def migrate(connection: psycopg.Connection[Row], version: int | None) -> list[str]:
-    """Bring the schema up to date, and return the names of the steps that were needed."""
-    steps = migrations("postgres")[version or 0 :]
-    if not steps:
-        return []
-    with connection.transaction():
-        if version is None:
-            connection.execute("CREATE SCHEMA flashq")
-            connection.execute(
-                "CREATE TABLE flashq.meta (one integer PRIMARY KEY CHECK (one = 1), "
-                "schema_version integer NOT NULL)"
-            )
-            connection.execute("INSERT INTO flashq.meta VALUES (1, 0)")
-        for step in steps:
-            connection.execute(_sql(step.sql))
-        connection.execute("UPDATE flashq.meta SET schema_version = %s", [steps[-1].version])
-    return [step.name for step in steps]
-
-
-def _sql(text: str) -> bytes:
-    """Return a text of our own files as psycopg takes it; for a `str` it wants a literal."""
-    return text.encode()
-
-
 @cache
 def encoded_queries() -> Mapping[str, bytes]:
-    """Return the named queries as psycopg takes them."""
-    return {name: _sql(text) for name, text in named_queries("postgres").items()}
-
-
-def _one(connection: psycopg.Connection[Row], query: LiteralString, **values: Any) -> Row:
-    row = connection.execute(query, values).fetchone()
-    assert row is not None
-    return row
+    """Return the named queries as psycopg takes them; for a `str` it wants a literal."""
+    return {name: text.encode() for name, text in named_queries("postgres").items()}
 
 
 class PostgresStorage(TableStorage):
@@ -218,6 +95,8 @@ class PostgresStorage(TableStorage):
         self._connection: psycopg.Connection[Row] | None = None
         #: key of the advisory lock that only the connection's session holds
         self._token = 0
+        #: what the server has warned of in this transaction
+        self._warnings: list[str] = []
         #: of the server that the connection is to; made and closed with it
         self._readers: Readers | None = None
 
@@ -234,14 +113,13 @@ class PostgresStorage(TableStorage):
         try:
             with translated():
                 yield
-        except StorageUnavailable:
+        except (StorageUnavailable, StorageRefused):
             self._disconnect()
             raise
 
     def _look(self) -> Opened | None:
         self._reach()
         with self.connection.transaction():
-            self.connection.execute(f"SET LOCAL search_path = {SCHEMA}")
             version = schema_version(self.connection)
             if version is None:
                 return None
@@ -258,7 +136,7 @@ class PostgresStorage(TableStorage):
             return []
         connection = self.connection
         migrated = migrate(connection, schema_version(connection))
-        configure(connection)
+        check_rights(connection)
         self._readers = Readers(self._url, connection.info, self._token)
         return migrated
 
@@ -266,23 +144,19 @@ class PostgresStorage(TableStorage):
         """Have a connection that holds the storage alone."""
         if self._connection is not None:
             return
-        self._connection = connect(self._url, program="flashq-coordinator")
+        self._connection = connect(self._url, program="flashq-coordinator", writes=True)
         connection = self._connection
+        connection.add_notice_handler(self._notice)
         token = self._token = secrets.randbits(TOKEN_BITS)
-        _one(connection, "SELECT pg_advisory_lock(%(token)s::bigint)", token=token)
+        connection.execute(f"BEGIN; {UNHURRIED} SELECT pg_advisory_lock({token}); COMMIT".encode())
         # Before anything else: behind a balancer that pools, settings and locks would stay behind.
         self._check_session(connection, token)
-        connection.execute("SET synchronous_commit = 'on'")
-        [synchronous] = _one(connection, "SHOW synchronous_commit")
-        if synchronous not in SAFE_SYNCHRONOUS:
-            raise ConfigError(
-                f"PostgreSQL cannot be written safely: synchronous_commit is {synchronous}"
-            )
+        settle(connection)
         self._take_lock(connection)
 
     def _check_session(self, connection: psycopg.Connection[Row], token: int) -> None:
         """See that the session is the connection's own, and locks stay with it."""
-        [pid] = _one(connection, "SELECT pg_backend_pid()")
+        [pid] = one(connection, "SELECT pg_backend_pid()")
         # The server itself begins with its pid; a balancer cannot, or tells another one.
         is_direct = pid == connection.info.backend_pid
         url = at_place(self._url, connection.info)
@@ -298,19 +172,29 @@ class PostgresStorage(TableStorage):
             release(token, connection)
             raise StorageUnavailable(
                 detail="PostgreSQL: without a second connection it cannot be seen whether the "
-                f"balancer that the storage's URL leads to pools by session: {_sentence(error)}; "
+                f"balancer that the storage's URL leads to pools by session: {sentence_of(error)}; "
                 f"{ADVICE}"
             ) from error
 
     def _take_lock(self, connection: psycopg.Connection[Row]) -> None:
         for _ in range(0, LOCK_WAIT_MS, _LOCK_RETRY_MS):
-            [is_taken] = _one(connection, "SELECT pg_try_advisory_lock(%(key)s)", key=LOCK_KEY)
+            [is_taken] = one(connection, "SELECT pg_try_advisory_lock(%(key)s)", key=LOCK_KEY)
             if is_taken:
                 return
             time.sleep(_LOCK_RETRY_MS / 1000)
         raise StorageUnavailable(
             detail="another coordinator writes to this database; stop it, or use another database"
         )
+
+    def grant(self, role: str) -> None:
+        """Let another role be the server's.
+
+        Raises:
+            ConfigError, StorageUnavailable: that cannot be done.
+        """
+        with self._closed_on_error(), self._guarded():
+            self._connect()
+            grant(self.connection, role)
 
     def close(self) -> None:
         """Close the connection, and so let go of the lock."""
@@ -336,10 +220,33 @@ class PostgresStorage(TableStorage):
 
     # --- statements
 
+    def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Take in what the server says besides."""
+        if notice.severity_nonlocalized == "WARNING":
+            words = [notice.message_primary or "", notice.message_detail or ""]
+            self._warnings.append(" ".join(" ".join(words).split()))
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Do not take a commit for safe that comes with a warning: it may be here alone, for the
+        wait for a standby was cancelled. What it has become is found out by the next `open`."""
+        self._warnings.clear()
+        yield
+        if self._warnings:
+            raise StorageUnavailable(
+                detail="PostgreSQL committed with a warning, so it may not be safe: "
+                f"{self._warnings[0]}"
+            )
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self.connection.transaction():
+        with self._watched(), self.connection.transaction():
             yield
+
+    def _confirm(self) -> None:
+        """Commit something: what was committed before that is as safe as it is."""
+        with self._watched():
+            self._execute("confirm")
 
     def _rows(self, query: str, **values: Any) -> Sequence[Row]:
         return self.connection.execute(self._queries[query], values, binary=True).fetchall()
@@ -352,7 +259,8 @@ class PostgresStorage(TableStorage):
             cursor.executemany(self._queries[query], values)
 
     def _append_alone(self, blobs: Sequence[Append]) -> None:
-        self._append(blobs)
+        with self._watched():
+            self._append(blobs)
 
     def _append(self, blobs: Sequence[Append]) -> None:
         if sum(len(blob.records) for blob in blobs) < COPY_BYTES_MIN:
@@ -481,7 +389,7 @@ class Readers:
 
     @staticmethod
     def _configure(connection: psycopg.Connection[Row]) -> None:
-        configure(connection)
+        settle(connection)
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
 
@@ -501,7 +409,7 @@ class Readers:
             ) from error
         except PoolTimeout as error:
             failures = self._failures[:]
-            why = _sentence(failures[0]) if failures else "none has become free"
+            why = sentence_of(failures[0]) if failures else "none has become free"
             raise StorageUnavailable(
                 detail=f"PostgreSQL: no connection to read with in {CONNECT_TIMEOUT_S} s: {why}"
             ) from error
@@ -548,13 +456,13 @@ class PostgresSnapshot(_PostgresReading):
             on_error.callback(connection.close)
             connection.prepare_threshold = None
             super().__init__(connection)
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            settle(connection, local=True)
             version = schema_version(connection)
             if version is None:
                 raise ConfigError("the database has no flashq storage")
             if version != len(migrations("postgres")):
                 raise ConfigError("the database has an older schema; run `flashq migrate` first")
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            connection.execute(f"SET LOCAL search_path = {SCHEMA}")
             opened = self._read_tables()
             if opened is None:
                 raise ConfigError("the database is empty: no server has used it yet")

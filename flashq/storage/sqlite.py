@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
+from flashq.errors import ConfigError, StorageDamaged, StorageRefused, StorageUnavailable
 from flashq.lockfile import LOCK_WAIT_MS, Lockfile
 from flashq.protocol.internal import Append, Recovered
 from flashq.storage.files import Identity, identity_of
@@ -86,6 +86,8 @@ def translated(path: Path) -> Iterator[None]:
         text = f"{path}: {error}"
         if code is not None and code & _PRIMARY_CODE in _DAMAGED:
             raise StorageDamaged(detail=text) from error
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.DataError):
+            raise StorageRefused(detail=text) from error
         raise StorageUnavailable(detail=text) from error
 
 
@@ -161,7 +163,7 @@ class SqliteStorage(TableStorage):
         try:
             with translated(self._path):
                 yield
-        except StorageUnavailable:
+        except (StorageUnavailable, StorageRefused):
             self._disconnect()
             raise
 
@@ -318,6 +320,9 @@ class SqliteStorage(TableStorage):
                 for blob in blobs
             ],
         )
+
+    def _confirm(self) -> None:
+        """It is in the file that was forced to the disk."""
 
     def _probe(self) -> None:
         """Somebody may have locked the file."""

@@ -251,6 +251,10 @@ class TableStorage(Tables):
         """Add to the log, within a transaction."""
 
     @abstractmethod
+    def _confirm(self) -> None:
+        """See that what was committed is safe, where a commit may be there without that."""
+
+    @abstractmethod
     def _probe(self) -> None:
         """Raise what a write would, as far as that can be told without one."""
 
@@ -301,6 +305,8 @@ class TableStorage(Tables):
             if opened is None:
                 self._make(shard_count)
                 opened = self._read_tables()
+            else:
+                self._confirm()
             assert opened is not None, "it has just been made"
             if len(opened.shards) != shard_count:
                 raise ConfigError(

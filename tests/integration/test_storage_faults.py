@@ -388,3 +388,39 @@ def test_a_storage_that_is_gone_is_not_made_anew(file_site: Site) -> None:
     dealer = site.start("--accept-loss").dealer()
     assert ok(dealer.ask("COUNT", queue="a"))["count"] == 0
     dealer.close()
+
+
+def test_a_change_that_the_database_refuses_holds_up_nobody(postgres_dsn: str) -> None:
+    """
+    1. The database takes no cron of one name. Who sets it is told so, each time.
+    2. Crons and pushes before, beside and after it are stored, and nothing is wrong with storage.
+    """
+    site = Site(postgres_dsn)
+    try:
+        dealer = site.start().dealer()
+        with psycopg.connect(postgres_dsn, autocommit=True) as database:
+            database.execute("ALTER TABLE flashq.coordinator ADD CHECK (name <> 'cron.bad'::bytea)")
+
+        def send(name: str) -> int:
+            return dealer.send("CRON", name=name, queue="a", data=1, schedule="0 0 1 1 *")
+
+        ok(dealer.answer(send("before")))
+        for _ in range(2):
+            pushes = [dealer.send("PUSH", queue="a", data=number) for number in range(20)]
+            refused = dealer.answer(send("bad"))
+            assert (refused["ok"], refused["code"]) == (False, "storage_refused")
+            for corr in pushes:
+                ok(dealer.answer(corr))
+        ok(dealer.answer(send("after")))
+        names = [cron["name"] for cron in ok(dealer.ask("CRONLIST"))["crons"]]
+        assert sorted(names) == ["after", "before"]
+        assert not trouble(dealer)
+        assert ok(dealer.ask("COUNT", queue="a"))["count"] == 40
+        dealer.close()
+        site.crash()
+        dealer = site.start().dealer()
+        names = [cron["name"] for cron in ok(dealer.ask("CRONLIST"))["crons"]]
+        assert sorted(names) == ["after", "before"]
+        dealer.close()
+    finally:
+        site.close()

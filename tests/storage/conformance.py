@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, BrokenBarrierError
 from zlib import crc32
 
+import pytest
+
+from flashq.errors import StorageRefused
 from flashq.protocol.internal import Append, CheckpointSlice, Recovered, Reserve
 from flashq.storage.port import READERS_MAX, Grant, Put, Storage
 
@@ -101,6 +104,48 @@ class StorageConformance:
         for number, shard in enumerate(opened.shards):
             assert (shard.incarnation, shard.last_seq) == (0, 0)
             assert recovery(storage, number) == Recovered(cursor=0, parts=[], pages=[], log=[])
+
+    def test_names_may_be_any_text(self, storage: Storage) -> None:
+        """A cron's name is its user's: with a NUL, of any script, also half a surrogate pair."""
+        names = [
+            "a\0b",
+            "\0",
+            "\u20ac\u4e2d\U0001f600",
+            "\udcff",
+            "n" * 5000,
+            "line\nfeed",
+            "'\"\\",
+        ]
+        storage.write([Put(name, b"1") for name in names])
+        storage.write([checkpoint(1, 1, parts=[(name, b"1") for name in names])])
+        assert storage.open(SHARDS).parts == dict.fromkeys(names, b"1")
+        assert sorted(recovery(storage, 1).parts) == sorted((name, b"1") for name in names)
+        storage.write([Put(name, b"") for name in names])
+        assert storage.open(SHARDS).parts == {}
+
+    def test_what_storage_refuses_leaves_the_rest(self, storage: Storage) -> None:
+        """
+        1. Nothing is stored of a group in which there is something that storage does not take.
+        2. That is no trouble of the storage: the same without it is written.
+        """
+        if not self.forbid(storage, "forbidden"):
+            return  # memory takes everything
+        with pytest.raises(StorageRefused, match="storage refuses this change"):
+            storage.write([blob(1, 1, 1), Put("a", b"1"), Put("forbidden", b"1")])
+        opened = storage.open(SHARDS)
+        assert (opened.shards[1].last_seq, opened.parts) == (0, {})
+        storage.write([blob(1, 1, 1), Put("a", b"1")])
+        assert storage.open(SHARDS).parts == {"a": b"1"}
+
+    def forbid(self, storage: Storage, name: str) -> bool:
+        """Let the storage take no part of this name; return whether there can be such a thing."""
+        return False
+
+    def test_a_look_says_what_is_there(self, storage: Storage) -> None:
+        """Before it is opened, as often as somebody wants."""
+        assert storage.look() == storage.open(SHARDS)
+        storage.write([blob(1, 1, 3), Put("a", b"1")])
+        assert storage.look() == storage.look() == storage.open(SHARDS)
 
     def test_what_a_group_wrote_is_there(self, storage: Storage) -> None:
         """A grant, a block of sequences, log of two shards and a part, in one group."""

@@ -20,7 +20,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from flashq.errors import ConfigError, StorageUnavailable
-from flashq.storage import migrate_storage, open_snapshot, pooling
+from flashq.storage import migrate_storage, open_snapshot, pooling, postgres_sessions
 from flashq.storage import postgres as postgres_storage
 from flashq.storage.pooling import check_session
 from flashq.storage.port import Grant
@@ -206,12 +206,12 @@ def test_a_pool_that_others_have_used_up_does_not_hold_up_the_start(
 @pytest.fixture
 def no_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database has room for one connection of ours."""
-    connect = postgres_storage.connect
+    connect = postgres_sessions.connect
 
-    def refuse(url: str, *, program: str) -> psycopg.Connection[Any]:
+    def refuse(url: str, *, program: str, writes: bool = False) -> psycopg.Connection[Any]:
         if program == postgres_storage.CHECK:
             raise psycopg.OperationalError("too many clients")
-        return connect(url, program=program)
+        return connect(url, program=program, writes=writes)
 
     monkeypatch.setattr(postgres_storage, "connect", refuse)
 

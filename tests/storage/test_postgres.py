@@ -32,6 +32,14 @@ def storage(postgres_dsn: str) -> Iterator[PostgresStorage]:
 class TestPostgresStorage(StorageConformance, ChurnConformance[PostgresStorage]):
     """The suite, against a real server."""
 
+    def forbid(self, storage: Storage, name: str) -> bool:
+        """By a constraint, such as somebody adds."""
+        assert isinstance(storage, PostgresStorage)
+        storage.connection.execute(
+            f"ALTER TABLE flashq.coordinator ADD CHECK (name <> '{name}'::bytea)".encode()
+        )
+        return True
+
     def maintain(self, storage: PostgresStorage) -> None:
         """What autovacuum does: it makes what was deleted free to be used again."""
         storage.connection.execute("VACUUM flashq.log, flashq.pages")
@@ -116,6 +124,7 @@ def test_another_number_of_shards_is_refused(storage: Storage) -> None:
 def test_a_schema_of_another_program_is_left_alone(postgres_dsn: str) -> None:
     """It has our name, but none of our tables."""
     run(postgres_dsn, "CREATE SCHEMA flashq")
+    run(postgres_dsn, "CREATE TABLE flashq.theirs (x integer)")
     with pytest.raises(ConfigError, match="another program made"):
         PostgresStorage(postgres_dsn).open(SHARDS)
     with pytest.raises(ConfigError, match="another program made"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flashq.storage.queries import migrations, named_queries
 
-ONLY_POSTGRES = {"copy_log", "place", "probe"}
+ONLY_POSTGRES = {"confirm", "copy_log", "place", "probe"}
 
 
 def test_both_dialects_know_the_same_queries() -> None:

@@ -36,6 +36,15 @@ def storage(path: Path) -> Iterator[SqliteStorage]:
 class TestSqliteStorage(StorageConformance, ChurnConformance[SqliteStorage]):
     """The suite, against a file."""
 
+    def forbid(self, storage: Storage, name: str) -> bool:
+        """By a trigger, such as somebody adds."""
+        assert isinstance(storage, SqliteStorage)
+        storage.connection.execute(
+            "CREATE TRIGGER forbid BEFORE INSERT ON coordinator WHEN new.name = "
+            f"CAST('{name}' AS BLOB) BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
+        )
+        return True
+
     def maintain(self, storage: SqliteStorage) -> None:
         """The storage does all of it."""
 

@@ -9,12 +9,14 @@ import pytest
 from flashq.coordinator import engine
 from flashq.coordinator.history import FIRST_MS
 from flashq.coordinator.outbox import Group
+from flashq.errors import StorageRefused
 from flashq.protocol.base import ErrorReply
-from flashq.protocol.codec import encode
+from flashq.protocol.codec import decode, encode
+from flashq.protocol.crons import CronsReply
 from flashq.protocol.framing import INTERNAL, ROUTE_COORDINATOR, pack_header, unpack_header
 from flashq.protocol.internal import Internal, MailAck, Refused, RouterHello, Safe
 from flashq.protocol.internal import ShardHello as Hello
-from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench, blob
+from tests.unit.coordinator.bench import HASH, ROUTER, SHARDS, Bench, Outcome, blob
 
 
 def told(bench: Bench) -> list[tuple[list[int], str]]:
@@ -221,3 +223,40 @@ def test_routers_are_told_how_storage_does() -> None:
     figures = epochs.coordinator
     assert (figures.log_bytes, figures.log_bytes_max) == (100, bench.limits.log_bytes_max)
     assert (figures.lag_ms, figures.commit_seconds.count) == (250, 1)
+
+
+def test_what_storage_refuses_is_refused_to_who_asked_alone() -> None:
+    """
+    1. Two clients set crons in one turn: each is a group by itself.
+    2. Storage refuses the second. Its client gets the reason; another coordinator sends that, and
+       knows the first cron alone.
+    """
+    bench = Bench()
+
+    def ask(corr: int, name: str) -> None:
+        request = {"cmd": "CRON", "name": name, "queue": "q", "data": 1, "schedule": "*/5"}
+        frames = [pack_header(0, ROUTE_COORDINATOR, corr), encode(request, json=False)]
+        bench.coordinator.handle(ROUTER, frames, bench.now_ms, bench.mono_ms)
+
+    ask(1, "good")
+    ask(2, "bad")
+    good = bench.coordinator.take_group()
+    bad = bench.coordinator.take_group()
+    assert good is not None
+    assert bad is not None
+    bench.storage.write(good.writes)
+    bench.coordinator.committed(good)
+    bench.take_sent()
+    parcels = bench.coordinator.refuse(bad, StorageRefused(detail="no"))
+    bench.start()
+    bench.coordinator.go_on_after(parcels, bench.now_ms)
+    bench.turn()
+    replies = {
+        unpack_header(header).corr: decode(body, Outcome, json=False)
+        for to, header, body in bench.sent
+        if to == ROUTER
+    }
+    assert replies[1].ok
+    assert replies[2].code == "storage_refused"
+    crons = bench.ask(CronsReply, cmd="CRONLIST").crons
+    assert [cron.name for cron in crons] == ["good"]

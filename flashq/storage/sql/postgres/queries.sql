@@ -7,6 +7,9 @@ SELECT uuid, shard_count FROM meta WHERE uuid IS NOT NULL
 -- name: make_meta
 UPDATE meta SET uuid = %(uuid)s, shard_count = %(shard_count)s
 
+-- name: confirm
+UPDATE meta SET shard_count = shard_count
+
 -- name: make_shard
 INSERT INTO shards VALUES (%(shard)s, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
