@@ -100,7 +100,7 @@ class FieldTooLarge(FlashQError):
 
 class StateInvalid(FlashQError):
     code = "state_invalid"
-    template = "Invalid state. Use: waiting, delayed, completed, failed"
+    template = "Invalid state. Use: waiting, delayed, completed, failed, cancelled"
 
 
 class FlowEmpty(FlashQError):
@@ -279,6 +279,15 @@ class DependencyForgotten(FlashQError):
 class JobFailed(FlashQError):
     code = "job_failed"
     template = "Job failed"
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class JobCancelled(FlashQError):
+    """Somebody cancelled the job; the text has the reason, where one was given."""
+
+    code = "job_cancelled"
+    template = "Job cancelled"
     http_status = 409
     grpc_status = "FAILED_PRECONDITION"
 

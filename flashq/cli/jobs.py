@@ -33,11 +33,19 @@ STATES: Final = (
     "active",
     "completed",
     "failed",
+    "cancelled",
     "waitingchildren",
     "waitingparent",
 )
 
-_TIMES: Final = ("created_at", "run_at", "started_at", "completed_at", "last_heartbeat")
+_TIMES: Final = (
+    "created_at",
+    "run_at",
+    "started_at",
+    "completed_at",
+    "cancelled_at",
+    "last_heartbeat",
+)
 _DURATIONS: Final = ("backoff", "ttl", "timeout", "stall_timeout", "keep_completed_age")
 
 ids_argument: Final = click.argument(
@@ -145,13 +153,16 @@ def logs(invocation: Invocation, job_id: int) -> None:
 
 @job.command()
 @ids_argument
+@click.option("--reason", help="Why, kept with the job.")
 @yes_option
 @pass_invocation
-def cancel(invocation: Invocation, job_ids: tuple[int, ...]) -> None:
-    """Remove jobs that have not ended. More than one asks first."""
+def cancel(invocation: Invocation, job_ids: tuple[int, ...], reason: str | None) -> None:
+    """End jobs that have not ended; they are kept as cancelled. More than one asks first."""
     if len(job_ids) > 1:
         invocation.confirm(f"Cancel {len(job_ids)} jobs?")
-    _for_each(invocation, job_ids, "cancelled", lambda client, job_id: client.cancel(job_id))
+    _for_each(
+        invocation, job_ids, "cancelled", lambda client, job_id: client.cancel(job_id, reason)
+    )
 
 
 @job.command()

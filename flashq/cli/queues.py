@@ -247,7 +247,9 @@ def obliterate(invocation: Invocation, name: str) -> None:
 @queue.command()
 @queue_argument
 @click.option(
-    "--state", type=click.Choice(["waiting", "delayed", "completed", "failed"]), required=True
+    "--state",
+    type=click.Choice(["waiting", "delayed", "completed", "failed", "cancelled"]),
+    required=True,
 )
 @click.option("--grace", type=DURATION, required=True, help="Only jobs at least so old.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")

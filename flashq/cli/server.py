@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import click
 from msgspec import structs
@@ -13,6 +14,11 @@ from flashq.cli.wording import duration, local_time, payload_text, size, table_o
 from flashq.clock import SystemClock
 from flashq.protocol.objects import EVENTS
 from flashq.protocol.server import SupervisorStats
+
+_STATES: Final = (
+    *("queued", "processing", "delayed", "waiting_dependencies", "completed", "cancelled"),
+    "dlq",
+)
 
 
 @click.command(cls=Verb)
@@ -25,7 +31,15 @@ def stats(invocation: Invocation) -> None:
         invocation.document(found)
     else:
         table = table_of("state", "jobs", numbers=["jobs"])
-        for name in ("queued", "processing", "delayed", "waiting_dependencies", "completed", "dlq"):
+        for name in (
+            "queued",
+            "processing",
+            "delayed",
+            "waiting_dependencies",
+            "completed",
+            "cancelled",
+            "dlq",
+        ):
             table.add_row(name.replace("_", " "), str(getattr(found, name)))
         invocation.table(table)
         numbers = ["shard", "epoch", "jobs", "size", "sessions", "waiters", "not safe yet"]

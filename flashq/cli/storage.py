@@ -22,7 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS: Final = ("jsonl", "csv")
 STATES: Final = (
-    "waiting", "delayed", "active", "completed", "failed", "waitingchildren", "waitingparent",
+    "waiting", "delayed", "active", "completed", "failed", "cancelled", "waitingchildren",
+    "waitingparent",
 )  # fmt: skip
 
 

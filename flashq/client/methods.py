@@ -441,6 +441,7 @@ class Methods(QueueMethods):
 
         Raises:
             JobFailed: it became a dead letter.
+            JobCancelled: somebody has cancelled it.
             ResultNotKept: it has completed, and its result is no longer kept.
             WaitJobNotFound: there is no such job (any more).
             WaitTimeout: it has not ended in time.
@@ -451,14 +452,18 @@ class Methods(QueueMethods):
 
     # --- changing
 
-    def cancel(self, job: Job | int) -> None:
-        """Remove a job that has not ended.
+    def cancel(self, job: Job | int, reason: str | None = None) -> None:
+        """End a job that has not ended; it is kept as cancelled, for as long as a completed one.
+
+        Args:
+            job: the job.
+            reason: why, for people; at most 1,000 characters.
 
         Raises:
             JobNotFound: there is no such job.
             WrongState: it has ended.
         """
-        self._call(jobs.Cancel(id=id_of(job)), Reply)
+        self._call(jobs.Cancel(id=id_of(job), reason=reason), Reply)
 
     def change_priority(self, job: Job | int, priority: int) -> None:
         """Change a job's priority; higher runs first.

@@ -34,6 +34,7 @@ _STATES: Final = {
     "failed": "JOB_STATE_FAILED",
     "waitingchildren": "JOB_STATE_WAITING_CHILDREN",
     "waitingparent": "JOB_STATE_WAITING_CHILDREN",
+    "cancelled": "JOB_STATE_CANCELLED",
 }
 
 

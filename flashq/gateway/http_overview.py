@@ -224,6 +224,7 @@ def dashboard_frame(view: View, history: Any) -> bytes:
                 "delayed": stats.delayed,
                 "dlq": stats.dlq,
                 "completed": stats.completed,
+                "cancelled": stats.cancelled,
                 "waiting_dependencies": stats.waiting_dependencies,
             },
             "metrics": view.metrics,

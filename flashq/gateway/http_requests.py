@@ -42,7 +42,7 @@ OWN_FIELDS: Final = frozenset({"session", "n", "done_below", "within", "view", "
 every job that was pushed."""
 IGNORED_PARAMETERS: Final = frozenset({"token", "_"})
 """Parameters of any query: a token, which is looked at before, and what keeps caches out."""
-BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY"})
+BODY_OPTIONAL: Final = frozenset({"RETRYDLQ", "HEARTBEAT", "QUEUECONFIG", "WEBHOOKRETRY", "CANCEL"})
 """Commands whose body may be left out; what does not say that it is JSON is ignored."""
 
 _WHITESPACE: Final = b" \t\r\n"

@@ -184,6 +184,7 @@ def _states(view: View) -> Iterator[Metric]:
         ("delayed", stats.delayed),
         ("dlq", stats.dlq),
         ("completed", stats.completed),
+        ("cancelled", stats.cancelled),
         ("waiting_dependencies", stats.waiting_dependencies),
     ):
         family.add_metric((state,), value)

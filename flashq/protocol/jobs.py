@@ -268,8 +268,12 @@ class JobsReply(Reply, kw_only=True, omit_defaults=True):
     missing_shards: list[int] = []
 
 
-class Cancel(Mutation, kw_only=True, tag="CANCEL"):
+class Cancel(Mutation, kw_only=True, omit_defaults=True, tag="CANCEL"):
+    """The job is kept as cancelled, with `reason` (at most 1,000 characters), for as long as a
+    completed one. To older clients it is gone."""
+
     id: Unsigned
+    reason: Text | None = None
 
 
 class ChangePriority(Mutation, kw_only=True, tag="CHANGEPRIORITY"):

@@ -29,7 +29,8 @@ class JobView(PlainJobView, omit_defaults=True):
     """A job as a reader sees it. Times are Unix milliseconds; 0 means "not set".
 
     Keys at their defaults are left out. `token` names the current lease, in the reply that hands
-    the job out. `error` is why the job failed; `history` has one entry for each failed attempt.
+    the job out. `error` is why the job failed, `cancel_reason` why it was cancelled; `history` has
+    one entry for each failed attempt.
     """
 
     max_attempts: int = 0
@@ -57,6 +58,8 @@ class JobView(PlainJobView, omit_defaults=True):
     lost: int = 0
     error: str | None = None
     history: tuple[Attempt, ...] = ()
+    cancelled_at: int = 0
+    cancel_reason: str | None = None
 
 
 class JobColumns(Struct, kw_only=True):
@@ -87,6 +90,8 @@ class FullJobView(JobView, omit_defaults=False):
     lost: int | UnsetType = UNSET  # type: ignore[assignment]
     error: str | UnsetType = UNSET  # type: ignore[assignment]
     history: tuple[Attempt, ...] | UnsetType = UNSET  # type: ignore[assignment]
+    cancelled_at: int | UnsetType = UNSET  # type: ignore[assignment]
+    cancel_reason: str | UnsetType = UNSET  # type: ignore[assignment]
 
 
 class Attempt(Struct, kw_only=True, omit_defaults=True):

@@ -78,8 +78,8 @@ class Obliterate(Mutation, kw_only=True, tag="OBLITERATE"):
 
 
 class Clean(Mutation, kw_only=True, omit_defaults=True, tag="CLEAN"):
-    """Removes jobs in `state` (waiting, delayed, completed, failed) made at least `grace` ms ago,
-    oldest first, at most `limit`."""
+    """Removes jobs in `state` (waiting, delayed, completed, failed, cancelled) made at least
+    `grace` ms ago, oldest first, at most `limit`."""
 
     queue: str
     grace: Unsigned
@@ -106,6 +106,7 @@ class JobCountsReply(Reply, kw_only=True, omit_defaults=True):
     failed: int
     waitingchildren: int
     waitingparent: int
+    cancelled: int = 0
     known: bool = True
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 
-STORED_FORM: Final = 5
+STORED_FORM: Final = 6
 """The form of the log and of checkpoints: of the records here, the messages of peers in them, and
 what `shard/pages.py` and `shard/checkpoint.py` write. Any change of what is encoded, or of what it
 means, raises it; `tests/unit/shard/test_stored_form.py` fails until then."""
@@ -253,8 +253,8 @@ class DataSet(Record, tag=22):
 
 
 class Removed(Record, tag=23):
-    """Jobs are gone. `reason`: cancelled, drained, cleaned, expired, obliterated, evicted, purged,
-    rejected, retention."""
+    """Jobs are gone. `reason`: drained, cleaned, expired, obliterated, evicted, purged, rejected,
+    retention."""
 
     ids: list[int]
     reason: str
@@ -274,6 +274,13 @@ class Raised(Record, tag=26):
     """A job of level memory becomes one of a level that lasts; `image` is all of it."""
 
     image: bytes
+
+
+class Cancelled(Record, tag=27):
+    """Jobs that had not ended never will: they are kept as cancelled, with the reason."""
+
+    ids: list[int]
+    reason: str | None = None
 
 
 # --- queues
@@ -375,6 +382,7 @@ AnyRecord = (
     | ResultsDropped
     | Retried
     | Raised
+    | Cancelled
     | QueueSet
     | QueueGone
     | DebounceStarted

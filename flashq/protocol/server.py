@@ -132,6 +132,7 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     delayed: int
     dlq: int
     completed: int = 0
+    cancelled: int = 0
     waiting_dependencies: int = 0
     shards: list[ShardStats] = []
     missing_shards: list[int] = []

@@ -316,6 +316,7 @@ def _merge_stats(known: Known, json: bool, replies: Bodies, missing: list[int]) 
             "delayed",
             "dlq",
             "completed",
+            "cancelled",
             "waiting_dependencies",
         )
     }

@@ -20,11 +20,12 @@ from flashq.shard.state import ShardState
 
 
 class Ended(Struct):
-    """A job's end, for those that wait for it: `how` is completed (maybe with a result), failed or
-    gone."""
+    """A job's end, for those that wait for it: `how` is completed (maybe with a result), failed,
+    cancelled or gone."""
 
     id: int
     how: str
+    reason: str | None = None
     result: bytes | None = None
 
 
@@ -80,7 +81,7 @@ class Aftermath:
         if self._is_heard(event, queue):
             self.happenings.append(Happening(event, queue, ids, **more))
 
-    def _say_by_queue(self, event: str, ids: list[int]) -> None:
+    def _say_by_queue(self, event: str, ids: list[int], **more: Any) -> None:
         queues: dict[str, list[int]] = {}
         for known in ids:
             job = self._state.index.get(known)
@@ -88,7 +89,7 @@ class Aftermath:
                 queues.setdefault(job.queue, []).append(known)
         self.woken |= queues.keys()
         for queue, some in queues.items():
-            self._say(event, queue, some)
+            self._say(event, queue, some, **more)
 
     def _job(self, known: int) -> Job | None:
         return self._state.index.get(known)
@@ -135,7 +136,7 @@ class Aftermath:
             if job is None:
                 continue
             result = record.results[position] if record.results else None
-            self.ended.append(Ended(known, "completed", result))
+            self.ended.append(Ended(known, "completed", result=result))
             ids, results = groups.setdefault(job.queue, ([], []))
             ids.append(known)
             results.append(None if result is None else Raw(result))
@@ -186,6 +187,10 @@ class Aftermath:
             self.woken |= {job.queue for known in record.ids if (job := self._job(known))}
             return
         self._say_by_queue("expired" if record.reason == "expired" else "cancelled", record.ids)
+
+    def _cancelled(self, record: r.Cancelled) -> None:
+        self.ended += [Ended(known, "cancelled", record.reason) for known in record.ids]
+        self._say_by_queue("cancelled", record.ids, error=record.reason)
 
     def _retried(self, record: r.Retried) -> None:
         self.woken |= {job.queue for known in record.ids if (job := self._job(known))}

@@ -22,9 +22,9 @@ from flashq.shard.holdings import DEFAULT_SETTINGS, AwaitedPush, Mailbox, Totals
 from flashq.shard.indexes import PAGE_SEQUENCES
 from flashq.shard.lifecycle import (
     ACTIVE,
-    COMPLETED,
     DELAYED,
     FAILED,
+    KEPT,
     PENDING,
     WAITING,
     Damage,
@@ -383,8 +383,8 @@ class JobLoader:
                 queue.ready.lane(job.priority).add(job)
             elif job.state == DELAYED:
                 state.delayed.add(job.run_at, job.id)
-            elif job.state == COMPLETED:
-                state.file_completed(job, queue)
+            elif job.state in KEPT:
+                state.file_ended(job, queue)
             elif job.state == FAILED:
                 queue.dlq[job.id] = job
             elif job.state == PENDING and job.id not in state.awaiting:

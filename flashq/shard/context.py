@@ -17,6 +17,7 @@ from flashq.protocol.limits import EngineLimits
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.holdings import Queue
 from flashq.shard.lifecycle import (
+    CANCELLED,
     COMPLETED,
     FAILED,
     Job,
@@ -74,8 +75,11 @@ class Context:
         return self.state.now_ms
 
     def job(self, job_id: int, origin: Origin) -> Job | None:
-        """Return a job that a request names, None when there is none for its asker."""
+        """Return a job that a request names, None when there is none for its asker: older clients
+        have it that a cancelled job is gone."""
         job = self.state.job(job_id)
+        if job is not None and job.state == CANCELLED and origin.older:
+            return None
         return job if job is None or origin.sight is None or origin.sees(job.queue) else None
 
     def outcome(self, job_id: int, origin: Origin) -> int | None:
@@ -138,7 +142,7 @@ class Context:
         state, limits = self.state, self.limits
         if state.next_sequence + jobs > self.reserved - SEQUENCES_KEPT:
             raise Busy(detail=f"shard {state.shard} waits for storage to reserve more job ids")
-        ended = state.counts[COMPLETED] + state.counts[FAILED]
+        ended = state.counts[COMPLETED] + state.counts[FAILED] + state.counts[CANCELLED]
         if state.index.count - ended + jobs > limits.shard_jobs_max:
             raise Busy(detail=f"shard {state.shard} holds {limits.shard_jobs_max} jobs")
         if state.bytes + size > limits.shard_bytes_max:

@@ -20,6 +20,7 @@ from flashq.protocol.internal import ChildCreated, ChildEnded, DependencyAnswer
 from flashq.protocol.records import AnyRecord, Options
 from flashq.shard.context import Context
 from flashq.shard.lifecycle import (
+    CANCELLED,
     COMPLETED,
     FAILED,
     FLOW,
@@ -50,6 +51,8 @@ def outcome_of(state: ShardState, job_id: int, sight: Sight | None) -> Outcome:
     if job is not None:
         if job.state == COMPLETED:
             return ("completed", None)
+        if job.state == CANCELLED:
+            return ("removed", "cancelled")
         if is_volatile(job):
             return ("volatile", None)
         if job.state == FAILED:

@@ -22,6 +22,7 @@ from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.indexes import retire
 from flashq.shard.lifecycle import (
     ACTIVE,
+    CANCELLED,
     COMPLETED,
     DELAYED,
     FAILED,
@@ -45,7 +46,7 @@ from flashq.shard.state import (
 
 _TOKEN_OF: Final = attrgetter("lease.token")
 _OUTCOMES: Final = {COMPLETED: OUTCOME_COMPLETED, FAILED: OUTCOME_FAILED}
-_FILED: Final = frozenset({WAITING, DELAYED, COMPLETED})
+_FILED: Final = frozenset({WAITING, DELAYED, COMPLETED, CANCELLED})
 """States in which a plain job is in no more than its page, its lane, and heaps that find out by
 themselves that it is gone."""
 
@@ -166,7 +167,7 @@ def _complete(state: ShardState, job: Job, queue: Queue, result: bytes | None) -
         return
     if result is not None:
         job.need_extra().result = result
-    state.file_completed(job, queue)
+    state.file_ended(job, queue)
 
 
 def _failed(state: ShardState, record: r.Failed) -> None:
@@ -292,8 +293,6 @@ def _removed(state: ShardState, record: r.Removed) -> None:
     totals, count = state.totals, len(record.ids)
     if record.reason == "expired":
         totals.expired += count
-    elif record.reason == "cancelled":
-        totals.cancelled += count
     elif record.reason in ("evicted", "retention"):
         totals.evicted += count
 
@@ -350,6 +349,28 @@ def _raised(state: ShardState, record: r.Raised) -> None:
     loader.load(record.image)
     loader.finish()
     state.next_sequence = max(state.next_sequence, image.id // state.shard_count + 1)
+
+
+def _cancelled(state: ShardState, record: r.Cancelled) -> None:
+    for job_id in record.ids:
+        job = state.take(job_id)
+        queue = state.queues[job.queue]
+        if job.lease is not None:
+            job.need_extra().last_token = job.lease.token
+        if options_of(job).remove_on_complete:
+            state.forget(job, queue, OUTCOME_REMOVED)
+            continue
+        job = state.withdraw(job, queue)
+        state.set_state(job, queue, CANCELLED)
+        job.ended_at = state.now_ms
+        state.end(job, queue)
+        state.free_custom_id(job, queue)
+        if record.reason is not None:
+            job.need_extra().cancel_reason = record.reason
+        if job.extra is not None:
+            job.extra.open = job.extra.asked = None
+        state.file_ended(job, queue)
+    state.totals.cancelled += len(record.ids)
 
 
 # --- queues
@@ -423,6 +444,7 @@ _EVOLVE: Final[dict[type, Callable[[ShardState, Any], None]]] = {
     r.ResultsDropped: _results_dropped,
     r.Retried: _retried,
     r.Raised: _raised,
+    r.Cancelled: _cancelled,
     r.QueueSet: _queue_set,
     r.QueueGone: _queue_gone,
     r.DebounceStarted: _debounce_started,

@@ -43,6 +43,7 @@ OF_JOBS: Final = {
     r.Removed: "ids",
     r.ResultsDropped: "ids",
     r.Retried: "ids",
+    r.Cancelled: "ids",
 }
 """Records about several jobs, with the field that names them."""
 OF_NO_JOB: Final = frozenset({

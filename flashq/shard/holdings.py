@@ -45,11 +45,11 @@ class Queue:
     """One queue: its ready jobs in order, its keys, its settings."""
 
     __slots__ = (
-        "completed",
         "counts",
         "custom_ids",
         "debounces",
         "dlq",
+        "kept",
         "name",
         "ready",
         "settings",
@@ -65,14 +65,14 @@ class Queue:
         self.settings = DEFAULT_SETTINGS
         #: id of the job that holds each unique key
         self.unique_keys: dict[str, int] = {}
-        #: id of the newest job with each custom id that is still known
+        #: id of the newest job with each custom id that is still known, and was not cancelled
         self.custom_ids: dict[str, int] = {}
         #: until when (wall ms) pushes with each debounce id are refused
         self.debounces: dict[str, int] = {}
         #: all and only jobs in state FAILED, oldest failure first
         self.dlq: OrderedDict[int, Job] = OrderedDict()
-        #: all jobs in state COMPLETED, oldest first, and some that are gone
-        self.completed: deque[Job] = deque()
+        #: all jobs of the KEPT states, oldest first, and some that are gone
+        self.kept: deque[Job] = deque()
 
     def is_idle(self) -> bool:
         """Tell whether nothing would be lost if this queue were forgotten."""

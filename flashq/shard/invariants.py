@@ -15,11 +15,13 @@ from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session, size_of_answ
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
     ACTIVE,
+    CANCELLED,
     COMPLETED,
     DELAYED,
     FAILED,
     FLOW,
     GONE,
+    KEPT,
     PARKED,
     PENDING,
     STATES,
@@ -125,10 +127,10 @@ def _check_keys(queue: Queue, jobs: list[Job]) -> None:
     custom: dict[str, int] = {}
     for job in jobs:
         options = options_of(job)
-        if options.unique_key is not None and job.state != COMPLETED:
+        if options.unique_key is not None and job.state not in KEPT:
             assert options.unique_key not in unique, f"two jobs hold key {options.unique_key}"
             unique[options.unique_key] = job.id
-        if options.custom_id is not None:
+        if options.custom_id is not None and job.state != CANCELLED:
             assert options.custom_id not in custom, f"two jobs have id {options.custom_id}"
             custom[options.custom_id] = job.id
     assert queue.unique_keys == unique, f"unique keys {queue.unique_keys}, found {unique}"
@@ -191,7 +193,7 @@ def _check_job(state: ShardState, job: Job) -> None:
         assert job.run_at <= state.now_ms, f"waiting before its time {job!r}"
     if job.state == DELAYED:
         assert job.run_at > state.now_ms, f"delayed beyond its time {job!r}"
-    assert (job.ended_at > 0) == (job.state in (COMPLETED, FAILED)), f"ended when? {job!r}"
+    assert (job.ended_at > 0) == (job.state in (*KEPT, FAILED)), f"ended when? {job!r}"
     if job.state in (PENDING, PARKED, FLOW):
         assert extra is not None, f"waits for others without an extra: {job!r}"
         assert extra.open is not None, f"waits for nothing: {job!r}"
@@ -214,21 +216,21 @@ def _check_times(state: ShardState, jobs: dict[int, Job]) -> None:
         if job.state in (WAITING, DELAYED) and options.ttl:
             end = (expires_at(job), job.id)
             assert end in expiring, f"never expires: {job!r}"
-        if job.state == COMPLETED and options.keep_completed_age:
+        if job.state in KEPT and options.keep_completed_age:
             end = (job.ended_at + options.keep_completed_age, job.id)
             assert end in ages, f"kept for ever: {job!r}"
 
 
 def _check_completed(state: ShardState, jobs: dict[int, Job]) -> None:
-    completed = [job for job in jobs.values() if job.state == COMPLETED]
+    completed = [job for job in jobs.values() if job.state in KEPT]
     retained = sum(map(is_retained, jobs.values()))
     assert state.retained == retained, f"{state.retained} to be kept, found {retained}"
     loose = {job.id for job in completed if not is_retained(job)}
     kept = len(completed) - len(loose)
-    assert state.retained_completed == kept, f"{state.retained_completed} kept, found {kept}"
-    _check_filed([job for job in state.completed if job.state == COMPLETED], loose, jobs)
+    assert state.retained_ended == kept, f"{state.retained_ended} kept, found {kept}"
+    _check_filed([job for job in state.kept if job.state in KEPT], loose, jobs)
     for name, queue in state.queues.items():
-        listed = [job for job in queue.completed if job.state == COMPLETED]
+        listed = [job for job in queue.kept if job.state in KEPT]
         _check_filed(listed, {job.id for job in completed if job.queue == name}, jobs)
     with_result = [
         job.id
@@ -383,6 +385,6 @@ def _canonical_queues(state: ShardState, jobs: dict[int, Job]) -> dict[str, Any]
             "unique_keys": {key: job for key, job in queue.unique_keys.items() if job in jobs},
             "custom_ids": {key: job for key, job in queue.custom_ids.items() if job in jobs},
             "dlq": ids([job for job in queue.dlq.values() if job.id in jobs]),
-            "completed": ids([job for job in mine if job.state == COMPLETED]),
+            "kept": ids([job for job in mine if job.state in KEPT]),
         }
     return queues

@@ -18,6 +18,8 @@ story.
       v
     PENDING ──> PARKED (dependencies), FLOW (children) ──> WAITING, DELAYED, FAILED
 
+    WAITING, DELAYED, ACTIVE, PARKED, FLOW ── cancel ──> CANCELLED
+
 From every state a job can be removed (GONE).
 """
 
@@ -37,9 +39,13 @@ FAILED: Final = 4
 PARKED: Final = 5
 FLOW: Final = 6
 PENDING: Final = 7
-GONE: Final = 8
+CANCELLED: Final = 8
+GONE: Final = 9
 
-STATES: Final = 9
+STATES: Final = 10
+KEPT: Final = frozenset({COMPLETED, CANCELLED})
+"""The states of jobs that have ended and are kept for a while, with nothing more to happen to them.
+Retention is the same for both."""
 HISTORY_MAX: Final = 20
 """So many failed attempts of a job are remembered; the oldest go first."""
 STATE_NAMES: Final = (
@@ -51,6 +57,7 @@ STATE_NAMES: Final = (
     "waitingchildren",  # as the older servers call a job with unfinished dependencies
     "waitingparent",  # as they call a flow's parent
     "unknown",
+    "cancelled",
     "unknown",
 )
 STATES_BY_NAME: Final = {
@@ -63,17 +70,19 @@ STATES_BY_NAME: Final = {
     "waiting-children": PARKED,
     "waitingparent": FLOW,
     "waiting-parent": FLOW,
+    "cancelled": CANCELLED,
 }
 
 TRANSITIONS: Final[tuple[frozenset[int], ...]] = (
-    frozenset({ACTIVE, FAILED, GONE}),  # WAITING
-    frozenset({WAITING, ACTIVE, FAILED, GONE}),  # DELAYED; ACTIVE by adoption of a lost delivery
-    frozenset({WAITING, DELAYED, COMPLETED, FAILED, GONE}),  # ACTIVE
+    frozenset({ACTIVE, FAILED, CANCELLED, GONE}),  # WAITING
+    frozenset({WAITING, ACTIVE, FAILED, CANCELLED, GONE}),  # DELAYED; ACTIVE by an adoption
+    frozenset({WAITING, DELAYED, COMPLETED, FAILED, CANCELLED, GONE}),  # ACTIVE
     frozenset({GONE}),  # COMPLETED
     frozenset({WAITING, GONE}),  # FAILED
-    frozenset({WAITING, DELAYED, FAILED, GONE}),  # PARKED
-    frozenset({WAITING, DELAYED, FAILED, GONE}),  # FLOW
+    frozenset({WAITING, DELAYED, FAILED, CANCELLED, GONE}),  # PARKED
+    frozenset({WAITING, DELAYED, FAILED, CANCELLED, GONE}),  # FLOW
     frozenset({PARKED, FLOW, GONE}),  # PENDING
+    frozenset({GONE}),  # CANCELLED
     frozenset(),  # GONE
 )
 
@@ -140,6 +149,8 @@ class Extra(Struct, gc=False):
     """When a retry of the dead letter started the job's ttl anew; 0 for its creation."""
     result_dropped: bool = False
     """There was a result, which is no longer kept."""
+    cancel_reason: str | None = None
+    """What its CANCEL gave as the reason."""
 
 
 class Job(Struct, gc=False):

@@ -47,6 +47,7 @@ class ExtraImage(Struct, array_like=True):
     doomed: str | None
     ttl_since: int
     result_dropped: bool
+    cancel_reason: str | None
 
 
 class JobImage(Struct, array_like=True):

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from flashq.errors import JobFailed, WaitJobNotFound, WaitTimeout
+from flashq.errors import FlashQError, JobCancelled, JobFailed, WaitJobNotFound, WaitTimeout
 from flashq.ids import DELIVERY_BITS, lease_token
 from flashq.protocol import records as r
 from flashq.protocol.jobs import WaitJob, WaitReply
@@ -30,7 +30,7 @@ from flashq.shard.core import Core, Line, Waiter
 from flashq.shard.handlers.inspecting import check_result_kept
 from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import ACTIVE, COMPLETED, FAILED, WAITING, Job
+from flashq.shard.lifecycle import ACTIVE, CANCELLED, COMPLETED, FAILED, WAITING, Job
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
 from flashq.shard.views import (
@@ -52,6 +52,13 @@ def _wants_columns(command: Pull | PullBatch, origin: Origin) -> bool:
     if not isinstance(command, PullBatch) or origin.json or origin.full:
         return False
     return command.columns is True
+
+
+def cancelled(reason: str | None, origin: Origin) -> FlashQError:
+    """Return what one who waits for a job that was cancelled is refused with."""
+    if origin.older:
+        return WaitJobNotFound()
+    return JobCancelled() if reason is None else JobCancelled(f"Job cancelled: {reason}")
 
 
 class _Refill(Struct):
@@ -349,6 +356,7 @@ class Pulling:
             WaitJobNotFound: there is no such job.
             ResultNotKept: it has completed, and its result is no longer kept.
             JobFailed: it has failed.
+            JobCancelled: somebody has cancelled it.
             Busy: too many are parked.
         """
         core = self._core
@@ -357,6 +365,8 @@ class Pulling:
             raise WaitJobNotFound
         if job.state == FAILED:
             raise JobFailed
+        if job.state == CANCELLED:
+            raise cancelled(None if job.extra is None else job.extra.cancel_reason, origin)
         if job.state == COMPLETED:
             check_result_kept(job, origin)
             core.reply(origin, WaitReply(result=result_view(job, origin)))
@@ -399,5 +409,7 @@ class Pulling:
                 stored = ended.result
                 result = None if stored is None else result_payload(stored, origin)
                 core.reply(origin, WaitReply(result=result))
+            elif ended.how == "cancelled":
+                core.refuse(origin, cancelled(ended.reason, origin))
             else:
                 core.refuse(origin, JobFailed() if ended.how == "failed" else WaitJobNotFound())

@@ -16,33 +16,33 @@ from typing import Final
 from flashq.protocol import records as r
 from flashq.protocol.records import AnyRecord
 from flashq.shard.context import Context
-from flashq.shard.lifecycle import COMPLETED, FAILED, Job, options_of
+from flashq.shard.lifecycle import CANCELLED, COMPLETED, FAILED, KEPT, Job, options_of
 
 SLACK_SHIFT: Final = 4
 """A bound may be passed by a sixteenth before the oldest go, so that they go many at a time."""
 
 
-def keep_newest_of_queue(context: Context, completing: list[Job]) -> list[AnyRecord]:
-    """Return the removal of completed jobs beyond `keep_completed_count`, as if the jobs
-    completed one after the other, and each let go of what it finds beyond its own count.
+def keep_newest_of_queue(context: Context, ending: list[Job]) -> list[AnyRecord]:
+    """Return the removal of completed and cancelled jobs beyond `keep_completed_count`, as if the
+    jobs ended one after the other, and each let go of what it finds beyond its own count.
 
     Args:
-        completing: jobs that complete now, in this order, and are not COMPLETED yet.
+        ending: jobs that complete, or are cancelled, now and in this order, and are not yet.
     """
-    if not any(options_of(job).keep_completed_count for job in completing):
+    if not any(options_of(job).keep_completed_count for job in ending):
         return []
     records: list[AnyRecord] = []
-    kept = [job for job in completing if not options_of(job).remove_on_complete]
+    kept = [job for job in ending if not options_of(job).remove_on_complete]
     for name in dict.fromkeys(job.queue for job in kept):
         queue = context.state.queues[name]
-        count, cut, fresh = queue.counts[COMPLETED], 0, []
+        count, cut, fresh = queue.counts[COMPLETED] + queue.counts[CANCELLED], 0, []
         for job in kept:
             if job.queue == name:
                 fresh.append(job)
                 count += 1
                 keep = options_of(job).keep_completed_count
                 cut = max(cut, count - keep) if keep else cut
-        older = _first_ids((job for job in queue.completed if job.state == COMPLETED), cut)
+        older = _first_ids((job for job in queue.kept if job.state in KEPT), cut)
         gone = older + [job.id for job in fresh[: cut - len(older)]]
         if gone:
             records.append(r.Removed(gone, "retention"))
@@ -54,14 +54,15 @@ def _first_ids(jobs: Iterable[Job], count: int) -> list[int]:
 
 
 def beyond_bounds(context: Context) -> list[AnyRecord]:
-    """Return the removal of the oldest completed jobs, results and dead letters beyond the shard's
-    bounds."""
+    """Return the removal of the oldest completed and cancelled jobs, results and dead letters
+    beyond the shard's bounds."""
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
     gone: list[int] = []
-    excess = state.counts[COMPLETED] - state.retained_completed - limits.completed_jobs_max
+    ended = state.counts[COMPLETED] + state.counts[CANCELLED] - state.retained_ended
+    excess = ended - limits.completed_jobs_max
     if excess > limits.completed_jobs_max >> SLACK_SHIFT:
-        filed = (job for job in state.completed if job.state == COMPLETED)
+        filed = (job for job in state.kept if job.state in KEPT)
         gone = _first_ids(filed, excess)
         records.append(r.Removed(gone, "retention"))
     excess = state.results - limits.results_max
@@ -86,12 +87,12 @@ def _has_result(job: Job) -> bool:
 
 
 def beyond_age(context: Context) -> list[AnyRecord]:
-    """Return the removal of completed jobs older than their `keep_completed_age`."""
+    """Return the removal of completed and cancelled jobs older than their `keep_completed_age`."""
     state = context.state
     gone = []
     for _, job_id in state.ages.pop_until(state.now_ms):
         job = state.index.get(job_id)
-        if job is None or job.state != COMPLETED:
+        if job is None or job.state not in KEPT:
             continue
         if job.ended_at + options_of(job).keep_completed_age <= state.now_ms:
             gone.append(job_id)

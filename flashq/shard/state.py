@@ -30,11 +30,13 @@ from flashq.shard.indexes import (
 )
 from flashq.shard.lifecycle import (
     ACTIVE,
+    CANCELLED,
     COMPLETED,
     DELAYED,
     FAILED,
     GONE,
     JSON_ONLY,
+    KEPT,
     STATES,
     WAITING,
     Damage,
@@ -94,19 +96,20 @@ class ShardState:
         self.bytes = 0
         #: jobs of level memory, which the log does not know
         self.volatile_jobs = 0
-        #: jobs that are to be kept once they have completed, and those of them that have
+        #: jobs that are to be kept once they have ended well, and those that are kept so
         self.retained = 0
-        self.retained_completed = 0
+        self.retained_ended = 0
         self.totals = Totals()
         #: at least all jobs in state DELAYED, by run_at
         self.delayed = DueHeap()
         #: at least all jobs in state WAITING or DELAYED that have a ttl, by its end
         self.expiring = DueHeap()
-        #: at least all COMPLETED jobs with keep_completed_age, by its end
+        #: at least all jobs of the KEPT states with keep_completed_age, by its end
         self.ages = DueHeap()
-        #: all COMPLETED jobs that nobody asked to keep, oldest first, and some that are gone
-        self.completed: deque[Job] = deque()
-        #: those of them with a result, and some that are gone or have lost it
+        #: all jobs of the KEPT states that nobody asked to keep, oldest first, and some that are
+        #: gone
+        self.kept: deque[Job] = deque()
+        #: those of them with a result, oldest first, and some that are gone or have lost it
         self.with_result: deque[Job] = deque()
         self.results = 0
         self.debounces = Debounces(self.queues)
@@ -282,9 +285,9 @@ class ShardState:
         options = job.options
         if options is None:
             return
-        if options.unique_key is not None and job.state != COMPLETED:
+        if options.unique_key is not None and job.state not in KEPT:
             queue.unique_keys[options.unique_key] = job.id
-        if options.custom_id is not None:
+        if options.custom_id is not None and job.state != CANCELLED:
             known = queue.custom_ids.get(options.custom_id, 0)
             queue.custom_ids[options.custom_id] = max(known, job.id)
         if options.level == "memory":
@@ -358,6 +361,12 @@ class ShardState:
         if key is not None and queue.unique_keys.get(key) == job.id:
             del queue.unique_keys[key]
 
+    def free_custom_id(self, job: Job, queue: Queue) -> None:
+        """Let the next push with the job's custom id be a new job."""
+        custom = options_of(job).custom_id
+        if custom is not None and queue.custom_ids.get(custom) == job.id:
+            del queue.custom_ids[custom]
+
     def forget(self, job: Job, queue: Queue, outcome: int) -> None:
         """Take a job out of everything. Its object becomes GONE."""
         self.end(job, queue)
@@ -379,16 +388,14 @@ class ShardState:
         self.bytes -= JOB_BYTES + len(job.data)
         options = job.options
         is_kept_for_good = is_retained(job)
-        if was == COMPLETED:
+        if was in KEPT:
             if is_kept_for_good:
-                self.retained_completed -= 1
+                self.retained_ended -= 1
             elif job.extra is not None and job.extra.result is not None:
                 self.results -= 1
         if options is not None:
             self.retained -= is_kept_for_good
-            custom = options.custom_id
-            if custom is not None and queue.custom_ids.get(custom) == job.id:
-                del queue.custom_ids[custom]
+            self.free_custom_id(job, queue)
             if options.level == "memory":
                 self.volatile_jobs -= 1
         job.data = b""
@@ -405,7 +412,7 @@ class ShardState:
         Args:
             jobs: which have been touched.
             ids: theirs.
-            was: the state of all of them: WAITING, DELAYED or COMPLETED.
+            was: the state of all of them: WAITING, DELAYED, COMPLETED or CANCELLED.
             outcome: what is kept of each.
         """
         sequences = self.index.run_of(ids)
@@ -486,24 +493,24 @@ class ShardState:
         if not page.dirty:  # else the next checkpoint drops its blocks from storage
             self.cut_pages.pop(number, None)
 
-    def file_completed(self, job: Job, queue: Queue) -> None:
-        """File a COMPLETED job, newer than all that are filed, for retention."""
-        _drop_gone(queue.completed)
-        queue.completed.append(job)
+    def file_ended(self, job: Job, queue: Queue) -> None:
+        """File a COMPLETED or CANCELLED job, newer than all that are filed, for retention."""
+        _drop_gone(queue.kept)
+        queue.kept.append(job)
         if is_retained(job):
-            self.retained_completed += 1
+            self.retained_ended += 1
             age = options_of(job).keep_completed_age
             if age:
                 self.ages.add(job.ended_at + age, job.id)
             return
-        _drop_gone(self.completed)
-        self.completed.append(job)
+        _drop_gone(self.kept)
+        self.kept.append(job)
         if job.extra is not None and job.extra.result is not None:
             self.keep_result(job, job.extra.result)
 
     def file_plain(self, jobs: list[Job], queue: Queue) -> None:
         """File many jobs of one queue that have just become COMPLETED and have no options."""
-        for filed in (self.completed, queue.completed):
+        for filed in (self.kept, queue.kept):
             _drop_gone(filed)
             filed.extend(jobs)
         queue.counts[ACTIVE] -= len(jobs)
@@ -570,10 +577,10 @@ class ShardState:
 
 
 def _drop_gone(filed: deque[Job]) -> None:
-    """Drop the oldest of filed jobs that are no longer COMPLETED."""
+    """Drop the oldest of filed jobs that are gone."""
     count = 0
     for job in filed:
-        if job.state == COMPLETED:
+        if job.state in KEPT:
             break
         count += 1
     popleft = filed.popleft

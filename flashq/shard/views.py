@@ -19,12 +19,12 @@ from flashq.protocol.objects import (
     PlainJobView,
     StateView,
 )
-from flashq.shard.lifecycle import ACTIVE, FAILED, STATE_NAMES, Extra, Job
+from flashq.shard.lifecycle import ACTIVE, CANCELLED, COMPLETED, STATE_NAMES, Extra, Job
 from flashq.shard.outbox import Origin
 
 REPLY_BYTES_MAX: Final = 8 * 1024 * 1024
 """A reply carries no more payload than this, but for a single job."""
-_NEWER: Final = ("token", "jitter", "lost", "error", "history")
+_NEWER: Final = ("token", "jitter", "lost", "error", "history", "cancelled_at", "cancel_reason")
 """Keys of a job that the older protocols do not have."""
 
 
@@ -65,7 +65,13 @@ def job_view(job: Job, origin: Origin, *, is_single: bool = False) -> JobView:
         is_single: whether the reply has no other job, and so has room for all of this one.
     """
     options, extra, json = job.options, job.extra, origin.json
-    if options is None and extra is None and not json and not origin.full:
+    if (
+        options is None
+        and extra is None
+        and not json
+        and not origin.full
+        and job.state != CANCELLED
+    ):
         # The case worth a fast way: positional, in the order of the fields.
         lease = job.lease
         plain = PlainJobView(
@@ -141,7 +147,7 @@ def _fields(job: Job, origin: Origin) -> dict[str, Any]:
         "run_at": job.run_at,
         "started_at": job.started_at,
         "attempts": job.attempts,
-        "completed_at": 0 if job.state == FAILED else job.ended_at,
+        "completed_at": job.ended_at if job.state == COMPLETED else 0,
         "token": None if job.lease is None else job.lease.token,
     }
     if options is not None:
@@ -166,6 +172,8 @@ def _fields(job: Job, origin: Origin) -> dict[str, Any]:
             fields["jitter"] = options.jitter
     if extra := job.extra:
         fields |= _extra_fields(extra, origin)
+    if job.state == CANCELLED:
+        fields["cancelled_at"] = job.ended_at
     if job.state == ACTIVE:
         beaten = extra.last_heartbeat if extra is not None else 0
         fields["last_heartbeat"] = max(beaten, job.started_at)
@@ -179,6 +187,7 @@ def _extra_fields(extra: Extra, origin: Origin) -> dict[str, Any]:
         "stall_count": extra.stall_count,
         "lost": extra.lost,
         "error": extra.error,
+        "cancel_reason": extra.cancel_reason,
         "children_ids": children_of(extra, origin),
         "children_completed": extra.children_completed,
         "history": tuple(

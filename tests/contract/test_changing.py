@@ -10,12 +10,12 @@ from tests.contract.states import job_in, pull, push
 
 
 @pytest.mark.covers("CANCEL")
-def test_a_cancelled_job_is_unknown_and_its_key_is_free(dealer: Dealer, queue: str) -> None:
+def test_a_cancelled_job_is_kept_as_that_and_its_key_is_free(dealer: Dealer, queue: str) -> None:
     """Also an active one, whose worker then has nothing to acknowledge."""
     job_id = push(dealer, queue, unique_key="k")
     pull(dealer, queue)
     assert dealer.ask("CANCEL", id=job_id) == {"ok": True}
-    assert dealer.ask("GETSTATE", id=job_id)["state"] == "unknown"
+    assert dealer.ask("GETSTATE", id=job_id)["state"] == "cancelled"
     assert refused(dealer, "ACK", id=job_id) == f"Job {job_id} not found"
     push(dealer, queue, unique_key="k")
 

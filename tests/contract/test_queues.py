@@ -147,4 +147,4 @@ def test_cleaning_removes_one_state_oldest_first(dealer: Dealer, queue: str) -> 
 def test_cleaning_another_state_is_refused(dealer: Dealer, queue: str, state: str) -> None:
     """The text names those there are."""
     text = refused(dealer, "CLEAN", queue=queue, grace=0, state=state)
-    assert text == "Invalid state. Use: waiting, delayed, completed, failed"
+    assert text == "Invalid state. Use: waiting, delayed, completed, failed, cancelled"

@@ -46,6 +46,11 @@ class Door(Protocol):
         own shard has."""
         ...
 
+    @property
+    def is_older(self) -> bool:
+        """Whether its clients speak the older protocols, which have no cancelled jobs."""
+        ...
+
     def ask(self, cmd: str, **fields: Any) -> Reply:
         """Have a command carried out and return its reply, without `ok`.
 
@@ -77,6 +82,7 @@ class SocketDoor:
 
     job_keys = JOB_KEYS
     shows_all_children = True
+    is_older = True
 
     def __init__(self, kind: str, address: tuple[str, int] | str) -> None:
         self.client: Final = CLIENTS[kind](address)
@@ -126,6 +132,7 @@ class ZmqDoor:
 
     job_keys = JOB_KEYS
     shows_all_children = False
+    is_older = False
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server

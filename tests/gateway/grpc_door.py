@@ -66,6 +66,7 @@ class GrpcDoor:
 
     job_keys = frozenset({*_JOB_FIELDS, "data", "unique_key", "depends_on", "progress_msg"})
     shows_all_children = True
+    is_older = True  # the door beside it, which cancels
 
     def __init__(self, server: Server, beside: Door) -> None:
         scheme = "grpc://"

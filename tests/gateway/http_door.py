@@ -175,6 +175,7 @@ class HttpDoor:
 
     job_keys = JOB_KEYS
     shows_all_children = True
+    is_older = False
 
     def __init__(self, server: Server) -> None:
         self._http: Final = httpx.Client(base_url=base_of(server), timeout=TIMEOUT_S)

@@ -477,7 +477,9 @@ def changing_jobs(door: Door, queue: str) -> None:
     inactive = f"Job {job_id} not in processing"
     refused(door, inactive, "MOVETODELAYED", id=job_id, delay=1)
     done(door, "CANCEL", id=job_id)
-    refused(door, f"Job {job_id} not found", "CANCEL", id=job_id)
+    gone = "not found" if door.is_older else "cannot be cancelled (already cancelled)"
+    refused(door, f"Job {job_id} {gone}", "CANCEL", id=job_id)
+    assert door.ask("GETSTATE", id=job_id)["state"] in ("unknown", "cancelled")
     changed = f"Job {job_id} not found or cannot change priority"
     refused(door, changed, "CHANGEPRIORITY", id=job_id, priority=1)
     discarded = f"Job {job_id} not found or already in DLQ/completed"
@@ -489,6 +491,7 @@ def removing_jobs(door: Door, queue: str) -> None:
     push_many(door, queue, [{"data": number} for number in range(7)])
     assert door.ask("CLEAN", queue=queue, grace=0, state="waiting", limit=2) == {"count": 2}
     text = "Invalid state. Use: waiting, delayed, completed, failed"
+    text += "" if door.is_older else ", cancelled"
     refused(door, text, "CLEAN", queue=queue, grace=0, state="x")
     assert door.ask("DRAIN", queue=queue) == {"count": 5}
     push(door, queue)

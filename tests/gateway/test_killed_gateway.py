@@ -142,6 +142,7 @@ class Interrupted:
         with self._opened() as door:
             self.job_keys: Final = door.job_keys
             self.shows_all_children: Final = door.shows_all_children
+            self.is_older: Final = door.is_older
 
     @contextmanager
     def _opened(self) -> Iterator[Door]:

@@ -71,11 +71,11 @@ class Model(Queues):
             raise Error("debounced", text)
         if said.get("job_id") is not None:
             for job in self.of(queue):
-                if job.options["custom_id"] == said["job_id"]:
+                if job.options["custom_id"] == said["job_id"] and job.state != "cancelled":
                     return job.id
         if key is not None:
             for job in self.of(queue):
-                if job.options["unique_key"] == key and job.state != "completed":
+                if job.options["unique_key"] == key and job.state not in ("completed", "cancelled"):
                     raise Error("duplicate", f"Duplicate job with key: {key}")
         return None
 
@@ -131,6 +131,8 @@ class Model(Queues):
         if job is not None:
             if job.state == "completed":
                 return "completed", None
+            if job.state == "cancelled":
+                return "removed", "cancelled"
             return ("failed", job.error) if job.state == "failed" else ("pending", None)
         if job_id in self.gone:
             how = self.gone[job_id]
@@ -331,7 +333,11 @@ class Model(Queues):
         return {"id": id, "result": job.result if done and job is not None else None}
 
     def do_getjobbycustomid(self, corr: int, job_id: str, queue: str | None = None) -> Fields:
-        found = [job for job in self.of(queue) if job.options["custom_id"] == job_id]
+        found = [
+            job
+            for job in self.of(queue)
+            if job.options["custom_id"] == job_id and job.state != "cancelled"
+        ]
         return self.do_getjob(corr, max((job.id for job in found), default=0))
 
     def do_getjobsbatch(self, corr: int, ids: list[int]) -> Fields:
@@ -353,6 +359,10 @@ class Model(Queues):
         job = self.need(id, "wait_job_not_found", "Job not found")
         if job.state == "failed":
             raise Error("job_failed", "Job failed")
+        if job.state == "cancelled":
+            reason = job.cancel_reason
+            text = "Job cancelled" if reason is None else f"Job cancelled: {reason}"
+            raise Error("job_cancelled", text)
         if job.result_dropped:
             raise Error("result_not_kept", f"result no longer kept: job {id} has completed")
         if job.state == "completed":
@@ -369,18 +379,20 @@ class Model(Queues):
 
     # changing
 
-    def do_cancel(self, corr: int, id: int, **_: Any) -> Fields:
+    def do_cancel(self, corr: int, id: int, reason: str | None = None, **_: Any) -> Fields:
         job = self.need(id)
+        if job.state == "cancelled":
+            raise Error("wrong_state", f"Job {id} cannot be cancelled (already cancelled)")
         if job.state in ("completed", "failed"):
             text = f"Job {id} cannot be cancelled (already completed/failed)"
             raise Error("wrong_state", text)
-        self.remove([job], "cancelled")
+        self.cancel(job, reason)
         return {}
 
     def do_changepriority(self, corr: int, id: int, priority: int, **_: Any) -> Fields:
         text = f"Job {id} not found or cannot change priority"
         job = self.need(id, text=text)
-        if job.state == "completed":
+        if job.state in ("completed", "cancelled"):
             raise Error("wrong_state", text)
         self.changed = True
         job.priority = priority

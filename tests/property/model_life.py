@@ -48,7 +48,7 @@ class Life:
         self.buckets: dict[str, Bucket] = {}
         #: ids in the order of their ends
         self.dead: list[int] = []
-        self.completed: list[int] = []
+        self.kept: list[int] = []
         self.sessions: dict[bytes, Session] = {}
         self.expired_sessions: list[bytes] = []
         self.waiters: list[Waiter] = []
@@ -150,7 +150,7 @@ class Life:
         ]
         walls += [
             job.ended_at + job.options["keep_completed_age"]
-            for job in self.of(None, "completed")
+            for job in self.of(None, "completed", "cancelled")
             if job.options["keep_completed_age"]
         ]
         monos = [self.mono + at - self.now for at in walls]
@@ -227,7 +227,7 @@ class Life:
 
     def tidy(self) -> None:
         """Let go of what is beyond the bounds, oldest first."""
-        loose = [key for key in self.completed if not self.jobs[key].is_retained()]
+        loose = [key for key in self.kept if not self.jobs[key].is_retained()]
         beyond = len(loose) - self.limits["completed_jobs_max"]
         for job_id in loose[: max(0, beyond)]:
             self.evict(job_id)
@@ -241,14 +241,15 @@ class Life:
             self.dead, key=lambda job_id: (self.jobs[job_id].ended_at, self.jobs[job_id].queue)
         )
         self.remove([self.jobs[job_id] for job_id in oldest[: max(0, beyond)]], "evicted")
-        for job in self.of(None, "completed"):
+        for job in self.of(None, "completed", "cancelled"):
             age = job.options["keep_completed_age"]
             if age and job.ended_at + age <= self.now:
                 self.evict(job.id)
 
     def evict(self, job_id: int) -> None:
         self.totals["evicted"] += 1
-        self.forget(self.jobs[job_id], "completed")
+        job = self.jobs[job_id]
+        self.forget(job, "completed" if job.state == "completed" else "removed")
 
     # --- the life of jobs
 
@@ -290,7 +291,7 @@ class Life:
 
     def forget(self, job: Job, how: str) -> None:
         self.changed = True
-        for ends in (self.dead, self.completed):
+        for ends in (self.dead, self.kept):
             if job.id in ends:
                 ends.remove(job.id)
         del self.jobs[job.id]
@@ -377,15 +378,31 @@ class Life:
         job.state = "completed"
         job.ended_at = self.now
         job.result = result
-        if job.options["remove_on_complete"]:
-            self.forget(job, "completed")
-        else:
-            self.completed.append(job.id)
-            if keep := job.options["keep_completed_count"]:
-                mine = [key for key in self.completed if self.jobs[key].queue == job.queue]
-                for job_id in mine[:-keep]:
-                    self.evict(job_id)
+        self.keep(job, "completed")
         self.wake_waits(job.id, result=result)
+
+    def cancel(self, job: Job, reason: str | None) -> None:
+        self.changed = True
+        self.totals["cancelled"] += 1
+        self.tell(job, "removed", "cancelled")
+        self.drop_lease(job)
+        job.state = "cancelled"
+        job.ended_at = self.now
+        job.cancel_reason = reason
+        self.keep(job, "removed")
+        text = "Job cancelled" if reason is None else f"Job cancelled: {reason}"
+        self.wake_waits(job.id, error=Error("job_cancelled", text))
+
+    def keep(self, job: Job, outcome: str) -> None:
+        """Keep a job that has ended well for as long as it is to be kept."""
+        if job.options["remove_on_complete"]:
+            self.forget(job, outcome)
+            return
+        self.kept.append(job.id)
+        if keep := job.options["keep_completed_count"]:
+            mine = [key for key in self.kept if self.jobs[key].queue == job.queue]
+            for job_id in mine[:-keep]:
+                self.evict(job_id)
 
     # --- what follows from a request
 
@@ -565,7 +582,7 @@ class Life:
         for queue, bucket in self.buckets.items():
             self.buckets[queue] = Bucket(bucket.limit, mono, 0)
         if ended_before is not None:
-            for ends in (self.dead, self.completed):
+            for ends in (self.dead, self.kept):
                 old = [key for key in ends if key in ended_before]
                 old.sort(key=self.end_order)
                 ends[:] = old + [key for key in ends if key not in ended_before]

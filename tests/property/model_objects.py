@@ -85,6 +85,7 @@ class Job:
         self.stall_count = 0
         self.lost = 0
         self.error: str | None = None
+        self.cancel_reason: str | None = None
         self.result: Any = None
         self.result_dropped = False
         self.ttl_since = now
@@ -118,6 +119,8 @@ class Job:
             "lost": self.lost,
             "error": self.error,
             "history": self.history if is_single else None,
+            "cancelled_at": self.ended_at if self.state == "cancelled" else 0,
+            "cancel_reason": self.cancel_reason,
         }
         return {
             **{key: value for key, value in newer.items() if value},

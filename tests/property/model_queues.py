@@ -58,10 +58,10 @@ class Queues(Life):
         return {"count": len(jobs)}
 
     def do_obliterate(self, corr: int, queue: str, **_: Any) -> Fields:
-        jobs = [job for job in self.of(queue) if job.state != "completed"]
+        jobs = [job for job in self.of(queue) if job.state not in ("completed", "cancelled")]
         self.remove(jobs, "obliterated")
-        for job in self.of(queue, "completed"):
-            self.forget(job, "completed")
+        for job in self.of(queue):
+            self.forget(job, "completed" if job.state == "completed" else "removed")
         self.settings.pop(queue, None)
         self.buckets.pop(queue, None)
         for key in [key for key in self.windows if key[0] == queue]:
@@ -71,16 +71,16 @@ class Queues(Life):
         return {"count": len(jobs)}
 
     def do_clean(self, corr: int, queue: str, grace: int, state: str, **said: Any) -> Fields:
-        if state.lower() not in ("waiting", "delayed", "completed", "failed"):
-            text = "Invalid state. Use: waiting, delayed, completed, failed"
+        if state.lower() not in ("waiting", "delayed", "completed", "failed", "cancelled"):
+            text = "Invalid state. Use: waiting, delayed, completed, failed, cancelled"
             raise Error("state_invalid", text)
         jobs = [job for job in self.of(queue, state) if job.created_at <= self.now - grace]
         jobs.sort(key=lambda job: job.id)
         if said.get("limit") is not None:
             del jobs[said["limit"] :]
-        if state == "completed":
+        if state in ("completed", "cancelled"):
             for job in jobs:
-                self.forget(job, "completed")
+                self.forget(job, "completed" if state == "completed" else "removed")
         else:
             self.remove(jobs, "cleaned")
         return {"count": len(jobs)}
@@ -94,7 +94,10 @@ class Queues(Life):
             *("waitingchildren", "waitingparent"),
         )
         known = {} if queue in self.known_queues() else {"known": False}
-        return {**{state: self.count(queue, state) for state in states}, **known}
+        counts = {state: self.count(queue, state) for state in states}
+        if cancelled := self.count(queue, "cancelled"):
+            counts["cancelled"] = cancelled
+        return {**counts, **known}
 
     def known_queues(self) -> set[str]:
         names = {job.queue for job in self.jobs.values()} | self.settings.keys()
@@ -123,6 +126,7 @@ class Queues(Life):
             "dlq": self.count(None, "failed"),
             "completed": self.count(None, "completed"),
             "waiting_dependencies": self.count(None, "waitingchildren", "waitingparent"),
+            **({"cancelled": cancelled} if (cancelled := self.count(None, "cancelled")) else {}),
         }
 
     def do_dlq(self, corr: int, queue: str, count: int | None = None) -> Fields:

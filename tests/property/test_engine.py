@@ -490,7 +490,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     @precondition(lambda self: self.checkpoint is None)
     @rule(full=st.booleans())
     def begin_checkpoint(self, full: bool) -> None:
-        ended = {*self.model.dead, *self.model.completed}
+        ended = {*self.model.dead, *self.model.kept}
         self.checkpoint = Checkpoint(self.live.state, full=full or self.stored is None)
         ((_, part),) = self.checkpoint.take_part()
         self.writing = (part, {}, ended)

@@ -28,7 +28,7 @@ from flashq.protocol.records import AnyRecord, Entry
 from flashq.shard.invariants import validate
 from flashq.shard.state import ShardState
 from flashq.storage.port import Generation, Grant, Opened, Put, Write
-from tests.simulation.facts import ACTIVE, COMPLETED, GONE, JobFacts, ShardFacts
+from tests.simulation.facts import ACTIVE, CANCELLED, COMPLETED, JobFacts, ShardFacts
 from tests.simulation.firings import Firings
 from tests.simulation.grounds import Grounds
 from tests.simulation.kinds import CAME_BACK
@@ -64,8 +64,8 @@ class Claim:
                 return job.state == COMPLETED
             case "failed":
                 return job.failures > 0
-            case "removed":
-                return job.state == GONE
+            case "cancelled":
+                return job.state == CANCELLED
             case _:
                 return True
 
@@ -494,7 +494,7 @@ class Witness:
         """A client was told something about a job.
 
         Args:
-            what: pushed, completed, failed or removed.
+            what: pushed, completed, failed or cancelled.
             level: of the job, where the client knows it.
             sent_us: when it asked.
             losses: what `losses_of` said then.

@@ -22,8 +22,9 @@ WAITS: Final = "waits for others"
 PENDING: Final = "pending"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
 GONE: Final = "gone"
-ENDED: Final = (COMPLETED, FAILED, GONE)
+ENDED: Final = (COMPLETED, FAILED, CANCELLED, GONE)
 
 _STATES: Final = (READY, READY, ACTIVE, COMPLETED, FAILED)
 """By the number of a job's state in its image."""
@@ -251,11 +252,17 @@ class ShardFacts:
             job.is_back = True
         return jobs
 
+    def _cancelled(self, record: r.Cancelled) -> list[JobFacts]:
+        jobs = self._named(record.ids)
+        for job in jobs:
+            self._move(job, CANCELLED, READY, ACTIVE, WAITS)
+        return jobs
+
     def _removed(self, record: r.Removed) -> list[JobFacts]:
         jobs = self._named(record.ids)
         for job in jobs:
-            if job.state == COMPLETED:
-                continue  # it is forgotten, and has completed all the same
+            if job.state in (COMPLETED, CANCELLED):
+                continue  # it is forgotten, and has ended so all the same
             self._move(job, GONE, READY, ACTIVE, WAITS, PENDING, FAILED)
             job.reason = record.reason
         return jobs

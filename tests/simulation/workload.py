@@ -405,9 +405,9 @@ class Owner(Habit):
 
             def then(outcome: Outcome) -> None:
                 if outcome.error is None:
-                    self.told(job_id, "removed", losses, sent_us=outcome.sent_us)
+                    self.told(job_id, "cancelled", losses, sent_us=outcome.sent_us)
 
-            self.ask(jobs.Cancel(id=job_id), then)
+            self.ask(jobs.Cancel(id=job_id, reason="not needed"), then)
             return
         self.do(
             chance.choice(

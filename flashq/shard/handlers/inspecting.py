@@ -38,7 +38,7 @@ from flashq.protocol.jobs import (
 )
 from flashq.protocol.texts import shortened
 from flashq.shard.context import Context, Decision
-from flashq.shard.lifecycle import COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
+from flashq.shard.lifecycle import CANCELLED, COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
 from flashq.shard.outbox import Origin
 from flashq.shard.state import OUTCOME_COMPLETED
 from flashq.shard.views import (
@@ -159,19 +159,22 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
     offset = command.offset or 0
     found: list[Job] = []
     if limit:
-        for job in _matching(context, command.queue, state):
+        for job in _matching(context, command.queue, state, origin):
             if offset:
                 offset -= 1
                 continue
             found.append(job)
             if len(found) >= limit:
                 break
-    total = _total(context, command.queue, state)
+    total = _total(context, command.queue, state, origin)
     views = [state_view(job, origin) for job in fitting(found)]
     return Decision(JobsReply(ok=True, jobs=views, total=total))
 
 
-def _matching(context: Context, queue: str | None, state: int | None) -> Iterator[Job]:
+def _matching(
+    context: Context, queue: str | None, state: int | None, origin: Origin
+) -> Iterator[Job]:
+    hidden = _hidden_from(origin)
     index = context.state.index
     if queue is not None and queue not in context.state.queues:
         return
@@ -180,20 +183,28 @@ def _matching(context: Context, queue: str | None, state: int | None) -> Iterato
         if not page.live:
             continue
         for job in reversed(page.jobs):
-            if job is None or job.state == PENDING:
+            if job is None or job.state in hidden:
                 continue
             if (state is None or job.state == state) and (queue is None or job.queue == queue):
                 yield job
 
 
-def _total(context: Context, queue: str | None, state: int | None) -> int:
+def _hidden_from(origin: Origin) -> tuple[int, ...]:
+    """Return the states in which there is no job for the asker."""
+    return (PENDING, CANCELLED) if origin.older else (PENDING,)
+
+
+def _total(context: Context, queue: str | None, state: int | None, origin: Origin) -> int:
     if queue is None:
         counts = context.state.counts
     elif queue in context.state.queues:
         counts = context.state.queues[queue].counts
     else:
         return 0
-    return counts[state] if state is not None else sum(counts[:PENDING])
+    hidden = _hidden_from(origin)
+    if state is not None:
+        return 0 if state in hidden else counts[state]
+    return sum(counts) - sum(counts[each] for each in hidden)
 
 
 def log(context: Context, command: Log, origin: Origin) -> Decision:

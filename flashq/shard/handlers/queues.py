@@ -19,10 +19,12 @@ from flashq.shard.context import Context, Decision
 from flashq.shard.holdings import DEFAULT_SETTINGS, Queue
 from flashq.shard.lifecycle import (
     ACTIVE,
+    CANCELLED,
     COMPLETED,
     DELAYED,
     FAILED,
     FLOW,
+    KEPT,
     PARKED,
     STATES,
     STATES_BY_NAME,
@@ -35,7 +37,9 @@ from flashq.shard.views import fitting, job_view
 DLQ_COUNT: Final = 100
 DLQ_COUNT_MAX: Final = 10_000
 _NO_COUNTS: Final = [0] * STATES
-_CLEANABLE: Final = (WAITING, DELAYED, COMPLETED, FAILED)
+_OLDER_STATES: Final = "Invalid state. Use: waiting, delayed, completed, failed"
+"""The text that older clients know."""
+_CLEANABLE: Final = (WAITING, DELAYED, COMPLETED, FAILED, CANCELLED)
 
 
 def _settings(context: Context, name: str) -> QueueSettings:
@@ -134,9 +138,9 @@ def obliterate(context: Context, command: q.Obliterate, origin: Origin) -> Decis
     states = (WAITING, DELAYED, ACTIVE, FAILED, PARKED, FLOW)
     jobs = _jobs_of(context, command.queue, states)
     records = context.removing(jobs, "obliterated")
-    completed = _jobs_of(context, command.queue, (COMPLETED,))
-    if completed:
-        records.append(r.Removed([job.id for job in completed], "obliterated"))
+    kept = _jobs_of(context, command.queue, tuple(KEPT))
+    if kept:
+        records.append(r.Removed([job.id for job in kept], "obliterated"))
     records.append(r.QueueGone(command.queue))
     records.append(r.Sent(COORDINATOR, Obliterated(command.queue)))
     return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
@@ -145,13 +149,13 @@ def obliterate(context: Context, command: q.Obliterate, origin: Origin) -> Decis
 def clean(context: Context, command: q.Clean, origin: Origin) -> Decision:
     """Remove old jobs in one state, oldest first."""
     state = STATES_BY_NAME.get(command.state.lower())
-    if state not in _CLEANABLE:
-        raise StateInvalid
+    if state not in _CLEANABLE or (state == CANCELLED and origin.older):
+        raise StateInvalid(_OLDER_STATES) if origin.older else StateInvalid
     cutoff = context.now_ms - command.grace
     jobs = [job for job in _jobs_of(context, command.queue, (state,)) if job.created_at <= cutoff]
     if command.limit is not None:
         del jobs[command.limit :]
-    if state == COMPLETED:
+    if state in KEPT:
         gone = [job.id for job in jobs]
         records: list[AnyRecord] = [r.Removed(gone, "cleaned")] if gone else []
     else:
@@ -187,6 +191,7 @@ def get_job_counts(context: Context, command: q.GetJobCounts, origin: Origin) ->
             failed=counts[FAILED],
             waitingchildren=counts[PARKED],
             waitingparent=counts[FLOW],
+            cancelled=0 if origin.older else counts[CANCELLED],
         )
     )
 
@@ -221,6 +226,7 @@ def stats(context: Context, command: Stats, origin: Origin) -> Decision:
             delayed=counts[DELAYED],
             dlq=counts[FAILED],
             completed=counts[COMPLETED],
+            cancelled=0 if origin.older else counts[CANCELLED],
             waiting_dependencies=counts[PARKED] + counts[FLOW],
             wait_seconds=context.measures.queue_wait.snapshot(),
             processing_seconds=context.measures.processing.snapshot(),

@@ -72,6 +72,7 @@ COUNTS: Final = {
     "failed": 2,
     "waitingchildren": 0,
     "waitingparent": 0,
+    "cancelled": 4,
 }
 
 WEBHOOK: Final[dict[str, Any]] = {

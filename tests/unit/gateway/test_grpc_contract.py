@@ -104,7 +104,8 @@ def test_every_state_is_as_it_was() -> None:
     (states,) = messages.FILE.enum_types_by_name.values()
     assert states.name == "JobState"
     assert [(value.number, value.name) for value in states.values] == [
-        (number, f"JOB_STATE_{name}") for number, name in enumerate((*STATES, "WAITING_CHILDREN"))
+        (number, f"JOB_STATE_{name}")
+        for number, name in enumerate((*STATES, "WAITING_CHILDREN", "CANCELLED"))
     ]
 
 

@@ -133,6 +133,7 @@ def _after() -> list[list[AnyRecord]]:
         [r.Retried([third])],
         [r.ResultsDropped([plain])],
         [r.Raised(_raised())],
+        [r.Cancelled([third], "not needed")],
         [r.QueueSet("gone", r.QueueSettings(concurrency=1))],
         [r.QueueGone("gone")],
         [r.Sent(0, m.ChildCreated(4, 0, plain)), r.Sent(0, m.ChildEnded(4, plain, "no", True))],

@@ -10,7 +10,7 @@ from tests.unit.shard.harness import Shard
 
 STATES: Final = (
     *("waiting", "delayed", "active", "completed", "failed"),
-    *("waitingchildren", "waitingparent", "unknown"),
+    *("waitingchildren", "waitingparent", "cancelled", "unknown"),
 )
 NF: Final = "Job {id} not found"
 NP: Final = "Job {id} not in processing"
@@ -24,14 +24,15 @@ DISCARD: Final = "Job {id} not found or already in DLQ/completed"
 MATRIX: Final[dict[str, dict[str, str]]] = {
     "ACK": dict.fromkeys(STATES, NF) | {"active": "completed"},
     "FAIL": dict.fromkeys(STATES, NF) | {"active": "waiting"},
-    "CANCEL": dict.fromkeys(STATES, "unknown")
-    | {"completed": CANNOT, "failed": CANNOT, "unknown": NF},
+    "CANCEL": dict.fromkeys(STATES, "cancelled")
+    | {"completed": CANNOT, "failed": CANNOT, "unknown": NF}
+    | {"cancelled": "Job {id} cannot be cancelled (already cancelled)"},
     "PROGRESS": dict.fromkeys(STATES, NFP) | {"active": "active"},
     "GETPROGRESS": dict.fromkeys(STATES, NF) | {"active": "active"},
     "HEARTBEAT": dict.fromkeys(STATES, NP) | {"active": "active"},
     "LOG": {state: state for state in STATES} | {"unknown": NF},
     "CHANGEPRIORITY": {state: state for state in STATES}
-    | {"completed": PRIORITY, "unknown": PRIORITY},
+    | {"completed": PRIORITY, "cancelled": PRIORITY, "unknown": PRIORITY},
     "MOVETODELAYED": dict.fromkeys(STATES, NP) | {"active": "delayed"},
     "PROMOTE": dict.fromkeys(STATES, NOT_DELAYED)
     | {"delayed": "waiting", "waiting": "Job {id} is not delayed"},
@@ -61,6 +62,10 @@ def job_in(shard: Shard, state: str, **fields: Any) -> int:
         return shard.make_completed(**fields)
     if state == "failed":
         return shard.make_failed(**fields)
+    if state == "cancelled":
+        job_id = shard.push(**fields)
+        shard.ask("CANCEL", id=job_id)
+        return job_id
     if state == "waitingchildren":
         return shard.push(depends_on=[shard.push("first")], **fields)
     if state == "waitingparent":
@@ -119,8 +124,143 @@ class TestCancel:
         job_id = shard.push()
         job = shard.pull()
         shard.ask("CANCEL", id=job_id)
-        assert shard.refuse("ACK", id=job_id, token=job["token"])[0] == "job_not_found"
+        assert shard.refuse("ACK", id=job_id, token=job["token"])[0] == "lease_lost"
+        assert shard.refuse("ACK", id=job_id)[0] == "job_not_found"
         assert shard.ask("METRICS")["metrics"]["total_cancelled"] == 1
+
+    def test_the_job_is_kept_with_reason_and_time(self, shard: Shard) -> None:
+        """It used to vanish: nobody could say whether there ever was such a job."""
+        first = shard.push("q", {"n": 1}, tags=["t"])
+        shard.advance(50)
+        second = shard.push()
+        shard.ask("CANCEL", id=first, reason="not needed any more")
+        cancelled_at = shard.now_ms
+        shard.advance(50)
+        shard.ask("CANCEL", id=second)
+        for some in (shard, shard.crash(downtime_ms=0)):
+            job = some.ask("GETJOB", id=first)["job"]
+            assert (job["cancelled_at"], job["cancel_reason"]) == (
+                cancelled_at,
+                "not needed any more",
+            )
+            assert job["data"] == {"n": 1}
+            assert "completed_at" not in job
+            plain = some.ask("GETJOB", id=second)["job"]
+            assert plain["cancelled_at"] == cancelled_at + 50
+            assert "cancel_reason" not in plain
+            reply = some.ask("GETJOBS", queue="q", state="cancelled")
+            assert [one["id"] for one in reply["jobs"]] == [second, first]
+            assert {one["state"] for one in reply["jobs"]} == {"cancelled"}
+            assert reply["total"] == some.ask("GETJOBS", queue="q")["total"] == 2
+            assert some.ask("GETJOBCOUNTS", queue="q")["cancelled"] == 2
+            assert some.ask("STATS")["cancelled"] == 2
+            full = some.job(first)
+            assert (full["completed_at"], full["cancelled_at"]) == (0, cancelled_at)
+
+    def test_older_clients_have_it_that_the_job_is_gone(self, shard: Shard) -> None:
+        """They know no such state, and no such count."""
+        job_id = shard.push(job_id="mine")
+        shard.ask("CANCEL", id=job_id)
+        assert shard.ask("GETSTATE", id=job_id, older=True)["state"] == "unknown"
+        reply = shard.ask("GETJOB", id=job_id, older=True, full=True)
+        assert (reply["job"], reply["state"]) == (None, "unknown")
+        for more in ({}, {"state": "cancelled"}):
+            reply = shard.ask("GETJOBS", queue="q", older=True, **more)
+            assert (reply["jobs"], reply["total"]) == ([], 0)
+        assert shard.ask("GETJOBSBATCH", ids=[job_id], older=True)["jobs"] == []
+        assert "cancelled" not in shard.ask("GETJOBCOUNTS", queue="q", older=True)
+        assert "cancelled" not in shard.ask("STATS", older=True)
+        text = ("job_not_found", f"Job {job_id} not found")
+        assert shard.refuse("CANCEL", id=job_id, older=True) == text
+        text = ("wait_job_not_found", "Job not found")
+        assert shard.refuse("WAITJOB", id=job_id, older=True) == text
+
+    def test_one_who_waits_is_told_why(self, shard: Shard) -> None:
+        """Before and after; an older client is told what it knows."""
+        job_id = shard.push()
+        waiting = shard.send("WAITJOB", id=job_id, timeout=1000)
+        older = shard.send("WAITJOB", id=job_id, timeout=1000, older=True)
+        shard.ask("CANCEL", id=job_id, reason="too late")
+        told = shard.answer(waiting)
+        assert told is not None
+        assert (told["code"], told["error"]) == ("job_cancelled", "Job cancelled: too late")
+        told = shard.answer(older)
+        assert told is not None
+        assert told["error"] == "Job not found"
+        text = ("job_cancelled", "Job cancelled: too late")
+        assert shard.refuse("WAITJOB", id=job_id) == text
+
+    def test_a_reason_is_bounded(self, shard: Shard) -> None:
+        job_id = shard.push()
+        text = "Field reason too large (1001 characters, max 1000)"
+        assert shard.refuse("CANCEL", id=job_id, reason="x" * 1001) == ("field_too_large", text)
+        shard.ask("CANCEL", id=job_id, reason="x" * 1000)
+
+    def test_its_keys_are_free(self, shard: Shard) -> None:
+        """The same push again is a new job, and the cancelled one stays what it is."""
+        first = shard.push(unique_key="k", job_id="mine")
+        shard.ask("CANCEL", id=first)
+        second = shard.push(unique_key="k", job_id="mine")
+        assert second != first
+        shard = shard.crash()
+        found = shard.ask("GETJOBBYCUSTOMID", queue="q", job_id="mine")
+        assert found["job"]["id"] == second
+        shard.ask("CANCEL", id=second)
+        assert shard.ask("GETJOBBYCUSTOMID", queue="q", job_id="mine")["job"] is None
+        assert shard.ask("GETJOB", id=first)["job"]["custom_id"] == "mine"
+        shard.check_recovery()
+
+    def test_retention_is_that_of_completed_jobs(self) -> None:
+        """Bounds of the shard, age, count, removal at once; both states count together."""
+        shard = Shard(completed_jobs_max=2)
+
+        def cancelled(**options: Any) -> int:
+            job_id = shard.push(**options)
+            shard.ask("CANCEL", id=job_id)
+            shard.advance(1)
+            return job_id
+
+        first, second = cancelled(), shard.make_completed()
+        third = cancelled()
+        assert [shard.state_of(key) for key in (first, second, third)] == [
+            *("unknown", "completed", "cancelled")
+        ]
+        assert shard.state_of(cancelled(remove_on_complete=True)) == "unknown"
+        aged = cancelled(keep_completed_age=500)
+        counted = [cancelled(queue="c", keep_completed_count=2) for _ in range(3)]
+        assert [shard.state_of(key) for key in counted] == ["unknown", "cancelled", "cancelled"]
+        shard = shard.crash(downtime_ms=0)
+        assert shard.state_of(aged) == "cancelled"
+        shard.advance(500)
+        assert shard.state_of(aged) == "unknown"
+        assert shard.ask("METRICS")["metrics"]["total_cancelled"] == 7
+        shard.check_recovery()
+
+    def test_cleaned_and_obliterated(self, shard: Shard) -> None:
+        jobs = [shard.push() for _ in range(3)]
+        for job_id in jobs:
+            shard.ask("CANCEL", id=job_id)
+        assert shard.ask("CLEAN", queue="q", grace=0, state="cancelled", limit=1)["count"] == 1
+        assert shard.ask("GETJOBCOUNTS", queue="q")["cancelled"] == 2
+        shard.ask("OBLITERATE", queue="q")
+        assert shard.state.queues == {}
+
+    def test_the_event_says_why(self, shard: Shard) -> None:
+        shard.listen("q")
+        job_id = shard.push()
+        shard.ask("CANCEL", id=job_id, reason="too late")
+        event = shard.events[-1]
+        assert (event.event, event.ids, event.error) == ("cancelled", [job_id], "too late")
+
+    def test_a_push_that_depends_on_a_cancelled_job_fails(self, shard: Shard) -> None:
+        """As one that was pushed before."""
+        first = shard.push()
+        before = shard.push(depends_on=[first])
+        shard.ask("CANCEL", id=first)
+        after = shard.push(depends_on=[first])
+        for job_id in (before, after):
+            assert shard.state_of(job_id) == "failed"
+            assert shard.job(job_id)["error"] == f"dependency {first} removed: cancelled"
 
     def test_from_the_middle_of_a_queue(self, shard: Shard) -> None:
         jobs = [shard.push(priority=n % 2) for n in range(6)]

@@ -170,7 +170,7 @@ class TestIncremental:
         shard.ask("PUSHB", queue="q", jobs=[{"data": "y" * 4096}] * 40)
         assert store() == [(ids[-1] + 1 + 16 * block) // 16 * 16 for block in range(3)]
         again = Shard(epoch=2, state=recovered(shard.state, part, stored), now_ms=shard.now_ms)
-        again.ask("DRAIN", queue="q")
+        again.ask("OBLITERATE", queue="q")
         _, pages = finish(Checkpoint(again.state, full=False))
         assert not any({**stored, **pages}.values())
         shard.ask("DRAIN", queue="q")

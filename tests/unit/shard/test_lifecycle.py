@@ -6,6 +6,7 @@ import pytest
 
 from flashq.shard.lifecycle import (
     ACTIVE,
+    CANCELLED,
     COMPLETED,
     DELAYED,
     FAILED,
@@ -29,27 +30,33 @@ from flashq.shard.lifecycle import (
 LEGAL = {
     (WAITING, ACTIVE): "delivered",
     (WAITING, FAILED): "discarded",
-    (WAITING, GONE): "cancelled, expired, drained",
+    (WAITING, CANCELLED): "cancelled",
+    (WAITING, GONE): "expired, drained",
     (DELAYED, WAITING): "due, promoted",
     (DELAYED, ACTIVE): "adopted: its delivery was lost, and with it what made it ready",
     (DELAYED, FAILED): "discarded",
-    (DELAYED, GONE): "cancelled, expired, drained",
+    (DELAYED, CANCELLED): "cancelled",
+    (DELAYED, GONE): "expired, drained",
     (ACTIVE, WAITING): "released, retried",
     (ACTIVE, DELAYED): "moved, retried later",
     (ACTIVE, COMPLETED): "acknowledged",
     (ACTIVE, FAILED): "failed for good",
-    (ACTIVE, GONE): "cancelled",
+    (ACTIVE, CANCELLED): "cancelled",
+    (ACTIVE, GONE): "obliterated",
     (COMPLETED, GONE): "retention",
     (FAILED, WAITING): "retried from the dead letters",
     (FAILED, GONE): "purged",
     (PARKED, WAITING): "all dependencies completed",
     (PARKED, DELAYED): "all dependencies completed, before its time",
     (PARKED, FAILED): "a dependency failed",
-    (PARKED, GONE): "cancelled",
+    (PARKED, CANCELLED): "cancelled",
+    (PARKED, GONE): "obliterated",
     (FLOW, WAITING): "all children ended",
     (FLOW, DELAYED): "all children ended, before its time",
     (FLOW, FAILED): "a child failed",
-    (FLOW, GONE): "cancelled",
+    (FLOW, CANCELLED): "cancelled",
+    (FLOW, GONE): "obliterated",
+    (CANCELLED, GONE): "retention",
     (PENDING, PARKED): "its dependencies are known",
     (PENDING, FLOW): "its children are made",
     (PENDING, GONE): "refused: a dependency is unknown",
@@ -81,11 +88,11 @@ def test_there_is_a_row_for_every_state() -> None:
 
 
 def test_names_are_those_of_the_older_servers() -> None:
-    """wire-contract 3.2: emitted without hyphens, read with and without."""
+    """wire-contract 3.2: emitted without hyphens, read with and without. `cancelled` is our own."""
     names = [state_name(job_in(state)) for state in range(STATES)]
     assert names == [
         *("waiting", "delayed", "active", "completed", "failed"),
-        *("waitingchildren", "waitingparent", "unknown", "unknown"),
+        *("waitingchildren", "waitingparent", "unknown", "cancelled", "unknown"),
     ]
     assert state_name(None) == "unknown"
     assert STATES_BY_NAME["waiting-children"] == STATES_BY_NAME["waitingchildren"] == PARKED

@@ -289,7 +289,8 @@ class TestDebounce:
         assert shard.push(debounce_id="d")
 
     def test_survives_a_restart_and_leaves_no_queue_behind(self, shard: Shard) -> None:
-        shard.ask("CANCEL", id=shard.push(debounce_id="d", debounce_ttl=1000))
+        shard.push(debounce_id="d", debounce_ttl=1000)
+        shard.ask("DRAIN", queue="q")
         shard = shard.crash()
         assert shard.refuse("PUSH", queue="q", data=1, debounce_id="d")[0] == "debounced"
         shard.advance(1000)

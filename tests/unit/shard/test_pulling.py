@@ -478,7 +478,7 @@ class TestWaitJob:
         [
             ("FAIL", "Job failed"),
             ("DISCARD", "Job failed"),
-            ("CANCEL", "Job not found"),
+            ("CANCEL", "Job cancelled"),
         ],
     )
     @pytest.mark.parametrize("remove_on_fail", [False, True])

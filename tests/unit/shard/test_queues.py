@@ -154,11 +154,11 @@ class TestRemoval:
         assert shard.ask("CLEAN", queue="q", grace=0, state="waiting", limit=2)["count"] == 2
         assert shard.pull_ids() == jobs[2:]
 
-    def test_clean_knows_four_states(self, shard: Shard) -> None:
+    def test_clean_knows_five_states(self, shard: Shard) -> None:
         for state in ("active", "nonsense", "waitingchildren"):
             assert shard.refuse("CLEAN", queue="q", grace=0, state=state) == (
                 "state_invalid",
-                "Invalid state. Use: waiting, delayed, completed, failed",
+                "Invalid state. Use: waiting, delayed, completed, failed, cancelled",
             )
 
 

@@ -12,6 +12,7 @@ const TILES = [
   ["Active", (figures) => figures.stats.processing],
   ["Dead letters", (figures) => figures.stats.dlq],
   ["Completed", (figures) => figures.metrics.total_completed],
+  ["Cancelled", (figures) => figures.metrics.total_cancelled],
   ["Jobs/s", (figures) => figures.metrics.jobs_per_second],
   ["Latency, ms", (figures) => figures.metrics.avg_latency_ms],
 ];
