@@ -291,18 +291,20 @@ class Engine:
         """Free a job's place; tell whether what became of it is our business."""
         if self._running.pop(job.id, None) is None:
             return False  # given up: it has been released
-        if self._overtime_at:
-            self._overtime_at.pop(job.id, None)
-        if self._stubborn_at:
-            self._stubborn_at.pop(job.id, None)
-        if self._held_back:
-            second = self._held_back.pop(job.id, None)
-            if second is not None:
-                self._ready.appendleft(second)
-        if job.id in self._lost:
-            self._lost.discard(job.id)
-            return False
+        if self._overtime_at or self._stubborn_at or self._held_back or self._lost:
+            return self._untie(job.id)
         return True
+
+    def _untie(self, job_id: int) -> bool:
+        """Forget what was to happen to a job that has ended, and let its next copy start."""
+        self._overtime_at.pop(job_id, None)
+        self._stubborn_at.pop(job_id, None)
+        second = self._held_back.pop(job_id, None)
+        if second is not None:
+            self._ready.appendleft(second)
+        was_lost = job_id in self._lost
+        self._lost.discard(job_id)
+        return not was_lost
 
     # --- stopping what runs
 

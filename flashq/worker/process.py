@@ -366,11 +366,12 @@ class Worker:
             _log.warning("job %s of %s failed after it was lost", job.id, job.queue, exc_info=error)
 
     def _let_go(self, job: RunningJob) -> None:
-        self._handed.pop(id(job.job), None)
-        if job.job.timeout or job.job.stall_timeout:
-            self._client.ended(job.job)
-        if job.id in self._stubborn:
-            self._stubborn.discard(job.id)
+        found = job.job
+        self._handed.pop(id(found), None)
+        if found.timeout or found.stall_timeout:
+            self._client.ended(found)
+        if self._stubborn and found.id in self._stubborn:
+            self._stubborn.discard(found.id)
             _log.warning("job %s of %s has stopped at last; its place is free", job.id, job.queue)
 
     def settle(self) -> None:
