@@ -24,10 +24,11 @@ FRAMES_MAX: Final = 30
 def error_text(error: BaseException) -> str:
     """Return what the server keeps about an exception: what it says, then where, then its causes.
 
-    It never raises, whatever the exception is made of.
+    It never raises, whatever the exception is made of. Half a surrogate pair, as in names of files
+    that are not UTF-8, is shown as its number: nothing could carry it.
     """
     try:
-        return _text(error)
+        return _text(error).encode("utf-8", "backslashreplace").decode()[:ERROR_CHARS_MAX]
     except Exception:  # noqa: BLE001 - an exception's own code may do anything when it is shown
         return f"{type(error).__name__} (it cannot be shown)"
 

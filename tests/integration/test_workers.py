@@ -253,6 +253,55 @@ def test_stopping_finishes_what_runs_and_gives_the_rest_back(shared_server: Serv
         assert {(job.attempts, job.lost) for job in jobs} == {(0, 0)}
 
 
+FORKING = """
+import os, sys, threading
+from flashq import Client, Worker
+ended = threading.Event()
+def handle(job):
+    print(os.getpid(), job.data, flush=True)
+worker = Worker("q", handle, url=sys.argv[1], concurrency=1)
+started = worker.start() if sys.argv[2] == "started" else None
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        threading.Thread(target=lambda: (sys.stdin.readline(), worker.stop())).start()
+        worker.run()
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+worker.stop()
+"""
+
+
+@pytest.mark.parametrize("when", ["made", "started"])
+def test_a_worker_made_before_a_fork_begins_anew_in_each_process(
+    start_server: StartServer, when: str
+) -> None:
+    """
+    1. A program makes a worker (or has started it, too) and forks three processes that run it.
+    2. Each has a session of its own: every job is done, and once.
+    """
+    server = start_server()
+    with Client(server.url) as client:
+        program = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", FORKING, server.url, when],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdin is not None
+        workers = 4 if when == "started" else 3
+        eventually(lambda: len(client.list_workers()) >= workers, "the workers")
+        client.push_batch("q", [{"data": n} for n in range(200)])
+        eventually(lambda: client.get_job_counts("q").completed == 200, "the jobs")
+        said, _ = program.communicate("end\nend\nend\n", timeout=30)
+    assert program.returncode == 0
+    lines = [line.split() for line in said.splitlines()]
+    assert sorted(int(data) for _, data in lines) == list(range(200))
+
+
 PROGRAM = """
 import sys, time
 from flashq.worker.process import Worker

@@ -263,7 +263,7 @@ def test_a_handler_that_takes_no_cancelling_does_not_keep_the_worker_from_ending
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`run` returns, and says whose handler goes on, and where."""
-    monkeypatch.setattr("flashq.worker.process.PATIENCE_S", 0.05)
+    monkeypatch.setattr("flashq.worker.shift.PATIENCE_S", 0.05)
     monkeypatch.setattr("flashq.worker.loop.PATIENCE_S", 0.05)
     workers: list[Worker] = []
     release = asyncio.Event()

@@ -134,3 +134,10 @@ def test_a_shortened_text_is_never_longer_than_asked(room: int) -> None:
     elif room >= 50:
         assert found.startswith("a")
         assert found.endswith(text[-1])
+
+
+def test_half_a_character_does_not_keep_the_text_from_being_sent() -> None:
+    """As in the name of a file that is not UTF-8."""
+    text = error_text(FileNotFoundError(f"no file {chr(0xDC80)}"))
+    assert text.encode() == rb"FileNotFoundError: no file \udc80"
+    assert len(error_text(ValueError(chr(0xDC80) * 5000))) <= ERROR_CHARS_MAX

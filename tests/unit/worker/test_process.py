@@ -313,8 +313,8 @@ def test_a_worker_goes_on_when_a_fetch_fails(server: FakeServer) -> None:
 
 def test_a_worker_without_a_server_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the client's time-out."""
+    monkeypatch.setattr("flashq.worker.shift.CALL_TIMEOUT_MS", 50)
     worker = Worker("q", double, url=url)
-    monkeypatch.setattr(worker._client, "_timeout", 50)
     with pytest.raises(ConnectionClosed, match="no server"):
         worker.run()
 
@@ -327,3 +327,56 @@ def test_nonsense_is_refused() -> None:
             Worker("q", double, **arguments)
     with pytest.raises(ValueError, match="queue"):
         Worker([], double)
+
+
+# --- again, and elsewhere
+
+
+@pytest.mark.parametrize("handler", [double, double_on_threads])
+def test_a_worker_works_again(server: FakeServer, handler: Any) -> None:
+    """Once it has ended: with a session of its own, in a loop of its own."""
+    worker = Worker("q", handler, url=server.url)
+    with Client(server.url) as client:
+
+        def work_once() -> None:
+            job_id = client.push("q", 2)
+            with worker:
+                server.wait_until(lambda: server.done.get(job_id) == 4)
+            assert worker.completed == 1
+
+        work_once()
+        work_once()
+    sessions = {body["session"] for body in server.seen("ACKB")}
+    assert len(sessions) == 2
+
+
+def test_a_worker_does_not_work_twice_at_a_time(server: FakeServer) -> None:
+    """In a second thread, or a second loop."""
+    worker = Worker("q", double, url=server.url)
+    with worker:
+        with pytest.raises(RuntimeError, match="works already"):
+            worker.start()
+        with pytest.raises(RuntimeError, match="works already"):
+            worker.run()
+
+
+async def test_a_worker_does_not_run_inside_a_loop(server: FakeServer) -> None:
+    """There it is served."""
+    worker = Worker("q", double, url=server.url)
+    with pytest.raises(RuntimeError, match="await serve"):
+        worker.run()
+    serving = asyncio.ensure_future(worker.serve())
+    await asyncio.to_thread(server.wait_for, "PULLB")
+    worker.stop()
+    await asyncio.wait_for(serving, PATIENCE_S)
+
+
+def test_a_stop_that_comes_first_ends_it_at_once(server: FakeServer) -> None:
+    """A signal may come before the work begins; the next time it works."""
+    worker = Worker("q", double, url=server.url)
+    worker.stop()
+    worker.run()
+    assert not server.seen("PULLB")
+    with Client(server.url) as client, worker:
+        job_id = client.push("q", 2)
+        server.wait_until(lambda: server.done.get(job_id) == 4)
