@@ -453,15 +453,17 @@ def check_openness(url: str, timeout_ms: int = ANSWER_TIMEOUT_MS) -> Finding:
 def check_coordinator(url: str, token: str | None, timeout_ms: int = ANSWER_TIMEOUT_MS) -> Finding:
     """Does the coordinator answer, through the router?"""
     try:
-        crons = ask(
+        found = ask(
             url,
             ListCrons(),
             CronsReply,
             timeout_ms=timeout_ms,
             route=ROUTE_COORDINATOR,
             token=token,
-        ).crons
+        )
     except FlashQError as error:
         advice = "look at the server's log; while storage is away, what concerns its changes waits"
         return Finding("coordinator", "wrong", error.text, advice)
-    return ok("coordinator", f"it answers, with {plural(len(crons), 'cron')}")
+    count = plural(len(found.crons), "cron")
+    more = " and more" if found.next is not None else ""
+    return ok("coordinator", f"it answers, with {count}{more}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flashq.cli.pages import all_pages
 from flashq.cli.parameters import DURATION, JSON
 from flashq.cli.pushing import given_of, job_options
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
@@ -59,7 +60,7 @@ def add(
 def list_crons(invocation: Invocation) -> None:
     """List all crons."""
     with invocation.client() as client:
-        found = client.list_crons()
+        found = all_pages(lambda after: client.list_crons(after=after))
     if invocation.as_json:
         invocation.documents(found)
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from msgspec import structs
 
+from flashq.cli.pages import all_pages
 from flashq.cli.parameters import DURATION
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import duration, plural, table_of
@@ -83,8 +84,7 @@ def queue() -> None:
 def list_queues(invocation: Invocation) -> None:
     """List all queues."""
     with invocation.client() as client:
-        found = client.list_queues()
-    found.sort(key=lambda one: one.name)
+        found = all_pages(lambda after: client.list_queues(after=after))
     if invocation.as_json:
         invocation.documents(found)
     else:

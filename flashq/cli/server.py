@@ -8,6 +8,7 @@ from typing import Final
 import click
 from msgspec import structs
 
+from flashq.cli.pages import all_pages
 from flashq.cli.supervision import restarts_table, summary
 from flashq.cli.verbs import Invocation, Verb, pass_invocation
 from flashq.cli.wording import duration, local_time, payload_text, size, table_of
@@ -127,7 +128,7 @@ def _show_history(invocation: Invocation) -> None:
 def workers(invocation: Invocation) -> None:
     """List the workers that were heard of in the last 30 s."""
     with invocation.client() as client:
-        found = client.list_workers()
+        found = all_pages(lambda after: client.list_workers(after=after))
     if invocation.as_json:
         invocation.documents(found)
     else:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flashq.client.sync_client import Client
 
 INTERVAL_S: Final = 1.0
+QUEUES_ASKED: Final = 200
+"""More than any terminal has lines."""
 QUIT_KEYS: Final = (b"q", b"Q", b"\x1b", b"\x03", b"\x04")
 
 
@@ -40,6 +42,7 @@ class Snapshot(Struct, frozen=True):
     stats: StatsReply
     metrics: Metrics
     queues: list[QueueInfo]
+    queues_total: int
 
 
 class Rates(NamedTuple):
@@ -52,8 +55,10 @@ class Rates(NamedTuple):
 
 def take(client: Client) -> Snapshot:
     """Ask the server for everything that the table shows."""
-    stats, metrics, queues = client.stats(), client.metrics(), client.list_queues()
-    return Snapshot(time.monotonic(), stats, metrics.metrics, queues)
+    stats, metrics = client.stats(), client.metrics(queues=0)
+    queues = client.list_queues(fullest=True, limit=QUEUES_ASKED)
+    total = len(queues) if queues.total is None else queues.total
+    return Snapshot(time.monotonic(), stats, metrics.metrics, queues, total)
 
 
 def rates(before: Snapshot | None, now: Snapshot) -> Rates | None:
@@ -109,8 +114,9 @@ def picture(before: Snapshot | None, now: Snapshot, url: str, rows_max: int) -> 
             "paused" if one.paused else "",
         )
     lines += [Text(""), table]
-    if len(busiest) > rows_max:
-        lines.append(Text(f"and {len(busiest) - rows_max} queues more"))
+    more = now.queues_total - min(len(busiest), rows_max)
+    if more > 0:
+        lines.append(Text(f"and {more} queues more"))
     return Group(*lines)
 
 

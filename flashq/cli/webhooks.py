@@ -6,6 +6,7 @@ from typing import IO
 
 import click
 
+from flashq.cli.pages import all_pages
 from flashq.cli.verbs import Invocation, Noun, pass_invocation, yes_option
 from flashq.cli.wording import distance, plural, shortened, table_of
 from flashq.clock import SystemClock
@@ -49,7 +50,7 @@ def add(
 def list_webhooks(invocation: Invocation) -> None:
     """List all webhooks."""
     with invocation.client() as client:
-        found = client.list_webhooks()
+        found = all_pages(lambda after: client.list_webhooks(after=after))
     if invocation.as_json:
         invocation.documents(found)
         return

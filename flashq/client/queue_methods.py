@@ -72,10 +72,36 @@ class QueueMethods(Caller):
         request = queues.Clean(queue=queue, grace=grace, state=state, limit=limit)
         return self._call(request, CountReply).count
 
-    def list_queues(self) -> Page[QueueInfo]:
-        """Return all queues. `missing_shards` of the list names those that did not answer."""
-        reply = self._call(queues.ListQueues(), queues.QueuesReply)
-        return Page(reply.queues, missing_shards=reply.missing_shards)
+    def list_queues(
+        self,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        search: str | None = None,
+        fullest: bool = False,
+    ) -> Page[QueueInfo]:
+        """Return queues by name, a page at a time.
+
+        Args:
+            limit: at most so many (1,000 by default, 10,000 at most).
+            after: those behind this name, which is `next` of the page before.
+            search: those with this text in their names, in whatever case.
+            fullest: those with most jobs, instead of by name.
+
+        Returns:
+            The page. Its `total` counts all that match, `missing_shards` names those that did not
+            answer, and `next` is None for the last page.
+        """
+        request = queues.ListQueues(
+            limit=limit, after=after, search=search, fullest=fullest or None
+        )
+        reply = self._call(request, queues.QueuesReply)
+        return Page(
+            reply.queues,
+            total=reply.total,
+            missing_shards=reply.missing_shards,
+            next=reply.next,
+        )
 
     def set_rate_limit(self, queue: str, limit: int) -> None:
         """Let a queue deliver at most `limit` jobs a second; 0 stops it."""
@@ -185,9 +211,10 @@ class QueueMethods(Caller):
         """
         self._call(crons.DeleteCron(name=name), Reply)
 
-    def list_crons(self) -> list[Cron]:
-        """Return all crons."""
-        return self._call(crons.ListCrons(), CronsFound).crons
+    def list_crons(self, *, limit: int | None = None, after: str | None = None) -> Page[Cron]:
+        """Return crons by name, a page at a time; see `list_queues`."""
+        reply = self._call(crons.ListCrons(limit=limit, after=after), CronsFound)
+        return Page(reply.crons, next=reply.next)
 
     # --- webhooks
 
@@ -229,9 +256,13 @@ class QueueMethods(Caller):
         """
         self._call(webhooks.DeleteWebhook(webhook=webhook), Reply)
 
-    def list_webhooks(self) -> list[webhooks.WebhookView]:
-        """Return all webhooks, without their secrets."""
-        return self._call(webhooks.ListWebhooks(), webhooks.WebhooksReply).webhooks
+    def list_webhooks(
+        self, *, limit: int | None = None, after: str | None = None
+    ) -> Page[webhooks.WebhookView]:
+        """Return webhooks by id, a page at a time, without their secrets; see `list_queues`."""
+        request = webhooks.ListWebhooks(limit=limit, after=after)
+        reply = self._call(request, webhooks.WebhooksReply)
+        return Page(reply.webhooks, next=reply.next)
 
     def webhook_dead(
         self, webhook: str | None = None, *, limit: int | None = None
@@ -328,18 +359,25 @@ class QueueMethods(Caller):
         """Return how many jobs are in each state, and each shard's condition."""
         return self._call(server.Stats(), server.StatsReply)
 
-    def list_workers(self) -> Page[server.WorkerInfo]:
-        """Return all workers heard of in the last 30 s, whatever door they use."""
-        reply = self._call(server.ListWorkers(), server.WorkersReply)
-        return Page(reply.workers, missing_shards=reply.missing_shards)
+    def list_workers(
+        self, *, limit: int | None = None, after: str | None = None
+    ) -> Page[server.WorkerInfo]:
+        """Return workers heard of in the last 30 s, whatever door they use: by id, a page at a
+        time; see `list_queues`."""
+        reply = self._call(server.ListWorkers(limit=limit, after=after), server.WorkersReply)
+        return Page(reply.workers, missing_shards=reply.missing_shards, next=reply.next)
 
     def metrics_history(self) -> list[MetricsPoint]:
         """Return a point for every 5 s of the last 5 minutes, oldest first."""
         return self._call(server.GetMetricsHistory(), server.MetricsHistoryReply).points
 
-    def metrics(self) -> server.MetricsReply:
-        """Return the totals and each queue's counts, in its `metrics`."""
-        return self._call(server.GetMetrics(), server.MetricsReply)
+    def metrics(self, *, queues: int | None = None) -> server.MetricsReply:
+        """Return the totals, and the counts of those queues that have most jobs, in its `metrics`.
+
+        Args:
+            queues: of how many (1,000 by default).
+        """
+        return self._call(server.GetMetrics(queues=queues), server.MetricsReply)
 
     def auth(self, token: str) -> None:
         """Show a token, now and after every reconnect.

@@ -104,15 +104,22 @@ class Page(list[T], Generic[T]):
         items: what was found.
         total: how many there are in all, where that was counted.
         missing_shards: shards that did not answer in time; what they have is not in the list.
+        next: what the next page is asked for with, as `after`; None for the last one.
     """
 
-    __slots__ = ("missing_shards", "total")
+    __slots__ = ("missing_shards", "next", "total")
 
     def __init__(
-        self, items: Iterable[T], *, total: int | None = None, missing_shards: Iterable[int] = ()
+        self,
+        items: Iterable[T],
+        *,
+        total: int | None = None,
+        missing_shards: Iterable[int] = (),
+        next: str | None = None,
     ) -> None:
         super().__init__(items)
         self.total = total
+        self.next = next
         self.missing_shards = list(missing_shards)
 
 
@@ -207,6 +214,7 @@ class ChildrenFound(Reply, kw_only=True):
 
 class CronsFound(Reply, kw_only=True):
     crons: list[Cron]
+    next: str | None = None
 
 
 class EventArrived(Struct, kw_only=True, tag_field="notice", tag="event"):

@@ -37,6 +37,7 @@ from flashq.protocol.jobs import JobOptions
 from flashq.protocol.limits import EngineLimits
 from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
+from flashq.protocol.paging import Listed, bounded, page
 
 CRONS_MAX: Final = 10_000
 CRON_NAME_BYTES_MAX: Final = 256
@@ -242,9 +243,11 @@ class CronTable:
         for name in [cron.name for cron in self._crons.values() if cron.queue == queue]:
             self._remove(name)
 
-    def view(self, *, json: bool) -> list[CronJob]:
-        """Return all crons by name, payloads in the reader's encoding."""
-        return [_view(cron, json=json) for _, cron in sorted(self._crons.items())]
+    def view(self, limit: int | None = None, after: str | None = None, *, json: bool) -> Listed:
+        """Return a page of crons by name, payloads in the reader's encoding."""
+        listed = page(self._crons.values(), _name, limit=limit, after=after)
+        listed = bounded(listed, _name, [len(cron.data) for cron in listed.entries])
+        return Listed([_view(cron, json=json) for cron in listed.entries], listed.next)
 
     def next_run_ms(self) -> int | None:
         """Return when the next cron is due, on the wall clock."""
@@ -298,6 +301,10 @@ class CronTable:
         del self._crons[name]
         del self._schedules[name]
         self._outbox.write(FORM.drop(name))
+
+
+def _name(cron: Cron) -> str:
+    return cron.name
 
 
 def _view(cron: Cron, *, json: bool) -> CronJob:

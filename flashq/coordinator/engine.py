@@ -310,8 +310,9 @@ class Coordinator:
 
     def _carry_out(self, request: Struct, now_ms: int, *, json: bool) -> Reply:
         match request:
-            case ListCrons():
-                return CronsReply(crons=self._crons.view(json=json))
+            case ListCrons(limit=limit, after=after):
+                listed = self._crons.view(limit, after, json=json)
+                return CronsReply(ok=True, crons=listed.entries, next=listed.next)
             case SetCron() | DeleteCron():
                 if not self._repeats.has(request):
                     self._change_crons(request, now_ms, json=json)

@@ -102,8 +102,9 @@ class Hooks:
                     lambda: self._table.retry(request.webhook, request.delivery, now_ms),
                 )
                 answer(CountReply(count=count))
-            case w.ListWebhooks():
-                answer(w.WebhooksReply(webhooks=self._table.view()))
+            case w.ListWebhooks(limit=limit, after=after):
+                listed = self._table.view(limit, after)
+                answer(w.WebhooksReply(ok=True, webhooks=listed.entries, next=listed.next))
             case w.GetDeadDeliveries():
                 answer(self._table.view_dead(request.webhook, request.limit))
             case w.PullDeliveries():

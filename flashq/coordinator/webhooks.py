@@ -33,6 +33,7 @@ from flashq.protocol.internal import Happened
 from flashq.protocol.limits import WebhookLimits
 from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import EVENTS, NULL_JSON
+from flashq.protocol.paging import Listed, page
 
 URL_CHARS_MAX: Final = 2048
 _NO_HOST: Final = re.compile(r"[^A-Za-z0-9._:-]")
@@ -290,9 +291,15 @@ class WebhookTable:
             for name in endpoint.names
         }
 
-    def view(self) -> list[w.WebhookView]:
-        """Return all webhooks, oldest first."""
-        return [_view(endpoint) for _, endpoint in sorted(self._endpoints.items())]
+    def view(self, limit: int | None = None, after: str | None = None) -> Listed:
+        """Return a page of webhooks by id."""
+        listed = page(
+            self._endpoints.values(),
+            lambda endpoint: endpoint.webhook.id,
+            limit=limit,
+            after=after,
+        )
+        return Listed([_view(endpoint) for endpoint in listed.entries], listed.next)
 
     # --- what is to be told
 

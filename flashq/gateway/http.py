@@ -267,9 +267,7 @@ class HttpDoor:
         return await sse_response(self._logs, request, visitor)
 
     async def _prometheus(self, _request: Request, _visitor: Visitor) -> Response:
-        view, webhooks = await asyncio.gather(
-            self._overview.look(is_fresh=True), self._webhooks_or_none()
-        )
+        view, webhooks = await asyncio.gather(self._overview.count(), self._webhooks_or_none())
         figures = prometheus.GatewayFigures(
             listeners=self._logs.readers,
             websockets=self._sockets.connections,

@@ -158,10 +158,12 @@ class Administration:
         """Remove every queue and every cron."""
         for queue in await self._overview.queue_names():
             await self._count("OBLITERATE", queue)
-        for cron in (await self._overview.crons()).crons:
-            ask = http_requests.ask_with_parameters(BY_WORD["CRONDELETE"], {"name": cron.name}, {})
-            with suppress(CronNotFound):  # it went by itself
-                await self._commands.ask(ask)
+        while crons := (await self._overview.crons()).crons:
+            for cron in crons:
+                path = {"name": cron.name}
+                ask = http_requests.ask_with_parameters(BY_WORD["CRONDELETE"], path, {})
+                with suppress(CronNotFound):  # it went by itself
+                    await self._commands.ask(ask)
         return _data("Server memory cleared")
 
     async def clear_queues(self, _request: Request, _visitor: Visitor) -> Response:

@@ -87,7 +87,7 @@ class Health:
         return problems
 
     async def _coordinator(self) -> list[str]:
-        _, problem = await _answer("the coordinator", self._overview.crons())
+        _, problem = await _answer("the coordinator", self._overview.crons(limit=0))
         return [] if problem is None else [problem]
 
 

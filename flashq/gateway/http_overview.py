@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from flashq.errors import FlashQError
 from flashq.gateway.bridge import Bridge
@@ -20,6 +21,7 @@ from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode, encode_json
 from flashq.protocol.crons import CronsReply, ListCrons
 from flashq.protocol.objects import Metrics, MetricsPoint, QueueInfo
+from flashq.protocol.paging import LISTED_MAX
 from flashq.protocol.queues import ListQueues, QueuesReply
 from flashq.protocol.server import (
     GetMetrics,
@@ -34,6 +36,13 @@ from flashq.protocol.server import (
 )
 from flashq.protocol.webhooks import ListWebhooks, WebhooksReply, WebhookView
 
+QUEUES_SHOWN: Final = 200
+"""Queues on a dashboard: those with most jobs. It asks for others by name."""
+WORKERS_SHOWN: Final = 200
+WORKER_QUEUES_SHOWN: Final = 10
+"""How many of each worker's queues are on it."""
+QUEUES_COUNTED: Final = 1000
+"""Queues with figures of their own where everything is counted: those with most jobs."""
 SHARED_S: Final = 0.9
 """How long an answer serves also those who ask later: a little less than a dashboard's second."""
 HISTORY_SHARED_S: Final = 2.0
@@ -47,11 +56,12 @@ R = TypeVar("R", bound=Reply)
 
 
 class View(Struct, kw_only=True, frozen=True):
-    """The server at one moment; `timestamp` is Unix milliseconds."""
+    """The server at one moment, with its fullest queues; `timestamp` is Unix milliseconds."""
 
     stats: StatsReply
     metrics: Metrics
     queues: list[QueueInfo]
+    queues_total: int
     workers: list[WorkerInfo]
     timestamp: int
     silent_shards: list[int] = []
@@ -90,41 +100,48 @@ class Overview:
             with suppress(asyncio.CancelledError, FlashQError):
                 await self._looking
 
-    async def look(self, *, is_fresh: bool = False) -> View:
-        """Return the server as it is now, or was a moment ago.
-
-        Args:
-            is_fresh: only as it is now will do.
+    async def count(self) -> View:
+        """Return the server as it is now, with all that is counted.
 
         Raises:
             FlashQError: it cannot be asked.
         """
-        if is_fresh:
-            return await self._gather()
+        return await self._gather(QUEUES_COUNTED, LISTED_MAX)
+
+    async def look(self) -> View:
+        """Return the server as dashboards show it, as it is now or was a moment ago.
+
+        Raises:
+            FlashQError: it cannot be asked.
+        """
         if self._view is not None and self._mono_s() < self._view_until:
             return self._view
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._gather())
+            self._looking = asyncio.ensure_future(self._look())
         return await asyncio.shield(self._looking)
 
-    async def _gather(self) -> View:
+    async def _look(self) -> View:
+        self._view = await self._gather(QUEUES_SHOWN, WORKERS_SHOWN)
+        self._view_until = self._mono_s() + SHARED_S
+        return self._view
+
+    async def _gather(self, queues_max: int, workers_max: int) -> View:
         stats, metrics, queues, workers = await asyncio.gather(
             self.stats(),
-            self._ask(GetMetrics(), MetricsReply),
-            self._ask(ListQueues(), QueuesReply),
-            self._ask(ListWorkers(), WorkersReply),
+            self._ask(GetMetrics(queues=0), MetricsReply),
+            self._ask(ListQueues(fullest=True, limit=queues_max), QueuesReply),
+            self._ask(ListWorkers(limit=workers_max), WorkersReply),
         )
-        self._view = View(
+        return View(
             stats=stats,
             metrics=metrics.metrics,
             queues=queues.queues,
+            queues_total=queues.total,
             workers=workers.workers,
             timestamp=self._wall_ms(),
             silent_shards=metrics.missing_shards,
             unknown_shards=sorted({*stats.unknown_shards, *metrics.unknown_shards}),
         )
-        self._view_until = self._mono_s() + SHARED_S
-        return self._view
 
     async def history(self) -> list[MetricsPoint]:
         """Ask the coordinator for the figures of the last minutes, oldest first.
@@ -149,7 +166,7 @@ class Overview:
         Raises:
             FlashQError: it cannot be asked.
         """
-        return (await self._ask(ListWebhooks(), WebhooksReply)).webhooks
+        return (await self._ask(ListWebhooks(limit=LISTED_MAX), WebhooksReply)).webhooks
 
     async def stats(self) -> StatsReply:
         """Ask every shard now.
@@ -161,21 +178,32 @@ class Overview:
         self.storage.note(stats, self._mono_s())
         return stats
 
-    async def crons(self) -> CronsReply:
+    async def crons(self, after: str | None = None, limit: int | None = None) -> CronsReply:
         """Ask the coordinator now.
+
+        Args:
+            after: the name behind which the page begins; None for the first.
+            limit: how many; None for the default.
 
         Raises:
             FlashQError: it cannot be asked.
         """
-        return await self._ask(ListCrons(), CronsReply)
+        return await self._ask(ListCrons(after=after, limit=limit), CronsReply)
 
     async def queue_names(self) -> list[str]:
-        """Ask for all queues now.
+        """Ask for all queues now, page by page.
 
         Raises:
             FlashQError: the shards cannot be asked.
         """
-        return [info.name for info in (await self._ask(ListQueues(), QueuesReply)).queues]
+        names: list[str] = []
+        after = None
+        while True:
+            found = await self._ask(ListQueues(after=after, limit=LISTED_MAX), QueuesReply)
+            names += [info.name for info in found.queues]
+            after = found.next
+            if after is None:
+                return names
 
     async def _ask(self, request: Struct, kind: type[R]) -> R:
         answer = await self._bridge.request(encode_json(request), json=True)
@@ -213,8 +241,12 @@ class StorageWatch:
         return [f"storage has confirmed nothing for {worst:.0f} s"]
 
 
+def _shown(worker: WorkerInfo) -> WorkerInfo:
+    return replace(worker, queues=worker.queues[:WORKER_QUEUES_SHOWN])
+
+
 def dashboard_frame(view: View, history: Any) -> bytes:
-    """Return what a dashboard is told each second."""
+    """Return what a dashboard is told each second: no more, however much there is."""
     stats = view.stats
     return encode_json(
         {
@@ -229,7 +261,8 @@ def dashboard_frame(view: View, history: Any) -> bytes:
             },
             "metrics": view.metrics,
             "queues": view.queues,
-            "workers": view.workers,
+            "queues_total": view.queues_total,
+            "workers": [_shown(worker) for worker in view.workers],
             "metrics_history": history,
             "missing_shards": stats.missing_shards,
             "timestamp": view.timestamp,

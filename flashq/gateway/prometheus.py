@@ -26,8 +26,6 @@ from flashq.protocol.server import RestartReason, ShardStats, StatsReply, Superv
 from flashq.protocol.webhooks import WebhookView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-QUEUES_MAX: Final = 1000
-"""Queues with series of their own: those with the most jobs."""
 WEBHOOKS_MAX: Final = 100
 """Webhooks with series of their own: those that are still to be told the most."""
 
@@ -192,10 +190,9 @@ def _states(view: View) -> Iterator[Metric]:
 
 
 def _queues(view: View) -> Iterator[Metric]:
-    queues = sorted(view.queues, key=lambda queue: -(queue.pending + queue.processing + queue.dlq))
     jobs = _gauge("flashq_queue_jobs", "Jobs by queue and state.", "queue", "state")
     paused = _gauge("flashq_queue_paused", "Whether a queue is paused.", "queue")
-    for queue in queues[:QUEUES_MAX]:
+    for queue in view.queues:
         jobs.add_metric((queue.name, "pending"), queue.pending)
         jobs.add_metric((queue.name, "processing"), queue.processing)
         jobs.add_metric((queue.name, "dlq"), queue.dlq)
@@ -203,7 +200,7 @@ def _queues(view: View) -> Iterator[Metric]:
     yield jobs
     yield paused
     known = _gauge("flashq_queues", "Queues, also those without series of their own.")
-    known.add_metric((), len(queues))
+    known.add_metric((), view.queues_total)
     yield known
 
 

@@ -18,6 +18,7 @@ from flashq.protocol.base import (
 )
 from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.jobs import JobOptions
+from flashq.protocol.paging import Limit
 
 
 class SetCron(
@@ -72,12 +73,19 @@ class DeleteCron(Mutation, kw_only=True, tag="CRONDELETE"):
     name: Text
 
 
-class ListCrons(Request, kw_only=True, tag="CRONLIST"):
-    pass
+class ListCrons(Request, kw_only=True, omit_defaults=True, tag="CRONLIST"):
+    """Gives crons by name, at most `limit` (1,000) of those behind `after`, and about 4 MiB."""
+
+    limit: Limit | None = None
+    after: Text | None = None
 
 
-class CronsReply(Reply, kw_only=True):
+class CronsReply(Reply, kw_only=True, omit_defaults=True):
+    """The next page is behind `next`, which is absent with the last one."""
+
+    ok: bool
     crons: list[CronJob]
+    next: str | None = None
 
 
 COMMANDS: Final = (

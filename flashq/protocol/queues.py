@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from flashq.protocol.base import U32, CountReply, Durability, Mutation, Reply, Request, Unsigned
+from flashq.protocol.base import (
+    U32,
+    CountReply,
+    Durability,
+    Mutation,
+    Name,
+    Reply,
+    Request,
+    Text,
+    Unsigned,
+)
 from flashq.protocol.command import Role, Scope, command, reading
 from flashq.protocol.objects import JobView, QueueInfo
+from flashq.protocol.paging import Limit
 
 
 class Pause(Mutation, kw_only=True, tag="PAUSE"):
@@ -110,13 +121,25 @@ class JobCountsReply(Reply, kw_only=True, omit_defaults=True):
     known: bool = True
 
 
-class ListQueues(Request, kw_only=True, tag="LISTQUEUES"):
-    pass
+class ListQueues(Request, kw_only=True, omit_defaults=True, tag="LISTQUEUES"):
+    """Gives queues by name, at most `limit` (1,000) of those behind `after`, and with `search` only
+    those whose names have that text in them, in whatever case; or, with `fullest`, those with most
+    jobs."""
+
+    limit: Limit | None = None
+    after: Text | None = None
+    search: Name | None = None
+    fullest: bool | None = None
 
 
 class QueuesReply(Reply, kw_only=True, omit_defaults=True):
+    """`total` counts all that match. The next page is behind `next`, which is absent with the last
+    one, and with the fullest."""
+
     ok: bool
     queues: list[QueueInfo]
+    total: int = 0
+    next: str | None = None
     missing_shards: list[int] = []
 
 

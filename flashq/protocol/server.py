@@ -6,10 +6,11 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from flashq.protocol.base import Reply, Request
+from flashq.protocol.base import Reply, Request, Text
 from flashq.protocol.command import Scope, reading
 from flashq.protocol.histogram import Distribution
 from flashq.protocol.objects import Metrics, MetricsPoint
+from flashq.protocol.paging import Limit
 
 
 class Stats(Request, kw_only=True, tag="STATS"):
@@ -144,8 +145,11 @@ class StatsReply(Reply, kw_only=True, omit_defaults=True):
     supervisor: SupervisorStats | None = None
 
 
-class ListWorkers(Request, kw_only=True, tag="LISTWORKERS"):
-    pass
+class ListWorkers(Request, kw_only=True, omit_defaults=True, tag="LISTWORKERS"):
+    """Gives workers by id, at most `limit` (1,000) of those behind `after`."""
+
+    limit: Limit | None = None
+    after: Text | None = None
 
 
 class WorkerInfo(Struct, kw_only=True, omit_defaults=True):
@@ -154,7 +158,7 @@ class WorkerInfo(Struct, kw_only=True, omit_defaults=True):
 
     Args:
         id: what it calls itself, else a name made of its session, which is not told.
-        queues: those that it says it works on, or takes jobs from.
+        queues: those that it says it works on, or takes jobs from; at most 100.
         concurrency: how many jobs it works on at a time, if it has said so; else 0.
         last_heartbeat: Unix milliseconds; anything that is heard of a session is a heartbeat.
         jobs_processed: what it says; of a session, the jobs that it took and holds no more.
@@ -174,13 +178,18 @@ class WorkerInfo(Struct, kw_only=True, omit_defaults=True):
 
 
 class WorkersReply(Reply, kw_only=True, omit_defaults=True):
+    """The next page is behind `next`, which is absent with the last one."""
+
     ok: bool
     workers: list[WorkerInfo]
+    next: str | None = None
     missing_shards: list[int] = []
 
 
-class GetMetrics(Request, kw_only=True, tag="METRICS"):
-    pass
+class GetMetrics(Request, kw_only=True, omit_defaults=True, tag="METRICS"):
+    """Gives totals, and the counts of those `queues` (1,000) that have most jobs."""
+
+    queues: Limit | None = None
 
 
 class MetricsReply(Reply, kw_only=True, omit_defaults=True):

@@ -24,6 +24,7 @@ from flashq.protocol.base import (
     Unsigned,
 )
 from flashq.protocol.command import Role, Scope, command
+from flashq.protocol.paging import Limit
 
 EVERY_EVENT = "*"
 
@@ -53,8 +54,11 @@ class DeleteWebhook(Mutation, kw_only=True, tag="WEBHOOKDELETE"):
     webhook: Name
 
 
-class ListWebhooks(Request, kw_only=True, tag="WEBHOOKLIST"):
-    pass
+class ListWebhooks(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKLIST"):
+    """Gives webhooks by id, at most `limit` (1,000) of those behind `after`."""
+
+    limit: Limit | None = None
+    after: Text | None = None
 
 
 class WebhookView(Struct, kw_only=True):
@@ -82,8 +86,12 @@ class WebhookView(Struct, kw_only=True):
     last_error: str | None
 
 
-class WebhooksReply(Reply, kw_only=True):
+class WebhooksReply(Reply, kw_only=True, omit_defaults=True):
+    """The next page is behind `next`, which is absent with the last one."""
+
+    ok: bool
     webhooks: list[WebhookView]
+    next: str | None = None
 
 
 class GetDeadDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKDEAD"):

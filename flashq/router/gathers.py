@@ -26,9 +26,18 @@ from flashq.protocol.codec import Outline, decode, decode_request, encode
 from flashq.protocol.histogram import Distribution, merge
 from flashq.protocol.jobs import GetJobs, GetJobsBatch
 from flashq.protocol.leases import AckBatch, AckBatchReply, Release
-from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK, Metrics
-from flashq.protocol.queues import QueuesReply
+from flashq.protocol.objects import (
+    NULL_JSON,
+    NULL_MSGPACK,
+    Metrics,
+    QueueInfo,
+    QueueMetrics,
+)
+from flashq.protocol.paging import Listed, fullest, page
+from flashq.protocol.queues import ListQueues, QueuesReply
 from flashq.protocol.server import (
+    GetMetrics,
+    ListWorkers,
     MetricsReply,
     StatsReply,
     WorkerInfo,
@@ -105,9 +114,11 @@ def ask_all(
     elif word == "STATS":
         merge = partial(_merge_stats, known, json)
     elif word == "METRICS":
-        merge = partial(_merge_metrics, known, json)
+        merge = partial(_merge_metrics, known, decode_request(body, json=json), json)
     elif word == "LISTWORKERS":
-        merge = partial(_merge_workers, names(), json)
+        merge = partial(_merge_workers, names(), decode_request(body, json=json), json)
+    elif word == "LISTQUEUES":
+        merge = partial(_merge_queues, decode_request(body, json=json), json)
     else:
         merge = partial(_MERGES[word], json)
     return Division(dict.fromkeys(range(shard_count), body), merge)
@@ -299,10 +310,29 @@ def _merge_found(json: bool, replies: Bodies, missing: list[int]) -> Any:
     return _FoundReply(ok=True, job=best.job, state=best.state, missing_shards=missing or UNSET)
 
 
-def _merge_queues(json: bool, replies: Bodies, missing: list[int]) -> Any:
-    queues = [queue for part in _read(replies, QueuesReply, json) for queue in part.queues]
-    queues.sort(key=lambda queue: queue.name)
-    return QueuesReply(ok=True, queues=queues, missing_shards=missing)
+def _merge_queues(request: ListQueues, json: bool, replies: Bodies, missing: list[int]) -> Any:
+    parts = _read(replies, QueuesReply, json)
+    queues = [queue for part in parts for queue in part.queues]
+    if request.fullest:
+        listed = Listed(fullest(queues, _name, _jobs, limit=request.limit), None)
+    else:
+        is_cut = any(part.next is not None for part in parts)
+        listed = page(queues, _name, limit=request.limit, after=request.after, is_cut=is_cut)
+    return QueuesReply(
+        ok=True,
+        queues=listed.entries,
+        total=sum(part.total for part in parts),
+        next=listed.next,
+        missing_shards=missing,
+    )
+
+
+def _name(queue: QueueInfo | QueueMetrics) -> str:
+    return queue.name
+
+
+def _jobs(queue: QueueInfo | QueueMetrics) -> int:
+    return queue.pending + queue.processing + queue.dlq
 
 
 def _merge_stats(known: Known, json: bool, replies: Bodies, missing: list[int]) -> Any:
@@ -344,29 +374,46 @@ _MEAN: Final = "avg_latency_ms"
 _SUMMED: Final = tuple(name for name in Metrics.__struct_fields__ if name not in (_MEAN, "queues"))
 
 
-def _merge_metrics(known: Known, json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_metrics(
+    known: Known, request: GetMetrics, json: bool, replies: Bodies, missing: list[int]
+) -> Any:
     told = {shard: decode(body, MetricsReply, json=json).metrics for shard, body in replies.items()}
     parts, unknown = known.metrics(told, missing)
     sums = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
     weight = sum(part.total_completed for part in parts)
     latency_ms = sum(part.avg_latency_ms * part.total_completed for part in parts)
-    queues = [queue for part in parts for queue in part.queues]
-    queues.sort(key=lambda queue: queue.name)
+    queues = fullest(
+        (queue for part in parts for queue in part.queues), _name, _jobs, limit=request.queues
+    )
+    queues.sort(key=_name)
     metrics = Metrics(avg_latency_ms=latency_ms / weight if weight else 0.0, queues=queues, **sums)
     return MetricsReply(ok=True, metrics=metrics, missing_shards=missing, unknown_shards=unknown)
 
 
-def _merge_workers(names: dict[str, str], json: bool, replies: Bodies, missing: list[int]) -> Any:
+def _merge_workers(
+    names: dict[str, str],
+    request: ListWorkers,
+    json: bool,
+    replies: Bodies,
+    missing: list[int],
+) -> Any:
     """One entry for each worker: a session takes jobs from several shards."""
     found: dict[str, WorkerInfo] = {}
-    for part in _read(replies, WorkersReply, json):
+    parts = _read(replies, WorkersReply, json)
+    for part in parts:
         for info in part.workers:
             known = found.get(info.id)
             found[info.id] = info if known is None else _as_one(known, info)
     for info in found.values():
         info.name = info.name or names.get(info.id)
-    workers = [found[name] for name in sorted(found)]
-    return WorkersReply(ok=True, workers=workers, missing_shards=missing)
+    listed = page(
+        found.values(),
+        lambda info: info.id,
+        limit=request.limit,
+        after=request.after,
+        is_cut=any(part.next is not None for part in parts),
+    )
+    return WorkersReply(ok=True, workers=listed.entries, next=listed.next, missing_shards=missing)
 
 
 def _as_one(one: WorkerInfo, other: WorkerInfo) -> WorkerInfo:
@@ -389,7 +436,6 @@ def _merge_goodbyes(_json: bool, _replies: Bodies, _missing: list[int]) -> Any:
 _MERGES: Final[dict[str, Callable[[bool, Bodies, list[int]], Any]]] = {
     "GETJOBBYCUSTOMID": _merge_found,
     "GOODBYE": _merge_goodbyes,
-    "LISTQUEUES": _merge_queues,
     "WITHDRAW": _merge_counts,
 }
 """How the replies to a request that all shards get as it is become one."""

@@ -412,7 +412,7 @@ class Engine:
         elif isinstance(command, Heartbeat):
             self._core.reply_now(origin, self._leases.heartbeat(command, origin))
         elif isinstance(command, server.ListWorkers):
-            self._core.reply_now(origin, list_workers(self._core, self._leases))
+            self._core.reply_now(origin, list_workers(self._core, self._leases, command))
         elif isinstance(command, Goodbye):
             if command.session is None:
                 raise InvalidRequest(detail="missing field `session`")

@@ -8,20 +8,21 @@ from __future__ import annotations
 from heapq import nlargest
 from typing import Final
 
-from flashq.protocol.server import WorkerInfo, WorkersReply
+from flashq.protocol.paging import LISTED_MAX, page
+from flashq.protocol.server import ListWorkers, WorkerInfo, WorkersReply
 from flashq.protocol.sessions import About, worker_id
 from flashq.shard.core import Core
 from flashq.shard.leases import Leases, LiveSession
 
 ALIVE_MS: Final = 30_000
 """Silence after which a worker is not listed any more."""
-LISTED_MAX: Final = 10_000
-"""Workers in one list; of more, those heard of last."""
+QUEUES_LISTED_MAX: Final = 100
+"""How many of its queues are told of one worker."""
 _NOTHING: Final = About()
 
 
-def list_workers(core: Core, leases: Leases) -> WorkersReply:
-    """Return the workers of this shard that were heard of lately."""
+def list_workers(core: Core, leases: Leases, command: ListWorkers) -> WorkersReply:
+    """Return workers of this shard that were heard of lately."""
     alive = [
         live
         for live in leases.sessions.values()
@@ -29,7 +30,14 @@ def list_workers(core: Core, leases: Leases) -> WorkersReply:
     ]
     if len(alive) > LISTED_MAX:
         alive = nlargest(LISTED_MAX, alive, key=lambda live: live.heard_ms)
-    return WorkersReply(ok=True, workers=[_info(live, core, leases) for live in alive])
+    listed = page(alive, _id, limit=command.limit, after=command.after)
+    workers = [_info(live, core, leases) for live in listed.entries]
+    return WorkersReply(ok=True, workers=workers, next=listed.next)
+
+
+def _id(live: LiveSession) -> str:
+    about = live.about or _NOTHING
+    return about.id or worker_id(live.id)
 
 
 def _is_worker(live: LiveSession, core: Core) -> bool:
@@ -45,8 +53,8 @@ def _info(live: LiveSession, core: Core, leases: Leases) -> WorkerInfo:
     held = leases.held(live.id)
     queues = dict.fromkeys([*about.queues, *live.queues, *(job.queue for job in held)])
     return WorkerInfo(
-        id=about.id or worker_id(live.id),
-        queues=list(queues),
+        id=_id(live),
+        queues=list(queues)[:QUEUES_LISTED_MAX],
         concurrency=about.concurrency,
         last_heartbeat=core.state.now_ms - (core.clock_ms - live.heard_ms),
         jobs_processed=about.jobs_processed or max(0, live.taken - len(held)),

@@ -24,6 +24,7 @@ FLAG: Final = "flag"
 JOBS: Final = "jobs"
 CHILDREN: Final = "children"
 NUMBER: Final = "number"
+PAGE: Final = "page"
 
 GOOD: Final[dict[str, Any]] = {
     UNSIGNED: 1,
@@ -37,8 +38,10 @@ GOOD: Final[dict[str, Any]] = {
     JOBS: [{"data": 1}],
     CHILDREN: [{"queue": "x", "data": 1}],
     NUMBER: 50,
+    PAGE: 10,
 }
 BAD: Final[dict[str, tuple[Any, ...]]] = {
+    PAGE: (-1, "5", 1.5, 10_001),
     UNSIGNED: (-1, "5", 1.5, [1], 2**53),
     SIGNED: ("5", 1.5, 2**31),
     U32: (-1, "5", 2**32),
@@ -107,10 +110,10 @@ FIELDS: Final[dict[str, Fields]] = {
     "GETJOBCOUNTS": ONE_QUEUE,
     "COUNT": ONE_QUEUE,
     "ISPAUSED": ONE_QUEUE,
-    "LISTQUEUES": Fields({}, {}),
+    "LISTQUEUES": Fields({}, {"limit": PAGE, "after": TEXT, "search": TEXT, "fullest": FLAG}),
     "STATS": Fields({}, {}),
-    "METRICS": Fields({}, {}),
-    "LISTWORKERS": Fields({}, {}),
+    "METRICS": Fields({}, {"queues": PAGE}),
+    "LISTWORKERS": Fields({}, {"limit": PAGE, "after": TEXT}),
     "METRICSHISTORY": Fields({}, {}),
     "CANCEL": ONE_JOB,
     "CHANGEPRIORITY": Fields({"id": UNSIGNED, "priority": SIGNED}, {}),
@@ -139,12 +142,12 @@ FIELDS: Final[dict[str, Fields]] = {
         {"schedule": TEXT, "repeat_every": UNSIGNED, "priority": SIGNED, "limit": UNSIGNED},
     ),
     "CRONDELETE": Fields({"name": TEXT}, {}),
-    "CRONLIST": Fields({}, {}),
+    "CRONLIST": Fields({}, {"limit": PAGE, "after": TEXT}),
     "WEBHOOK": Fields(
         {"url": TEXT, "events": TEXTS}, {"queue": TEXT, "secret": TEXT, "webhook": TEXT}
     ),
     "WEBHOOKDELETE": Fields({"webhook": TEXT}, {}),
-    "WEBHOOKLIST": Fields({}, {}),
+    "WEBHOOKLIST": Fields({}, {"limit": PAGE, "after": TEXT}),
     "WEBHOOKDEAD": Fields({}, {"webhook": TEXT, "limit": UNSIGNED}),
     "WEBHOOKRETRY": Fields({}, {"webhook": TEXT, "delivery": UNSIGNED}),
     "WEBHOOKDONE": Fields(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.contract.dealer import Dealer
@@ -127,6 +129,26 @@ def test_counts_are_by_state(dealer: Dealer, queue: str) -> None:
 
 
 @pytest.mark.covers("LISTQUEUES")
+def test_queues_are_listed_in_pages(dealer: Dealer, queue: str) -> None:
+    """By name, each behind the one before; or those with most jobs."""
+    names = sorted(f"{queue}-{n}" for n in range(7))
+    for n, name in enumerate(names):
+        for _ in range(1 + n % 3):
+            push(dealer, name)
+    found: list[str] = []
+    page: dict[str, Any] = {}
+    while "next" in page or not found:
+        after = {"after": page["next"]} if page else {}
+        page = dealer.ask("LISTQUEUES", search=queue, limit=3, **after)
+        assert page["total"] == 7
+        found += [info["name"] for info in page["queues"]]
+    assert found == names
+    fullest = dealer.ask("LISTQUEUES", search=queue, limit=3, fullest=True)
+    assert [info["name"] for info in fullest["queues"]] == [names[2], names[5], names[1]]
+    assert "next" not in fullest
+
+
+@pytest.mark.covers("LISTQUEUES")
 def test_queues_are_listed_with_what_limits_them(dealer: Dealer, queue: str) -> None:
     """Of all shards; a queue with nothing but dead letters counts too."""
     for n in range(6):
@@ -135,8 +157,9 @@ def test_queues_are_listed_with_what_limits_them(dealer: Dealer, queue: str) -> 
     dealer.ask("RATELIMIT", queue=f"{queue}-1", limit=5)
     dealer.ask("SETCONCURRENCY", queue=f"{queue}-2", limit=6)
     job_in(dealer, f"{queue}-dead", "failed")
-    reply = dealer.ask("LISTQUEUES")
-    assert list(reply) == ["ok", "queues"]
+    reply = dealer.ask("LISTQUEUES", search=queue.upper())
+    assert list(reply) == ["ok", "queues", "total"]
+    assert reply["total"] == len(reply["queues"]) == 7
     found = {info["name"]: info for info in reply["queues"] if info["name"].startswith(queue)}
     plain = {
         "pending": 1,

@@ -210,7 +210,7 @@ def test_ten_thousand_queues(start_server: StartServer) -> None:
     names = [f"tenant-{n}.mail" for n in range(10_000)]
     asked = [dealer.send("PUSH", queue=name, data=n) for n, name in enumerate(names)]
     assert all(dealer.answer(corr)["ok"] for corr in asked)
-    listed = dealer.ask("LISTQUEUES")["queues"]
+    listed = dealer.ask("LISTQUEUES", limit=10_000)["queues"]
     assert sorted(queue["name"] for queue in listed) == sorted(names)
     assert {queue["pending"] for queue in listed} == {1}
     assert dealer.ask("STATS")["queued"] == 10_000

@@ -103,9 +103,16 @@ class Queues(Life):
         names = {job.queue for job in self.jobs.values()} | self.settings.keys()
         return names | {queue for queue, _ in self.windows}
 
-    def do_listqueues(self, corr: int) -> Fields:
-        names = self.known_queues()
-        return {"queues": [self.queue_info(name) for name in sorted(names)]}
+    def do_listqueues(self, corr: int, limit: int = 1000, **said: Any) -> Fields:
+        names = [name for name in self.known_queues() if said.get("search", "") in name]
+        found = [self.queue_info(name) for name in sorted(names)]
+        total = {"total": len(found)} if found else {}
+        if said.get("fullest"):
+            found.sort(key=lambda info: -info["pending"] - info["processing"] - info["dlq"])
+            return {"queues": found[:limit], **total}
+        found = [info for info in found if info["name"] > said.get("after", "")]
+        more = {"next": found[limit - 1]["name"]} if len(found) > limit else {}
+        return {"queues": found[:limit], **total, **more}
 
     def queue_info(self, name: str) -> Fields:
         return {

@@ -374,6 +374,8 @@ class EngineBesideModel(RuleBasedStateMachine):
     def look_around(self, queue: str, some: list[int], count: int | None) -> None:
         for cmd in ("COUNT", "GETJOBCOUNTS", "ISPAUSED"):
             self.ask(cmd, queue=queue)
+        for page in ({"limit": 1}, {"after": "a"}, {"search": "b"}, {"fullest": True, "limit": 1}):
+            self.ask("LISTQUEUES", **page)
         for cmd in ("LISTQUEUES", "STATS", "METRICS"):
             self.ask(cmd)
         self.ask("DLQ", queue=queue, count=count)

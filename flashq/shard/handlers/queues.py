@@ -13,6 +13,7 @@ from flashq.protocol import records as r
 from flashq.protocol.base import CountReply, Reply
 from flashq.protocol.internal import COORDINATOR, Obliterated
 from flashq.protocol.objects import Metrics, QueueInfo, QueueMetrics
+from flashq.protocol.paging import Listed, fullest, page
 from flashq.protocol.records import AnyRecord, QueueSettings
 from flashq.protocol.server import GetMetrics, MetricsReply, Stats, StatsReply
 from flashq.shard.context import Context, Decision
@@ -197,9 +198,28 @@ def get_job_counts(context: Context, command: q.GetJobCounts, origin: Origin) ->
 
 
 def list_queues(context: Context, command: q.ListQueues, origin: Origin) -> Decision:
-    """List every queue that has a job or a setting."""
+    """List queues that have a job or a setting."""
     queues = context.state.queues.values()
-    return Decision(q.QueuesReply(ok=True, queues=[_info(queue) for queue in queues]))
+    found = list(queues)
+    if command.search:
+        wanted = command.search.casefold()
+        found = [queue for queue in queues if wanted in queue.name.casefold()]
+    limit = command.limit
+    if command.fullest:
+        listed = Listed(fullest(found, _name, _jobs, limit=limit), None)
+    else:
+        listed = page(found, _name, limit=limit, after=command.after)
+    infos = [_info(queue) for queue in listed.entries]
+    return Decision(q.QueuesReply(ok=True, queues=infos, total=len(found), next=listed.next))
+
+
+def _name(queue: Queue) -> str:
+    return queue.name
+
+
+def _jobs(queue: Queue) -> int:
+    counts = queue.counts
+    return counts[WAITING] + counts[DELAYED] + counts[ACTIVE] + counts[FAILED]
 
 
 def _info(queue: Queue) -> QueueInfo:
@@ -235,7 +255,7 @@ def stats(context: Context, command: Stats, origin: Origin) -> Decision:
 
 
 def metrics(context: Context, command: GetMetrics, origin: Origin) -> Decision:
-    """Give this shard's totals and its queues' counts.
+    """Give this shard's totals and the counts of its fullest queues.
 
     `jobs_per_second` and `avg_latency_ms` are the mean over all completions; whoever gathers
     several shards weighs them by `total_completed`.
@@ -266,7 +286,7 @@ def metrics(context: Context, command: GetMetrics, origin: Origin) -> Decision:
                         dlq=queue.counts[FAILED],
                         rate_limit=queue.settings.rate_limit,
                     )
-                    for queue in queues
+                    for queue in fullest(queues, _name, _jobs, limit=command.queues)
                 ],
             ),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.cli.conftest import Run
@@ -10,9 +12,16 @@ from tests.unit.client.fake_server import FakeServer
 
 
 def test_list(ask: Run, fake: FakeServer) -> None:
-    """Sorted by name, and in a pipe never cut off, however narrow a terminal would be."""
+    """All pages of it, and in a pipe never cut off, however narrow a terminal would be."""
     long = {**QUEUE, "name": "a" * 200, "paused": False}
-    fake.answer("LISTQUEUES", lambda _: {"ok": True, "queues": [QUEUE, long]})
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+        if asked.get("after") is None:
+            return {"ok": True, "queues": [long], "total": 2, "next": long["name"]}
+        assert asked["after"] == long["name"]
+        return {"ok": True, "queues": [QUEUE], "total": 2}
+
+    fake.answer("LISTQUEUES", answer)
     _, first, second = ask("queue", "list").out.splitlines()
     assert first.startswith("a" * 200)
     assert second.split() == ["mail", "3", "1", "2", "5", "–", "paused"]

@@ -29,6 +29,7 @@ def snapshot(at: float, pushed: int, queues: int = 1) -> top.Snapshot:
         msgspec.convert({"ok": True, **REPLIES["STATS"]}, StatsReply),
         msgspec.msgpack.decode(encode_msgpack(metrics), type=Metrics),
         msgspec.convert(found, list[QueueInfo]),
+        queues,
     )
 
 

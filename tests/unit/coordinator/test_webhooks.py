@@ -163,7 +163,7 @@ def test_a_replaced_webhook_keeps_its_secret_unless_it_is_told_otherwise() -> No
     assert endpoint.webhook.secret == "t"
     table.add("failed", webhook=id_, secret="")
     assert endpoint.webhook.secret is None
-    assert table.table.view()[0].signed is False
+    assert table.table.view().entries[0].signed is False
 
 
 PRIVATE = (
@@ -246,7 +246,7 @@ def test_a_full_queue_moves_its_oldest_to_the_dead() -> None:
     assert pending(endpoint) == [1, 5, 6]
     dead = table.table.view_dead(endpoint.webhook.id, None).deliveries
     assert [(one.job_id, one.reason) for one in dead] == [(3, FULL), (4, FULL)]
-    view = table.table.view()[0]
+    view = table.table.view().entries[0]
     assert (view.pending, view.dead, view.evicted, view.dropped) == (3, 2, 3, 1)
     table.reload()
     assert pending(table.table.find(endpoint.webhook.id)) == [1, 5, 6]
@@ -284,7 +284,7 @@ def test_a_failure_holds_up_what_is_behind_it_until_it_is_dead() -> None:
     table.table.failed(endpoint, dead.delivery, "late copy", NOW_MS, 0)
     assert endpoint.queue[first(endpoint)].attempts == 0
     table.table.delivered(endpoint, first(endpoint))
-    assert table.table.view()[0].last_error is None
+    assert table.table.view().entries[0].last_error is None
     assert not table.table.waiting
 
 
@@ -335,7 +335,7 @@ def test_what_became_of_deliveries_is_counted() -> None:
     table.table.delivered(endpoint, first(endpoint) + 1)
     for _ in range(table.limits.webhook_attempts_max):
         fail_once(table, endpoint)
-    (view,) = table.table.view()
+    (view,) = table.table.view().entries
     tries = table.limits.webhook_attempts_max
     assert (view.delivered, view.failed, view.retried) == (2, 1 + tries, tries)
     assert (view.pending, view.dead) == (0, 1)

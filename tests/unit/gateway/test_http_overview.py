@@ -56,8 +56,9 @@ def test_a_dashboard_reads_what_older_ones_do() -> None:
         total_retried=0, total_timed_out=0, total_stalled=0, total_lost=0, total_evicted=0,
         jobs_per_second=0.0, avg_latency_ms=0.0, queues=[],
     )  # fmt: skip
-    view = View(stats=stats(), metrics=metrics, queues=[], workers=[], timestamp=5)
+    view = View(stats=stats(), metrics=metrics, queues=[], queues_total=7, workers=[], timestamp=5)
     told = json.loads(dashboard_frame(view, []))
     assert told["stats"]["queued"] == 1
     assert told["missing_shards"] == []
+    assert told["queues_total"] == 7
     assert {"metrics", "queues", "workers", "metrics_history", "timestamp"} <= told.keys()

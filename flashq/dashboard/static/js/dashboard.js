@@ -38,14 +38,30 @@ async function act(work) {
 const button = (text, work, kind) =>
   element("button", { class: kind, onclick: () => act(work) }, text);
 
+/** The queues on show: the fullest, which come every second, or those that were searched for. */
+let searched = null;
+
+async function search() {
+  const wanted = byId("queue-filter").value;
+  if (!wanted) {
+    searched = null;
+  } else {
+    const query = `limit=${QUEUES_SHOWN}&search=${quoted(wanted)}`;
+    const { data, total } = await ask("GET", `/queues?${query}`);
+    if (byId("queue-filter").value !== wanted) return;
+    searched = { queues: data, total: total ?? data.length };
+  }
+  if (latest) showQueues();
+}
+
 function showQueues() {
-  const wanted = byId("queue-filter").value.toLowerCase();
-  const all = latest.queues
-    .filter((queue) => queue.name.toLowerCase().includes(wanted))
-    .sort((a, b) => a.name.localeCompare(b.name));
-  const more = all.length - QUEUES_SHOWN;
-  byId("queues-note").textContent = more > 0 ? `${more} more: filter by name` : `${all.length}`;
-  const rows = all.slice(0, QUEUES_SHOWN).map((queue) => {
+  const { queues, total } = searched ?? { queues: latest.queues, total: latest.queues_total };
+  const shown = [...queues].sort((a, b) => a.name.localeCompare(b.name));
+  const more = total - shown.length;
+  byId("queues-note").textContent = more > 0
+    ? `${number(total)}; ${searched ? "" : "the fullest "}${shown.length} are shown: filter by name`
+    : number(total);
+  const rows = shown.map((queue) => {
     const path = `/queues/${quoted(queue.name)}`;
     const limits = [
       queue.rate_limit !== null && `${queue.rate_limit}/s`,
@@ -112,7 +128,7 @@ function show(figures) {
   if (figures.missing_shards.length) {
     notice(`Shards that do not answer: ${figures.missing_shards.join(", ")}`);
   }
-  showQueues();
+  if (!searched) showQueues();
   showWorkers();
   showChart();
 }
@@ -136,7 +152,8 @@ byId("token-form").addEventListener("submit", (event) => {
   feed.again();
   act(showVersion);
 });
-byId("queue-filter").addEventListener("input", () => latest && showQueues());
+byId("queue-filter").addEventListener("input", () => act(search));
+setInterval(() => searched && search().catch(() => {}), 2000);
 byId("dlq-retry-all").addEventListener("click", () => act(async () => {
   await ask("POST", `/queues/${quoted(chosen)}/dlq/retry`);
   await chooseQueue(chosen);
