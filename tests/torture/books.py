@@ -15,7 +15,9 @@ from tests.torture.ledger import (
     Acknowledged,
     Attempted,
     Awaited,
+    Declined,
     Delivered,
+    Dropped,
     Ended,
     Ending,
     Found,
@@ -23,11 +25,14 @@ from tests.torture.ledger import (
     Killed,
     Line,
     Refused,
+    Seen,
     Unanswered,
     Wanted,
 )
 
 FOREVER: Final = 2**62
+GATEWAYS: Final = ("tcp", "http")
+"""Doors of the gateway."""
 
 
 class Request(NamedTuple):
@@ -66,7 +71,7 @@ class Books:
     """
 
     def __init__(self, ledgers: Mapping[str, Sequence[Line]], shards: int) -> None:
-        self._shards: Final = shards
+        self.shards: Final = shards
         self.requests: list[Request] = []
         self.wanted: dict[str, Wanted] = {}
         #: by uid: the request that asked for it
@@ -82,6 +87,13 @@ class Books:
         self.kills: list[Killed] = []
         self.found: dict[int, Found] = {}
         self.kept: dict[int, str] = {}
+        #: by id: endings that were answered with an error which promises that nothing happened
+        self.declined: dict[int, list[End]] = defaultdict(list)
+        #: by id: until when each delivery certainly was held by a worker, by token
+        self._let_go: dict[tuple[int, int], int] = {}
+        self._holder: dict[tuple[int, int], str] = {}
+        #: what the server said of active jobs, in the order of time
+        self.seen: list[Seen] = []
         #: by worker: what it had and was not told to be done with
         self.held: dict[str, set[tuple[int, int]]] = defaultdict(set)
         for name, lines in ledgers.items():
@@ -116,13 +128,24 @@ class Books:
                 self.deliveries[line.id].append(line)
                 self.delivered_ids[line.uid].add(line.id)
                 self.held[name].add((line.id, line.token))
+                self._holder[line.id, line.token] = name
             case Ending():
                 for job_id, token in line.leases:
                     self.endings[job_id].append(End(line.at, line.way, token))
+                    self._let_go[job_id, token] = line.at
             case Ended():
                 self.held[name].difference_update(line.leases)
                 for job_id, token in line.leases:
                     self.ends[job_id].append(End(line.at, line.way, token))
+            case Declined():
+                for job_id, token in line.leases:
+                    self.declined[job_id].append(End(line.at, line.way, token))
+            case Dropped():
+                self.held[name].difference_update(line.leases)
+                for lease in line.leases:
+                    self._let_go[lease] = line.at
+            case Seen():
+                self.seen.append(line)
             case Awaited():
                 self.awaited.append(line)
             case Killed():
@@ -136,7 +159,7 @@ class Books:
 
     def shard_of(self, queue: str) -> int:
         """Return the shard that owns a queue."""
-        return crc32(queue.encode()) % self._shards
+        return crc32(queue.encode()) % self.shards
 
     def ids_of(self, uid: str) -> set[int]:
         """Return every id that a job is known by."""
@@ -180,6 +203,42 @@ class Books:
             (end.at for end in self.ends.get(job_id, ()) if end.way == "ack"), default=FOREVER
         )
 
+    def let_go_at(self, job_id: int, at: int) -> int:
+        """Return from when on no worker that lives held a job, up to a time.
+
+        Args:
+            job_id: of the job.
+            at: the time.
+
+        Returns:
+            `FOREVER` if one held it then; 0 if none ever had it.
+        """
+        latest = 0
+        for delivery in self.deliveries.get(job_id, ()):
+            if delivery.at > at:
+                continue
+            lease = (job_id, delivery.token)
+            end = min(self._let_go.get(lease, FOREVER), self._death_of(self._holder[lease]))
+            if end > at:
+                return FOREVER
+            latest = max(latest, end)
+        return latest
+
+    def _death_of(self, worker: str) -> int:
+        return next(
+            (kill.at for kill in self.kills if kill.name == worker and kill.kind == "worker"),
+            FOREVER,
+        )
+
+    def last_trouble(self, at: int, shard: int) -> int:
+        """Return when a shard was last killed, or anything stood still, before a time."""
+        troubles = [
+            kill.at
+            for kill in self.kills
+            if kill.at < at and (shard in kill.shards or kill.kind in ("still", "supervisor"))
+        ]
+        return max(troubles, default=0)
+
     def next_kill(self, at: int, shard: int) -> Killed | None:
         """Return the first kill of a shard after some time."""
         return next((kill for kill in self.kills if kill.at > at and shard in kill.shards), None)
@@ -199,7 +258,7 @@ class Books:
 
     def was_holding(self, kill: Killed) -> bool:
         """Tell whether a victim died with work in its hands that was not acknowledged."""
-        if kill.kind == "worker":
+        if kill.kind == "worker" or kill.name in self.held:
             return bool(self.held[kill.name])
         if kill.kind == "producer":
             return any(
@@ -207,7 +266,7 @@ class Books:
                 for request in self.requests
             )
         for request in self.open_requests(kill.at):
-            if kill.kind == "gateway" and request.attempt.door != "gateway":
+            if kill.kind == "gateway" and request.attempt.door not in GATEWAYS:
                 continue
             if kill.kind not in ("shard", "twin") or any(
                 self.shard_of(job.queue) in kill.shards for job in request.attempt.jobs

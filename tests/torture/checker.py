@@ -16,7 +16,7 @@ from msgspec import Struct, field
 
 from tests.torture.books import FOREVER, Books, End, Request
 from tests.torture.ledger import Acknowledged, Refused, Unanswered, Wanted
-from tests.torture.window import Breach, Window
+from tests.torture.window import MS, Breach, Window
 
 LOST: Final = "lost"
 INVENTED: Final = "invented"
@@ -29,13 +29,33 @@ REUSED: Final = "id reused"
 TORN: Final = "torn"
 FALSE: Final = "false answer"
 HUNG: Final = "never answered"
+STUCK: Final = "stuck"
 HARNESS: Final = "harness"
 
 KINDS: Final = (
-    *(LOST, INVENTED, DUPLICATED, UNDONE, ORDER, KEYS, CRON, REUSED, TORN, FALSE, HUNG, HARNESS),
+    *(
+        LOST,
+        INVENTED,
+        DUPLICATED,
+        UNDONE,
+        ORDER,
+        KEYS,
+        CRON,
+        REUSED,
+        TORN,
+        FALSE,
+        HUNG,
+        STUCK,
+        HARNESS,
+    ),
 )
 TIMEOUT_CODE: Final = "request_timeout"
 EXAMPLES_MAX: Final = 10
+UNHELD_MS_MAX: Final = 30_000
+"""How long a job may be active without a worker that lives: its session or lease ends in 3 s, a
+shard that was started anew waits 10 s for heartbeats, and the rest is for a machine that stalls."""
+PARKED: Final = ("waitingchildren", "waitingparent")
+ENDED: Final = ("completed", "failed", "cancelled", "")
 
 
 class Deaths(Struct):
@@ -101,6 +121,8 @@ class Checker:
         self._check_custom_ids()
         self._check_crons()
         self._check_wholeness()
+        self._check_holders()
+        self._check_declined()
         self._judge()
         self._count()
         return self._verdict
@@ -175,8 +197,13 @@ class Checker:
             assert request.answer is not None
             if books.deliveries.get(job_id) or self._is_spared(job_id, job, request):
                 continue
-            self._lost.add(job_id)
             state = books.state_of(job_id) or "unknown"
+            causes = self._causes(job, request)
+            if causes and state in PARKED and all(map(self._has_ended, causes)):
+                text = f"{job.uid}, id {job_id}, is {state}, and all that it waited for has ended"
+                self.accuse(STUCK, text)
+                continue
+            self._lost.add(job_id)
             text = f"{job.uid} ({request.attempt.kind}), id {job_id}, is {state}, never delivered"
             self._undone(LOST, text, request.attempt.at, request.answer.at, job.queue)
         for job_id, deliveries in books.deliveries.items():
@@ -221,15 +248,22 @@ class Checker:
     def _is_spared(self, job_id: int, job: Wanted, request: Request) -> bool:
         """Tell whether a job failed, and had to, since what it waited for has failed."""
         books = self._books
+        return (
+            books.state_of(job_id) == "failed"
+            and not job.is_forgiving
+            and any(books.state_of(cause) in ("failed", "") for cause in self._causes(job, request))
+        )
+
+    def _causes(self, job: Wanted, request: Request) -> list[int]:
+        """Return what has to end before a job runs."""
         causes = list(job.after)
         is_parent = request.attempt.kind == "flow" and request.attempt.jobs[0] is job
         if is_parent and isinstance(request.answer, Acknowledged):
             causes += request.answer.ids[1:]
-        return (
-            books.state_of(job_id) == "failed"
-            and not job.is_forgiving
-            and any(books.state_of(cause) in ("failed", "") for cause in causes)
-        )
+        return causes
+
+    def _has_ended(self, job_id: int) -> bool:
+        return job_id in self._books.found and self._books.state_of(job_id) in ENDED
 
     def _check_answers(self) -> None:
         """Every call ends, and results are those of the jobs, at once and afterwards."""
@@ -378,6 +412,33 @@ class Checker:
             if there and len(there) < len(wholes):
                 text = f"{len(there)} of {len(wholes)} of {wholes[0].uid} ({request.attempt.kind})"
                 self.accuse(TORN, text)
+
+    def _check_holders(self) -> None:
+        """No job stays active for long when no worker that lives has it."""
+        books = self._books
+        since: dict[tuple[int, int], int] = {}
+        accused: set[int] = set()
+        for seen in books.seen:
+            since = {delivery: since.get(delivery, seen.at) for delivery in seen.jobs}
+            for (job_id, _), first in since.items():
+                let_go = books.let_go_at(job_id, seen.at)
+                if let_go == FOREVER or job_id in accused:
+                    continue
+                begin = max(first, let_go, books.last_trouble(seen.at, job_id % books.shards))
+                unheld_ms = (seen.at - begin) // MS
+                if unheld_ms > UNHELD_MS_MAX:
+                    accused.add(job_id)
+                    text = f"id {job_id} was active for {unheld_ms} ms, and nobody had it"
+                    self.accuse(STUCK, text)
+
+    def _check_declined(self) -> None:
+        """An error that promises that nothing happened is true: no ack of those is carried out."""
+        books = self._books
+        for job_id, declined in books.declined.items():
+            refused = sum(end.way == "ack" for end in declined)
+            begun = sum(end.way == "ack" for end in books.endings[job_id])
+            if begun == refused and books.state_of(job_id) == "completed":
+                self.accuse(FALSE, f"id {job_id} is completed, and each ack of it was declined")
 
     # --- figures
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
 from tests.server import eventually
+from tests.torture.books import GATEWAYS
 from tests.torture.ledger import SUFFIX
 
 ROLES: Final = (
     ("producer", "router"),
     ("worker", "bare"),
-    ("producer", "gateway"),
+    ("producer", "tcp"),
     ("worker", "plain"),
-    ("producer", "router"),
-    ("worker", "bare"),
+    ("producer", "hasty"),
+    ("worker", "hasty"),
+    ("worker", "tcp"),
+    ("producer", "http"),
+    ("worker", "http"),
 )
 GRACE_S: Final = 10.0
 """What is begun may take so much longer than a call."""
@@ -32,7 +37,7 @@ class Crew:
 
     Args:
         directory: of their ledgers.
-        addresses: of the server, by `router` and `gateway`.
+        addresses: of the server, by `router`, `tcp` and `http`.
         seed: of their choices.
         timeout_s: how long a call may take.
     """
@@ -50,14 +55,21 @@ class Crew:
         #: places whose process was killed, or is wanted no more
         self._expected: set[int] = set()
         self._is_dismissed: set[str] = set()
+        #: by place: when a process that stands still goes on
+        self._still: dict[int, float] = {}
         #: who ended otherwise, and what it said
         self.failures: list[str] = []
 
     def tend(self) -> None:
-        """Fill every place that is empty."""
+        """Fill every place that is empty, and let go on what has stood still for its time."""
+        for place, until in list(self._still.items()):
+            if time.monotonic() >= until:
+                del self._still[place]
+                self._at_work[place][0].send_signal(signal.SIGCONT)
         for place, (process, name) in list(self._at_work.items()):
             if process.poll() is not None:
                 del self._at_work[place]
+                self._still.pop(place, None)
                 is_done = ROLES[place][0] in self._is_dismissed and not process.returncode
                 if place not in self._expected and not is_done:
                     said = self._said(name).read_text(errors="replace")
@@ -70,9 +82,10 @@ class Crew:
     def _hire(self, place: int, role: str, kind: str) -> None:
         self._count += 1
         name = f"{role}-{self._count}"
-        address = self._addresses["gateway" if kind == "gateway" else "router"]
+        address = self._addresses[kind if kind in GATEWAYS else "router"]
+        module = "foreign" if role == "worker" and kind in GATEWAYS else role
         with self._said(name).open("wb") as said:
-            command = [sys.executable, "-m", f"tests.torture.{role}", str(self._directory), name]
+            command = [sys.executable, "-m", f"tests.torture.{module}", str(self._directory), name]
             command += [kind, address, str(self._seed), str(int(self._timeout_s * 1000))]
             process = subprocess.Popen(command, stdout=said, stderr=said)
         self._at_work[place] = process, name
@@ -103,6 +116,16 @@ class Crew:
         """Send SIGKILL."""
         self._expected.add(place)
         self._at_work[place][0].kill()
+
+    def stop(self, place: int, still_s: float) -> None:
+        """Send SIGSTOP, and SIGCONT after a while.
+
+        Args:
+            place: whose.
+            still_s: how long it stands still.
+        """
+        self._at_work[place][0].send_signal(signal.SIGSTOP)
+        self._still[place] = time.monotonic() + still_s
 
     def dismiss(self, role: str) -> None:
         """Let all with a role finish what they have begun, and wait for it."""

@@ -1,4 +1,5 @@
-"""The killer: SIGKILL to one kind of process after the other, in an order that a seed gives.
+"""The killer: SIGKILL to one kind of process after the other, in an order that a seed gives, and
+SIGSTOP to some.
 
 Owns who is next and when. Every kind gets its turn before chance decides, and some turns come
 while something is still coming back from the last one. What it is about to do it writes into its
@@ -28,10 +29,12 @@ WEIGHTS: Final = {
     "supervisor": 1,
     "all but one": 1,
     "twin": 1,
+    "still": 4,
 }
 """`supervisor` alone: its children drain while new ones start. `all but one`: a shard stands still
 while everything else dies and comes back, and then goes on. `twin`: a shard stands still, gets a
-second process, goes on beside it, and the second one is killed."""
+second process, goes on beside it, and the second one is killed. `still`: a program, a worker or a
+producer stands still for longer than sessions live, or shorter, and goes on."""
 
 SOON_S: Final = (0.05, 0.6)
 """How long after the last kill one comes that has to meet a recovery."""
@@ -43,6 +46,8 @@ POSTGRES_TOO: Final = 0.5
 AWAY_S: Final = (0.0, 2.0)
 """How long PostgreSQL stays away."""
 STILL_S: Final = (0.5, 2.0)
+LONG_STILL_S: Final = (0.2, 4.0)
+"""Sessions die in 2 s of silence."""
 TWIN_S: Final = (1.0, 3.0)
 """How long a twin lives after its shard goes on."""
 RECOVERING_S: Final = 0.7
@@ -130,6 +135,8 @@ class Killer:
         match kind:
             case "worker" | "producer":
                 return self._kill_somebody(kind)
+            case "still":
+                return self._let_stand_still()
             case "shard" | "router" | "coordinator" | "gateway":
                 titles = [title for title in site.programs() if title.startswith(f"flashq-{kind}")]
                 if not titles:
@@ -172,6 +179,24 @@ class Killer:
             self._write("twin", "twin", [self._twin[0]])
             self._site.kill_twin()
             self._twin = None
+
+    def _let_stand_still(self) -> bool:
+        site, crew, random = self._site, self._crew, self._random
+        still_s = random.uniform(*LONG_STILL_S)
+        if random.random() < 0.5:
+            titles = list(site.programs())
+            if not titles:
+                return False
+            title = random.choice(titles)
+            self._write("still", title, [])
+            return site.stop(title, still_s)
+        places = crew.places("worker") + crew.places("producer")
+        if not places:
+            return False
+        place = random.choice(places)
+        self._write("still", crew.name_at(place), [])
+        crew.stop(place, still_s)
+        return True
 
     def _kill_somebody(self, role: str) -> bool:
         places = self._crew.places(role)

@@ -50,7 +50,7 @@ class Attempted(Struct, tag="attempted", array_like=True):
     Args:
         op: its number, within the producer.
         kind: of work: single, batch, flow, ...
-        door: router or gateway.
+        door: router, hasty, tcp or http.
         jobs: what it asks for; of a flow the parent is the first.
     """
 
@@ -125,8 +125,35 @@ class Ended(Struct, tag="ended", array_like=True):
     leases: list[tuple[int, int]]
 
 
+class Declined(Struct, tag="declined", array_like=True):
+    """A worker was told that nothing happened when it wanted to ack or fail one of these.
+
+    Args:
+        code: of the error, which promised that a repeat can help.
+    """
+
+    at: int
+    way: str
+    leases: list[tuple[int, int]]
+    code: str
+
+
+class Dropped(Struct, tag="dropped", array_like=True):
+    """A worker has cut the connection that held these jobs, or holds them no longer on purpose."""
+
+    at: int
+    leases: list[tuple[int, int]]
+
+
+class Seen(Struct, tag="seen", array_like=True):
+    """The server said that these jobs are active: id, and when the delivery began."""
+
+    at: int
+    jobs: list[tuple[int, int]]
+
+
 class Killed(Struct, tag="killed", array_like=True):
-    """The killer is about to send SIGKILL.
+    """The killer is about to send SIGKILL, or SIGSTOP and SIGCONT after a while (kind `still`).
 
     Args:
         kind: of victim.
@@ -166,6 +193,9 @@ Line = (
     | Delivered
     | Ending
     | Ended
+    | Declined
+    | Dropped
+    | Seen
     | Killed
     | Found
     | Kept

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import select
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -24,7 +26,7 @@ from tests.torture.books import Books
 from tests.torture.checker import HARNESS, Checker, Verdict
 from tests.torture.crew import Crew
 from tests.torture.killer import WEIGHTS, Killer
-from tests.torture.ledger import Found, Kept, Pen, read_all
+from tests.torture.ledger import Found, Kept, Pen, Seen, now, read_all
 from tests.torture.site import SHARDS, START_S, Site, remove
 from tests.torture.workload import Payload
 
@@ -34,6 +36,10 @@ REST_S = 6.0
 """A shard notices a new coordinator within 2 s when it has nothing to do, and only then gets its
 mail; what is lost on the way is sent again after 1 s. The rest is for a machine that stalls."""
 SNAPSHOT_IDS = 2000
+LOOK_S = 1.0
+LOOK_TIMEOUT_MS = 2000
+ACTIVE_MAX = 1000
+"""More than a crew holds at a time."""
 RESULTS_MAX = 500
 
 
@@ -118,7 +124,11 @@ class Run:
         for directory in (self._ledgers, home / "run", home / "data"):
             directory.mkdir(mode=0o700)
         self._site = Site(home, plan.level, postgres, plan.sabotage)
-        addresses = {"router": self._site.address, "gateway": str(self._site.gateway_port)}
+        addresses = {
+            "router": self._site.address,
+            "tcp": str(self._site.tcp_port),
+            "http": str(self._site.http_port),
+        }
         self._crew = Crew(self._ledgers, addresses, plan.seed, plan.timeout_s)
         self._pen = Pen(self._ledgers, "killer")
         self._kinds = plan.kinds or tuple(
@@ -142,9 +152,10 @@ class Run:
                 self._crew,
                 self._pen,
             )
-            self._kill(killer)
-            self._say("peace")
-            self._come_to_rest(killer)
+            with self._watched():
+                self._kill(killer)
+                self._say("peace")
+                self._come_to_rest(killer)
         except AssertionError as error:
             self._failures.append(str(error)[:2000])
         finally:
@@ -185,6 +196,29 @@ class Run:
             if time.monotonic() >= ends and not killer.has_turns and now < latest:
                 killer.promise(self._never_held())
         killer.kill_twin()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Write down again and again which jobs are active, while everything else goes on."""
+        stopping = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(stopping,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join()
+
+    def _watch(self, stopping: threading.Event) -> None:
+        pen = Pen(self._ledgers, "watcher")
+        with Client(self._site.address, timeout=LOOK_TIMEOUT_MS) as client:
+            while not stopping.wait(LOOK_S):
+                asked = now()
+                try:
+                    jobs = client.get_jobs(state="active", limit=ACTIVE_MAX)
+                except FlashQError:
+                    continue  # the server is away
+                pen.write(Seen(asked, [(job.id, job.started_at or 0) for job in jobs]))
 
     def _never_held(self) -> list[str]:
         """Return the kinds of which none has died with work in its hands yet."""

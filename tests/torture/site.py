@@ -28,12 +28,12 @@ RETRY_S: Final = 0.2
 COMMAND: Final = (sys.executable, "-m", "tests.torture.serve")
 FLAGS: Final = {
     "shards": SHARDS,
-    "http-port": 0,
     "grpc-port": 0,
     "log-level": "warning",
     # A silence is noticed soon, so that much is taken back and little time is spent in waiting.
     "session-timeout-ms": 2000,
     "heartbeat-interval-ms": 400,
+    "stall-timeout-ms": 3000,
     # Checkpoints are under way most of the time.
     "checkpoint-log-bytes": 256 * 1024,
     "completed-jobs-max": 1_000_000,
@@ -54,15 +54,17 @@ class Site:
     def __init__(self, home: Path, level: str, postgres: Postgres | None, sabotage: str) -> None:
         self.home = home
         self.postgres = postgres
-        ports = free_ports(2)
+        ports = free_ports(3)
         self.address = f"tcp://127.0.0.1:{ports[0]}"
-        self.gateway_port = ports[1]
+        self.tcp_port = ports[1]
+        self.http_port = ports[2]
         flags = FLAGS | {
             "run-dir": home / "run",
             "data-dir": home / "data",
             "durability": level,
             "zmq-port": ports[0],
             "port": ports[1],
+            "http-port": ports[2],
         }
         if postgres is not None:
             flags["storage"] = postgres.database()
@@ -72,8 +74,8 @@ class Site:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self._start_at = 0.0
-        #: pid of a program that stands still, and when it goes on
-        self._stopped: tuple[int, float] | None = None
+        #: by pid: when a program that stands still goes on
+        self._stopped: dict[int, float] = {}
         self._postgres_at: float | None = None
         #: a second process for a shard that has one
         self._twin: subprocess.Popen[bytes] | None = None
@@ -92,10 +94,10 @@ class Site:
     def tend(self) -> None:
         """Bring back what is due to come back."""
         now = time.monotonic()
-        if self._stopped is not None and now >= self._stopped[1]:
+        for pid in [pid for pid, until in self._stopped.items() if now >= until]:
             with suppress(ProcessLookupError):
-                os.kill(self._stopped[0], signal.SIGCONT)
-            self._stopped = None
+                os.kill(pid, signal.SIGCONT)
+            del self._stopped[pid]
         if self._postgres_at is not None and now >= self._postgres_at:
             assert self.postgres is not None
             self.postgres.start()
@@ -128,7 +130,7 @@ class Site:
         def is_back() -> bool:
             self.tend()
             wholly = len(self.programs()) == SHARDS + 3 and self.is_ready
-            is_quiet = self._stopped is None and self._postgres_at is None and self._twin is None
+            is_quiet = not self._stopped and self._postgres_at is None and self._twin is None
             return wholly and is_quiet
 
         eventually(is_back, "the whole server again", within_s=START_S)
@@ -201,9 +203,7 @@ class Site:
         programs = self.programs()
         survivor = programs.pop(title, None)
         if survivor is not None:
-            with suppress(ProcessLookupError):
-                os.kill(survivor, signal.SIGSTOP)
-                self._stopped = (survivor, time.monotonic() + still_s)
+            self._stop(survivor, still_s)
         self._kill_all(programs)
         self.start()
 
@@ -212,15 +212,26 @@ class Site:
         somebody does who takes it for dead. It may not come in, or do harm. Tell whether the shard
         was there."""
         pid = self.programs().get(title)
-        if pid is None or self._stopped is not None:
+        if pid is None or pid in self._stopped:
             return False
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._stopped = (pid, time.monotonic() + still_s)
+        self._stop(pid, still_s)
         command = [*COMMAND, "shard", "--index", title.rsplit(" ", 1)[1], *self._flags]
         with (self.home / "twin.log").open("ab") as log:
             self._twin = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
         return True
+
+    def stop(self, title: str, still_s: float) -> bool:
+        """Let a program stand still for a while, and tell whether it was there."""
+        pid = self.programs().get(title)
+        if pid is None or pid in self._stopped:
+            return False
+        self._stop(pid, still_s)
+        return True
+
+    def _stop(self, pid: int, still_s: float) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            self._stopped[pid] = time.monotonic() + still_s
 
     def kill_twin(self) -> None:
         """Kill the other process, if there is one."""

@@ -15,6 +15,7 @@ from tests.torture.checker import (
     LOST,
     ORDER,
     REUSED,
+    STUCK,
     TORN,
     UNDONE,
     Checker,
@@ -24,7 +25,9 @@ from tests.torture.ledger import (
     Acknowledged,
     Attempted,
     Awaited,
+    Declined,
     Delivered,
+    Dropped,
     Ended,
     Ending,
     Found,
@@ -32,6 +35,7 @@ from tests.torture.ledger import (
     Killed,
     Line,
     Refused,
+    Seen,
     Unanswered,
     Wanted,
 )
@@ -515,3 +519,77 @@ def test_a_call_that_nobody_answers_hangs(story: Story) -> None:
     """The client has waited for longer than anything takes."""
     story.add("producer-1", Unanswered(story._at(), story.attempt("a"), "request_timeout"))
     assert story.broken() == {HUNG: 1}
+
+
+# --- who holds what, and errors that promise something
+
+
+def seen_active(story: Story, job_id: int, times: int) -> None:
+    """The server says every 2 s that a job is active, in one delivery."""
+    for _ in range(times):
+        story.wait(2000)
+        story.add("watcher", Seen(story._at(), [(job_id, 1)]))
+
+
+def test_a_job_that_nobody_holds_does_not_stay_active(story: Story) -> None:
+    """
+    1. A worker cuts its connection, another one's ack had no answer, a third one was killed.
+    2. The server says for more than half a minute that their jobs are active.
+    """
+    for job_id, worker in ((4, "worker-1"), (8, "worker-2"), (12, "worker-3")):
+        story.push(f"{job_id}", job_id)
+        story.add(worker, Delivered(story._at(), job_id, 1, 0, QUEUE, f"{job_id}"))
+    story.add("worker-1", Dropped(story._at(), [(4, 1)]))
+    story.add("worker-2", Ending(story._at(), "ack", [(8, 1)]))
+    story.kill("worker", [], "worker-3")
+    for _ in range(20):
+        story.wait(2000)
+        story.add("watcher", Seen(story._at(), [(4, 1), (8, 1), (12, 1)]))
+    story.find("completed", 8)
+    story.find("failed", 4, 12, error="poison")
+    assert story.broken() == {STUCK: 3}
+
+
+def test_a_job_may_be_active_for_as_long_as_a_worker_that_lives_has_it(story: Story) -> None:
+    """A handler may take an hour. A new delivery begins anew."""
+    story.push("a", 4)
+    story.deliver("a", 4)
+    seen_active(story, 4, 30)
+    story.end(4)
+    story.find("completed", 4)
+    assert story.broken() == {}
+
+
+def test_a_shard_that_comes_back_waits_for_heartbeats(story: Story) -> None:
+    """What is active then has a while longer."""
+    story.push("a", 4)
+    story.deliver("a", 4)
+    story.add("worker-1", Dropped(story._at(), [(4, 1)]))
+    seen_active(story, 4, 10)
+    story.kill("shard", [0])
+    seen_active(story, 4, 10)
+    story.do("a", 4, token=2)
+    story.find("completed", 4)
+    assert story.broken() == {}
+
+
+def test_a_dependent_job_does_not_wait_for_what_has_ended(story: Story) -> None:
+    """Nobody waits for ever."""
+    story.push("a", 4)
+    story.do("a", 4)
+    story.push("b", 8, after=[4])
+    story.find("completed", 4)
+    story.find("waitingchildren", 8)
+    assert story.broken() == {STUCK: 1}
+
+
+def test_an_ack_that_was_declined_was_not_carried_out(story: Story) -> None:
+    """`busy` and its like promise that nothing happened."""
+    for job_id in (4, 8):
+        story.push(f"{job_id}", job_id)
+        story.deliver(f"{job_id}", job_id)
+        story.begin(job_id)
+        story.add("worker-1", Declined(story._at(), "ack", [(job_id, 1)], "busy"))
+    story.end(8)  # it was asked again
+    story.find("completed", 4, 8)
+    assert story.broken() == {FALSE: 1}

@@ -1,8 +1,9 @@
 """A worker: takes jobs, ends them, and writes down what it had and what it was told.
 
 `python -m tests.torture.worker DIRECTORY NAME KIND ADDRESS SEED TIMEOUT_MS`, until SIGTERM. A
-`bare` one uses the client and writes everything; a `plain` one is the `Worker` that users have,
-which does not tell its handler what became of an ack, so that its ledger has no `Ended`.
+`bare` one uses the client and writes everything; a `hasty` one too, but it gives its calls so
+little time that some answers come too late; a `plain` one is the `Worker` that users have, which
+does not tell its handler what became of an ack, so that its ledger has no `Ended`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flashq.client.results import Job
 from flashq.errors import FlashQError
 from flashq.worker.job import AsyncWorkerJob
 from flashq.worker.process import Worker
-from tests.torture.ledger import Delivered, Ended, Ending, Pen, now
+from tests.torture.ledger import Declined, Delivered, Ended, Ending, Pen, now
 from tests.torture.workload import QUEUES, Payload
 
 PULL_MAX: Final = 30
@@ -34,6 +35,8 @@ LEAST_MS: Final = 15
 PAUSE_S_MAX: Final = 0.3
 """Jobs have to wait now and then, so that shards die with some in their queues."""
 RETRY_S: Final = 0.1
+HASTE_MS: Final = 60
+"""How long a hasty worker waits for the answer to an ack."""
 
 
 class Intended(Exception):
@@ -115,7 +118,8 @@ class BareWorker:
         self._pen.write(Ending(now(), "ack", leases))
         try:
             count = await self._client.ack_batch(jobs, results=[result_of(p.u) for _, p in some])
-        except FlashQError:
+        except FlashQError as error:
+            self._note(error, "ack", leases)
             return  # they come again, or are done
         if count == len(jobs):
             self._pen.write(Ended(now(), "ack", leases))
@@ -131,9 +135,15 @@ class BareWorker:
                 await self._client.ack(job, result_of(payload.u))
             else:
                 await self._client.fail(job, "as intended")
-        except FlashQError:
+        except FlashQError as error:
+            self._note(error, way, leases)
             return
         self._pen.write(Ended(now(), way, leases))
+
+    def _note(self, error: FlashQError, way: str, leases: list[tuple[int, int]]) -> None:
+        """Write down an error that promises that nothing happened."""
+        if error.retryable:
+            self._pen.write(Declined(now(), way, leases, error.code))
 
     async def _linger(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -165,7 +175,8 @@ def main(directory: str, name: str, kind: str, address: str, seed: str, timeout_
         plain_worker(pen, address).run()
     else:
         random = Random(f"{seed}.{name}")
-        asyncio.run(BareWorker(pen, address, random, int(timeout_ms)).run())
+        patience_ms = HASTE_MS if kind == "hasty" else int(timeout_ms)
+        asyncio.run(BareWorker(pen, address, random, patience_ms).run())
 
 
 if __name__ == "__main__":

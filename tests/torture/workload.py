@@ -31,7 +31,8 @@ WEIGHTS: Final = {
     "removed": 3,
     "cron": 1,
 }
-GATEWAY_KINDS: Final = ("single", "batch", "delayed", "retried", "unique", "custom", "flow")
+GATEWAY_KINDS: Final = tuple(kind for kind in WEIGHTS if kind != "awaited")
+"""Work that a door takes through which nobody waits for a job's end."""
 
 KEYS: Final = 6
 CUSTOM_IDS: Final = 8
