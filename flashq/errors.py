@@ -315,6 +315,16 @@ class WaitTimeout(FlashQError):
     grpc_status = "DEADLINE_EXCEEDED"
 
 
+class NoJobInTime(FlashQError):
+    """A pull of the older protocol that named no time-out, and for which no job came in time. Its
+    clients take an empty success for a job."""
+
+    code = "no_job_in_time"
+    template = "Timeout waiting for a job: none came within {timeout} ms"
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
 class CronNotFound(FlashQError):
     code = "cron_not_found"
     template = "Cron job not found"

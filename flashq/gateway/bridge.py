@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Collection
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -202,9 +203,10 @@ class Bridge:
             self._upstream.give_back(reply, self._now_ms(), json=ask.json)
             self._soon()
 
-    def leave(self, holder: Holder) -> None:
-        """A connection is gone: what it holds and waits for goes back at once."""
-        self._upstream.leave(holder, self._now_ms())
+    def leave(self, holder: Holder, *, is_lost: bool = False, unsent: Collection[int] = ()) -> None:
+        """Give back at once what a connection that is gone holds and waits for; see
+        `Upstream.leave`."""
+        self._upstream.leave(holder, self._now_ms(), is_lost=is_lost, unsent=unsent)
         self._soon()
 
     # --- events

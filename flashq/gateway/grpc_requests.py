@@ -7,7 +7,7 @@ call is gone goes back to its queue. Knows nothing of gRPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar
@@ -91,8 +91,8 @@ class Port(Protocol):
         """Nobody waits for that request any more."""
         ...
 
-    def leave(self, holder: Holder) -> None:
-        """Give back what the holder has, and drop what it waits for."""
+    def leave(self, holder: Holder, *, is_lost: bool, unsent: Collection[int]) -> None:
+        """Give back what the holder has, counted as lost or not, and drop what it waits for."""
         ...
 
 
@@ -183,9 +183,15 @@ class Requests:
         except FlashQError:
             answered()  # not taken on: the job goes back with the holder's others
 
-    def leave(self, holder: Holder) -> None:
-        """Give back at once what a holder has; no attempt is counted."""
-        self._port.leave(holder)
+    def leave(self, holder: Holder, *, is_lost: bool, unsent: Collection[int]) -> None:
+        """Give back at once what a holder has.
+
+        Args:
+            holder: whose jobs.
+            is_lost: they count as lost, but for those that were never sent.
+            unsent: ids of the latter.
+        """
+        self._port.leave(holder, is_lost=is_lost, unsent=unsent)
 
     def close(self) -> None:
         """Let nobody wait any more."""

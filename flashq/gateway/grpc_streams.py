@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Self
 
+from flashq.errors import FlashQError
 from flashq.gateway.grpc_requests import WAIT_MS, Requests
 from flashq.gateway.lanes import Holder
 from flashq.protocol.objects import JobView
@@ -19,8 +20,9 @@ from flashq.protocol.objects import JobView
 class JobStream:
     """The jobs of one stream.
 
-    Use it as a context: at its end everything that was pulled and not settled goes back at once,
-    and no attempt is counted.
+    Use it as a context: at its end everything that was pulled and not settled goes back at once. A
+    stream that breaks off has lost what it was sent; one that its client or the server ends in
+    order has not, and nothing that was never sent is lost.
 
     Args:
         requests: where jobs are pulled.
@@ -41,8 +43,9 @@ class JobStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._requests.leave(self.holder)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_lost = kind is not None and not issubclass(kind, FlashQError)
+        self._requests.leave(self.holder, is_lost=is_lost, unsent={job.id for job in self._buffer})
 
     async def fill(self) -> None:
         """Pull jobs as long as there is room, and never return.

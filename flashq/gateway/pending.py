@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from flashq.errors import FlashQError, RequestTimeout
+from flashq.errors import Busy, FlashQError, RequestTimeout
 from flashq.gateway.asking import Ask
 from flashq.gateway.lanes import Holder, Lane
 from flashq.protocol.framing import FULL, JSON, OLDER
@@ -228,6 +228,9 @@ class PendingTable:
 
 
 def _time_is_up(pending: Pending, timeout: int) -> FlashQError:
+    word = pending.ask.command.word
+    if pending.sent:  # whatever a later copy was answered, this one may have been carried out
+        return RequestTimeout(timeout=timeout, detail=word)
     if pending.last_error is not None:
         return pending.last_error
-    return RequestTimeout(timeout=timeout, detail=pending.ask.command.word)
+    return Busy(detail=f"the router did not take {word} within {timeout} ms")

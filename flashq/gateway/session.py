@@ -13,7 +13,9 @@ What it asks goes through a *port* (the bridge), which calls back with the reply
 * A request with a `reqId` is answered as soon as its answer is there, in any order.
 * Requests without one are answered in their order. They are carried out as they come, but nothing
   passes a PULL, PULLB or WAITJOB among them.
-* A connection that is gone gives back its jobs and its waiting pulls at once.
+* A connection that is gone gives back its jobs and its waiting pulls at once. Its jobs count as
+  lost, since nothing tells a client that has crashed from one that has closed: a job that takes its
+  client along again and again ends as poison. A gateway that drains loses nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from flashq.errors import (
     FlashQError,
     InvalidRequest,
     MessageTooLarge,
+    NoJobInTime,
 )
 from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.events import Happening, Listener, event_line, notice_line, wanted_events
@@ -48,10 +51,11 @@ from flashq.gateway.frames import (
 )
 from flashq.gateway.lanes import Holder
 from flashq.gateway.leniency import is_request_id, repaired, request_id_of
+from flashq.gateway.older_replies import brings_no_job, nothing_pulled, without_gaps
 from flashq.gateway.pending import Done, Pending
 from flashq.gateway.splicing import with_first
 from flashq.gateway.subscribing import Ready
-from flashq.protocol.codec import decode, decode_request, encode, encode_json, encode_msgpack
+from flashq.protocol.codec import decode, decode_request, encode
 from flashq.protocol.command import Scope
 from flashq.protocol.objects import NULL_JSON, NULL_MSGPACK
 from flashq.protocol.sessions import Auth, Subscribe, Unsubscribe
@@ -59,7 +63,8 @@ from flashq.tokens import EVERYTHING, Grant, Guard, Shown
 
 SHORT_PULL_MS: Final = 4000
 """How long a pull waits that does not say so: three of the older clients give up after 5 s, and
-then take a late reply for the answer to their next request."""
+then take a late reply for the answer to their next request. They take a null for a job too, so a
+PULL that brings nothing is answered with an error; those that name a time-out read null."""
 BATCH_JOBS_MAX: Final = 1000
 OPEN_MAX: Final = 1000
 OPEN_BYTES_MAX: Final = 2 * REQUEST_BYTES_MAX
@@ -84,8 +89,8 @@ class Port(Protocol):
         """Have a request carried out, and call `done` with the reply."""
         ...
 
-    def leave(self, holder: Holder) -> None:
-        """Give back what the holder has, and drop what it waits for."""
+    def leave(self, holder: Holder, *, is_lost: bool) -> None:
+        """Give back what the holder has, counted as lost or not, and drop what it waits for."""
         ...
 
     def listen(self, listener: Listener, ready: Ready) -> None:
@@ -111,7 +116,7 @@ class _Exchange:
         request_id: encoded, None for none.
     """
 
-    __slots__ = ("ask", "is_repaired", "reply", "request_id", "size", "talk")
+    __slots__ = ("ask", "is_repaired", "is_shortened", "reply", "request_id", "size", "talk")
 
     def __init__(
         self, talk: Conversation, ask: Ask | None, request_id: bytes | None, size: int
@@ -121,6 +126,8 @@ class _Exchange:
         self.request_id: Final = request_id
         self.size: Final = size
         self.is_repaired = False
+        #: it is a pull that did not say how long to wait
+        self.is_shortened = False
         #: framed; None until it is there
         self.reply: bytes | None = None
 
@@ -249,10 +256,15 @@ class Conversation:
         self._end()
         self.proceed()
 
-    def give_up(self) -> None:
-        """Nobody can work on what this connection pulled: give it back, and end its waiting."""
+    def give_up(self, *, is_lost: bool) -> None:
+        """Give back what this connection pulled, and end its waiting.
+
+        Args:
+            is_lost: the client cannot work on its jobs any more, and has not said so: they count
+                as lost. Otherwise the server lets the client go.
+        """
         self._given_up = True
-        self._port.leave(self._holder)
+        self._port.leave(self._holder, is_lost=is_lost)
         for exchange in list(self._open):
             ask = exchange.ask
             waits = ask is not None and ask.command.waits and exchange not in self._held
@@ -262,24 +274,24 @@ class Conversation:
 
     def _answer_empty(self, exchange: _Exchange, ask: Ask) -> None:
         """Answer a request that would wait: there is nothing to wait for any more."""
-        nothing: dict[str, Any] = {"ok": True}
-        if ask.command.word == "PULLB":
-            nothing["jobs"] = []
-        nothing["job"] = None
+        if exchange.is_shortened or (ask.is_pull and ask.outline.timeout is None):
+            self._refuse(exchange, ConnectionClosed())
+            return
         if ask.is_pull:
-            self._send(exchange, encode(nothing, json=self._json))
+            self._send(exchange, nothing_pulled(ask))
         else:
             self._refuse(exchange, ConnectionClosed())
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """End: the connection is gone. The older protocol has no goodbye, so the jobs that were
+        pulled over it count as lost."""
         self._ended = self._lost = True
         self._unread.clear()
         self._held.clear()
         self._ordered.clear()
         self._open.clear()
         self._stop_listening()
-        self._port.leave(self._holder)
+        self._port.leave(self._holder, is_lost=True)
 
     def proceed(self) -> None:
         """Go on with what was read already, as far as there is room."""
@@ -378,16 +390,20 @@ class Conversation:
                 return
             if ask.jobs_count > BATCH_JOBS_MAX:
                 raise BatchTooLarge(count=ask.jobs_count, limit=BATCH_JOBS_MAX)
-            if ask.is_pull:
-                self._shorten(ask)
+            self._shorten(exchange)
             self._blocked = self._blocked or exchange.blocks
             self._port.ask(ask, self._holder, exchange.done)
         except FlashQError as error:
             self._refuse(exchange, error)
 
-    def _shorten(self, ask: Ask) -> None:
+    def _shorten(self, exchange: _Exchange) -> None:
         """Bound a pull by what older clients can wait for and take."""
+        ask = exchange.ask
+        assert ask is not None
+        if not ask.is_pull:
+            return
         if ask.outline.timeout is None:
+            exchange.is_shortened = ask.command.word == "PULL"
             ask.outline.timeout = SHORT_PULL_MS
             ask.add(timeout=SHORT_PULL_MS)
         if ask.outline.count is not None and ask.outline.count > BATCH_JOBS_MAX:
@@ -467,7 +483,10 @@ class Conversation:
         if ok:
             assert exchange.ask is not None
             if exchange.ask.command.word == "PUSHB" and _ERRORS_KEY in body:
-                body = _without_gaps(body, json=self._json)
+                body = without_gaps(body, json=self._json)
+            elif exchange.is_shortened and brings_no_job(body, json=self._json):
+                self._refuse(exchange, NoJobInTime(timeout=SHORT_PULL_MS))
+                return
             self._send(exchange, body)
             return
         error = decode(body, _Error, json=self._json)
@@ -494,6 +513,7 @@ class Conversation:
         except FlashQError as error:
             self._refuse(exchange, error)
         else:
+            self._shorten(exchange)
             self._port.ask(exchange.ask, self._holder, exchange.done)
         return True
 
@@ -572,11 +592,3 @@ def _bound(ask: Ask, grant: Grant) -> None:
     within = grant.check(ask.command, ask.outline.queue, ask.body, json=ask.json)
     if within:
         ask.add(within=within)
-
-
-def _without_gaps(body: bytes, *, json: bool) -> bytes:
-    """Return the reply to a batch with the ids of the accepted jobs only, as older clients read it;
-    `errors` beside them says which were not accepted."""
-    reply: dict[str, Any] = decode(body, dict, json=json)
-    reply["ids"] = [job_id for job_id in reply["ids"] if job_id is not None]
-    return encode_json(reply) if json else encode_msgpack(reply)

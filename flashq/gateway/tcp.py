@@ -78,25 +78,26 @@ class Connection(asyncio.Protocol):
         """The client sends nothing more; keep the connection for what it still gets."""
         if self._transport is None:
             return False
-        self.finish(GRACE_S if self._talk.is_waiting else 0.0)
+        self.finish(GRACE_S if self._talk.is_waiting else 0.0, is_lost=True)
         return not self._talk.is_finished
 
-    def finish(self, grace_s: float) -> None:
+    def finish(self, grace_s: float, *, is_lost: bool) -> None:
         """Take no more requests, answer those that are open, and close.
 
         Args:
             grace_s: how long pulls may still bring something.
+            is_lost: the client ended it, so jobs that it holds count as lost.
         """
         self._talk.eof()
         if grace_s and self._talk.is_waiting:
             self._timers.append(self._loop.call_later(grace_s, self._give_up))
         else:
-            self._talk.give_up()
+            self._talk.give_up(is_lost=is_lost)
         self._timers.append(self._loop.call_later(LAST_REPLIES_S, self.close))
         self._flush()
 
     def _give_up(self) -> None:
-        self._talk.give_up()
+        self._talk.give_up(is_lost=True)
         self._flush()
 
     def close(self) -> None:
@@ -246,7 +247,7 @@ class TcpDoor:
             with suppress(FileNotFoundError):
                 os.unlink(self._path)
         for connection in list(self._connections):
-            connection.finish(0.0)
+            connection.finish(0.0, is_lost=False)
         if self._connections:
             self._empty = asyncio.Event()
             with suppress(TimeoutError):

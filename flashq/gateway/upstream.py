@@ -21,7 +21,7 @@ Time is monotonic milliseconds and an argument. It keeps the same promises as a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
@@ -101,11 +101,6 @@ class _Verdict(Struct):
     error: str = ""
     code: str = "error"
     retryable: bool = False
-
-
-class _Lease(Struct):
-    id: int
-    token: int | None = None
 
 
 class Upstream:
@@ -232,15 +227,29 @@ class Upstream:
             if pending.ticket and pending.sent and not self._closing:
                 self._enqueue_own(Withdraw(ticket=pending.ticket), pending.route, now)
 
-    def leave(self, holder: Holder, now: int) -> None:
-        """A connection is gone: what it holds and waits for goes back at once."""
+    def leave(
+        self, holder: Holder, now: int, *, is_lost: bool = False, unsent: Collection[int] = ()
+    ) -> None:
+        """Give back at once what a connection that is gone holds and waits for.
+
+        Args:
+            holder: the connection.
+            now: in ms.
+            is_lost: it ended without a goodbye, so the jobs that it was sent count as lost.
+            unsent: ids of jobs that it holds and was never sent.
+        """
+        lost = {
+            lane: [job_id for job_id in lane.leases if is_lost and job_id not in unsent]
+            for lane in holder.lanes.values()
+        }
         lanes = self._lanes.leave(holder)
         for corr in sorted(holder.waiting):
             pending = self._pending.get(corr)
             assert pending is not None, "a request that ended is still said to wait"
             self.abandon(pending, now)
         for lane in lanes:
-            self._enqueue_own(Goodbye(session=lane.session), lane.route, now)
+            goodbye = Goodbye(session=lane.session, lost=lost[lane])
+            self._enqueue_own(goodbye, lane.route, now)
 
     def give_back(self, body: bytes, now: int, *, json: bool) -> None:
         """Return the jobs of a reply to their queue, because its asker was gone when it came."""

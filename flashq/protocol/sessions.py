@@ -87,7 +87,13 @@ class HeartbeatReply(Reply, kw_only=True, omit_defaults=True):
 
 
 class Goodbye(Mutation, kw_only=True, omit_defaults=True, tag="GOODBYE"):
-    """Ends the session: its waiting pulls are dropped and its jobs go back at once, uncounted."""
+    """Ends the session: its waiting pulls are dropped and its jobs go back at once.
+
+    Those in `lost` count as lost: a gateway names the jobs whose worker is gone without a goodbye
+    of its own. The others go back uncounted.
+    """
+
+    lost: Ids = []
 
 
 class Auth(Request, kw_only=True, tag="AUTH"):

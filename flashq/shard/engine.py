@@ -416,7 +416,7 @@ class Engine:
         elif isinstance(command, Goodbye):
             if command.session is None:
                 raise InvalidRequest(detail="missing field `session`")
-            self._leases.goodbye(command.session)
+            self._leases.goodbye(command.session, command.lost)
             self._core.reply_now(origin, OkReply())
         else:
             word = BY_REQUEST[type(command)].word

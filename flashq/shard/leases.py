@@ -11,7 +11,7 @@ count time in which this process did not run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import chain, islice, repeat
 from typing import Final
 
@@ -191,7 +191,7 @@ class Leases:
         if silent < limits.session_timeout_ms:
             self._check_at(live, live.heard_ms + limits.session_timeout_ms)
             return
-        self._let_go(live, lost=True)
+        self._let_go(live, None)
         if silent < limits.answers_ms:
             live.is_silent = True
             self._check_at(live, live.heard_ms + limits.answers_ms)
@@ -245,19 +245,26 @@ class Leases:
         state = self._core.state
         return session_id in state.sessions or session_id in state.awaited_of
 
-    def _let_go(self, live: LiveSession, *, lost: bool) -> None:
-        """Drop a session's parked pulls and give its jobs back."""
+    def _let_go(self, live: LiveSession, lost: Collection[int] | None) -> None:
+        """Drop a session's parked pulls and give its jobs back.
+
+        Args:
+            live: the session.
+            lost: ids of the jobs that count as lost; None for all.
+        """
         core = self._core
         for waiter in list(live.waiters):
             self._drop(waiter)
         held = self.held(live.id)
         if not held:
             return
-        if lost:
-            records = core.context.losing(held)
+        gone = [job for job in held if lost is None or job.id in lost]
+        if gone:
+            records = core.context.losing(gone)
             core.commit(records, durable=core.context.is_any_durable(records))
-        else:
-            self._release([job.id for job in held])
+        if len(gone) < len(held):
+            assert lost is not None
+            self._release([job.id for job in held if job.id not in lost])
 
     def held(self, session_id: bytes) -> list[Job]:
         """Return the jobs that a session holds."""
@@ -271,11 +278,16 @@ class Leases:
             if job.lease is delivery
         ]
 
-    def goodbye(self, session_id: bytes) -> None:
-        """A session ends on purpose: nothing of it is lost, and nobody will repeat anything."""
+    def goodbye(self, session_id: bytes, lost: Collection[int]) -> None:
+        """End a session on purpose: nobody will repeat anything of it.
+
+        Args:
+            session_id: of the session.
+            lost: ids of the jobs that count as lost; the others go back uncounted.
+        """
         live = self.sessions.get(session_id)
         if live is not None:
-            self._let_go(live, lost=False)
+            self._let_go(live, frozenset(lost))
             self._forget(live)
 
     # --- heartbeats

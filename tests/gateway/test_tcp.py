@@ -117,7 +117,7 @@ class TestEnds:
     def test_a_gone_connection_gives_its_jobs_back_at_once(
         self, doors: Server, line: LineClient, queue: str, how: str
     ) -> None:
-        """Uncounted: the worker was killed, the job is not to blame."""
+        """No attempt is counted: the worker was killed, and the job may not be to blame."""
         ids = line.push_batch(queue, [{"data": number} for number in range(3)])
         worker = LineClient(address_of(doors))
         assert worker.pull(queue, 1000) is not None
@@ -132,6 +132,25 @@ class TestEnds:
         eventually(are_back, "the jobs again")
         assert sorted(job["id"] for job in jobs) == ids
         assert {job["attempts"] for job in jobs} == {0}
+
+    @pytest.mark.parametrize("how", ["close", "vanish"])
+    def test_a_job_that_takes_its_client_along_is_not_handed_out_for_ever(
+        self, doors: Server, line: LineClient, queue: str, how: str
+    ) -> None:
+        """
+        1. A worker crashes of a job, is started again, and takes the same job.
+        2. With the third lost connection the job is a dead letter that says so.
+        """
+        job_id = line.ask("PUSH", queue=queue, data=1)["id"]
+        for _ in range(3):
+            worker = LineClient(address_of(doors))
+            job = worker.pull(queue, 10_000)
+            assert job is not None
+            assert job["id"] == job_id
+            getattr(worker, how)()
+        dead = eventually(lambda: line.ask("DLQ", queue=queue)["jobs"], "a dead letter")
+        assert dead[0]["id"] == job_id
+        assert dead[0]["error"].startswith("poison")
 
     @pytest.mark.parametrize("how", ["close", "vanish"])
     def test_a_gone_connections_pull_takes_no_job(

@@ -307,9 +307,9 @@ class Model(Queues):
         states = [self.do_getstate(0, job_id)["state"] for job_id in lost]
         return {"lost": lost, "states": states} if lost else {}
 
-    def do_goodbye(self, corr: int, session: bytes, **_: Any) -> Fields:
+    def do_goodbye(self, corr: int, session: bytes, lost: list[int] | None = None) -> Fields:
         if session in self.sessions:
-            self.let_go(session, lost=False)
+            self.let_go(session, lost or [])
             self.forget_session(session)
         return {}
 

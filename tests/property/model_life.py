@@ -197,7 +197,7 @@ class Life:
         silence = self.mono - session.heard
         if silence >= SESSION_TIMEOUT and not session.silent:
             session.silent = True
-            self.let_go(name, lost=True)
+            self.let_go(name, [job.id for job in self.held(name)])
         if silence >= ANSWERS:
             self.forget_session(name)
 
@@ -210,12 +210,12 @@ class Life:
         jobs.sort(key=lambda job: (job.token, job.place))
         return jobs
 
-    def let_go(self, name: bytes, *, lost: bool) -> None:
+    def let_go(self, name: bytes, lost: list[int]) -> None:
         self.waiters = [
             waiter for waiter in self.waiters if waiter.session != name or waiter.queue is None
         ]
-        for job in self.held(name):
-            if not lost:
+        for job in sorted(self.held(name), key=lambda job: job.id not in lost):
+            if job.id not in lost:
                 self.release(job)
             elif job.lost + 1 < LOST_MAX:
                 job.lost += 1

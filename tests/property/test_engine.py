@@ -341,9 +341,12 @@ class EngineBesideModel(RuleBasedStateMachine):
         names = {"leases": ids, "tokens": [self.held.get(job_id, 1) for job_id in ids]}
         self.ask("SESSIONHEARTBEAT", session=session, **names)
 
-    @rule(session=sessions)
-    def goodbye(self, session: bytes) -> None:
-        self.ask("GOODBYE", session=session)
+    @rule(session=sessions, every=st.integers(0, 2), extra=some_picks)
+    def goodbye(self, session: bytes, every: int, extra: list[int]) -> None:
+        """With none, all or some of its jobs named as lost, and some that it does not hold."""
+        held = [job.id for job in self.model.held(session)]
+        lost = (held[::every] if every else []) + [self.id(pick) for pick in extra]
+        self.ask("GOODBYE", session=session, lost=lost)
 
     @precondition(lambda self: self.asked)
     @rule(pick=picks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgpack
@@ -46,6 +46,10 @@ class FakePort:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.left: list[Holder] = []
+        #: whether the jobs of those count as lost
+        self.lost: list[bool] = []
+        #: but for these, which were never sent
+        self.unsent: list[set[int]] = []
         #: who waits for the router to say that events come, while they do not come at once
         self.unready: list[Ready] = []
         self.events_come = True
@@ -63,9 +67,11 @@ class FakePort:
         self.asked.append(Asked(ask, done))
         return pending
 
-    def leave(self, holder: Holder) -> None:
+    def leave(self, holder: Holder, *, is_lost: bool, unsent: Collection[int] = ()) -> None:
         """Note that a connection is gone."""
         self.left.append(holder)
+        self.lost.append(is_lost)
+        self.unsent.append(set(unsent))
 
     def listen(self, listener: Listener, ready: Ready) -> None:
         """Hand events to a listener."""

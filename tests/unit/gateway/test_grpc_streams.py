@@ -72,6 +72,20 @@ async def test_all_pulls_are_the_streams(setting: Setting) -> None:
     with setting.stream:
         assert setting.port.left == []
     assert setting.port.left == [setting.stream.holder]
+    assert setting.port.lost == [False]
+
+
+@pytest.mark.parametrize(("error", "is_lost"), [(asyncio.CancelledError(), True), (Busy(detail="x"), False)])
+async def test_a_stream_that_breaks_off_has_lost_what_it_was_sent(
+    setting: Setting, error: BaseException, is_lost: bool
+) -> None:
+    """A client that dies of a job again and again is known by it; the server's own end is none."""
+    (await setting.port.next("PULLB")).answer(**delivered(1, 2, 3))
+    assert await setting.next_id() == 1
+    with pytest.raises(type(error)), setting.stream:
+        raise error
+    assert setting.port.lost == [is_lost]
+    assert setting.port.unsent == [{2, 3}]
 
 
 async def test_a_refused_pull_ends_the_filling(setting: Setting) -> None:

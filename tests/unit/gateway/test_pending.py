@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flashq.errors import Busy, RequestTimeout
+from flashq.errors import Busy, RequestTimeout, Starting
 from flashq.gateway import pending as module
 from flashq.gateway.asking import read_ask
 from flashq.gateway.pending import ANSWER_MS, RETRY_MAX_MS, WAIT_MARGIN_MS, Pending, PendingTable
@@ -48,6 +48,7 @@ def test_everything_has_a_deadline() -> None:
     table = PendingTable()
     table.add(one(1), 0)
     table.add(one(2, cmd="PULL", queue="q", timeout=100), 0)
+    assert sent(table) == [1, 2]
     assert table.next_deadline() == ANSWER_MS
     assert table.expired(ANSWER_MS - 1) == []
     ((pending, error),) = table.expired(ANSWER_MS)
@@ -78,9 +79,34 @@ def test_a_refused_one_is_tried_again_ever_more_seldom() -> None:
         now = due
     assert waits == sorted(waits)
     assert waits[-1] == RETRY_MAX_MS
-    pending.last_error = Busy(detail="x")
     ((_, error),) = table.expired(ANSWER_MS)
     assert isinstance(error, Busy)
+
+
+def test_a_refusal_says_nothing_of_a_copy_before_it() -> None:
+    """
+    1. The first copy is sent to a shard that then comes back under a new epoch.
+    2. The second copy is refused with `starting`, until the time is up.
+    3. The first may have been carried out: `starting` would promise that nothing happened.
+    """
+    table, pending = PendingTable(), one(1)
+    table.add(pending, 0)
+    assert sent(table) == [1]
+    table.enqueue(pending)
+    assert sent(table) == [1]
+    table.refused(pending, Starting(shard=1), 1)
+    ((_, error),) = table.expired(ANSWER_MS)
+    assert isinstance(error, RequestTimeout)
+    assert not error.retryable
+
+
+def test_a_request_that_was_never_sent_has_not_happened() -> None:
+    """The router was away for all of its time; a repeat can do no harm."""
+    table = PendingTable()
+    table.add(one(1), 0)
+    ((_, error),) = table.expired(ANSWER_MS)
+    assert isinstance(error, Busy)
+    assert error.retryable
 
 
 def test_one_that_has_ended_is_not_tried_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import msgpack
 import pytest
@@ -173,6 +174,47 @@ class TestPulls:
         talk.line(cmd=word, queue="q", count=3, **given)
         assert talk.port.asked[0].fields["timeout"] == SHORT_PULL_MS
         assert talk.port.asked[0].ask.wait_ms == SHORT_PULL_MS
+
+    def test_one_without_a_time_that_brings_nothing_is_an_error(self) -> None:
+        """Three older clients take the job of a null reply for a job: Go's has the id 0 and no
+        error. The connection goes on, and a late job is a job."""
+        for is_json in (True, False):
+            talk = Talk()
+            for _ in range(2):
+                (talk.line if is_json else talk.frame)(cmd="PULL", queue="q")
+            talk.port.asked[0].answer(job=None)
+            talk.port.asked[1].answer(job={"id": 4})
+            empty, full = talk.lines() if is_json else talk.frames()
+            assert empty == {
+                "ok": False,
+                "error": f"Timeout waiting for a job: none came within {SHORT_PULL_MS} ms",
+            }
+            assert full == {"ok": True, "job": {"id": 4}}
+
+    def test_one_that_named_its_time_gets_null(self) -> None:
+        """The TypeScript client always names one, and asks the next queue."""
+        talk = Talk()
+        talk.line(cmd="PULL", queue="q", timeout=SHORT_PULL_MS, reqId="a")
+        talk.line(cmd="PULLB", queue="q", count=2, reqId="b")
+        talk.port.asked[0].answer(job=None)
+        talk.port.asked[1].answer(jobs=[], job=None)
+        assert talk.lines() == [
+            {"reqId": "a", "ok": True, "job": None},
+            {"reqId": "b", "ok": True, "jobs": [], "job": None},
+        ]
+
+    def test_one_without_a_time_gets_an_error_at_a_drain_too(self) -> None:
+        """A server that stops must not hand out a phantom."""
+        talk = Talk()
+        talk.line(cmd="PULL", queue="q")
+        talk.conversation.give_up(is_lost=False)
+        assert talk.lines() == [{"ok": False, "error": "Connection closed"}]
+
+    def test_one_that_was_repaired_is_bounded_again(self) -> None:
+        """A whole float for an integer, as PHP sends it, is asked a second time."""
+        talk = Talk()
+        talk.line(cmd="PULLB", queue="q", count=2.0)
+        assert talk.port.asked[0].fields["timeout"] == SHORT_PULL_MS
 
     def test_a_time_that_was_given_stays(self) -> None:
         """Whoever says how long knows how long."""
@@ -446,7 +488,7 @@ class TestEnds:
         talk.line(cmd="PULLB", queue="q", count=2, timeout=1000)
         talk.conversation.eof()
         assert talk.conversation.is_waiting
-        talk.conversation.give_up()
+        talk.conversation.give_up(is_lost=False)
         assert len(talk.port.left) == 1
         nothing = {"ok": True, "jobs": [], "job": None}
         assert talk.lines() == [
@@ -465,8 +507,20 @@ class TestEnds:
         talk = Talk()
         for _ in range(OPEN_MAX):
             talk.line(cmd="PULL", queue="q", timeout=1000)
-        talk.conversation.give_up()
+        talk.conversation.give_up(is_lost=False)
         assert talk.lines() == [{"ok": True, "job": None}] * OPEN_MAX
+
+    def test_whose_jobs_count_as_lost(self) -> None:
+        """The older protocol has no goodbye: a client that is gone has lost what it held. A server
+        that drains has not."""
+        for end, is_lost in (
+            (Conversation.lost, True),
+            (partial(Conversation.give_up, is_lost=True), True),
+            (partial(Conversation.give_up, is_lost=False), False),
+        ):
+            talk = Talk()
+            end(talk.conversation)
+            assert talk.port.lost == [is_lost]
 
     def test_nothing_is_read_after_the_end(self) -> None:
         """What a peer sends behind its own end is not a request."""
@@ -513,7 +567,7 @@ class TestAnyBytes:
         replies = talk.lines() if stream[:1] in (b"{", b"\n", b"\r") else talk.frames()
         assert all(isinstance(reply["ok"], bool) for reply in replies)
         talk.conversation.eof()
-        talk.conversation.give_up()
+        talk.conversation.give_up(is_lost=False)
         talk.conversation.lost()
 
     @given(stream=st.lists(PIECES, max_size=10), cut=st.integers(1, 7))

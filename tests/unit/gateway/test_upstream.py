@@ -336,6 +336,17 @@ class TestLeases:
         site.pass_time(BEAT_MS)
         assert [pair.route for pair in site.sent()] == [ROUTE_ROUTER]
 
+    def test_a_connection_that_broke_off_names_what_it_had(self, site: Site) -> None:
+        """Its jobs count as lost, but for what it was never sent; what it pulls goes back
+        uncounted."""
+        holder = Holder()
+        site.pull(holder, (job(1), 10), (job(2), 10))
+        site.ask(holder, cmd="ACK", id=job(2))
+        site.answer(site.one())
+        site.pull(holder, (job(3), 11), (job(4), 11))
+        site.upstream.leave(holder, site.now, is_lost=True, unsent={job(4)})
+        assert site.one().fields["lost"] == [job(1), job(3)]
+
     def test_a_goodbye_that_was_not_heard_is_said_again(self, site: Site) -> None:
         """A shard that is just starting would keep the jobs until the session is silent."""
         holder = Holder()

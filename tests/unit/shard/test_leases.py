@@ -336,6 +336,24 @@ class TestGoodbye:
         assert shard.answer(corr) is None
         assert shard.engine.waiters == 0
 
+    def test_counts_what_it_names_as_lost(self, shard: Shard) -> None:
+        """A gateway says goodbye for a client that is gone without one."""
+        first, second = shard.push(), shard.push()
+        for _ in range(2):
+            shard.pull(session=ALICE)
+        shard.ask("GOODBYE", session=ALICE, lost=[first, 999])
+        assert [shard.job(job_id).get("lost", 0) for job_id in (first, second)] == [1, 0]
+        assert [shard.state_of(job_id) for job_id in (first, second)] == ["waiting"] * 2
+
+    def test_ends_a_job_that_was_lost_too_often(self, shard: Shard) -> None:
+        """A client that crashes of a job is not fed with it for ever."""
+        job_id = shard.push()
+        for session in (b"1" * 16, b"2" * 16, b"3" * 16):
+            shard.pull(session=session)
+            shard.ask("GOODBYE", session=session, lost=[job_id])
+        assert shard.state_of(job_id) == "failed"
+        assert shard.job(job_id)["error"].startswith("poison")
+
     def test_of_a_stranger_is_fine(self, shard: Shard) -> None:
         assert shard.ask("GOODBYE", session=ALICE)["ok"]
 
