@@ -75,7 +75,9 @@ async def test_all_pulls_are_the_streams(setting: Setting) -> None:
     assert setting.port.lost == [False]
 
 
-@pytest.mark.parametrize(("error", "is_lost"), [(asyncio.CancelledError(), True), (Busy(detail="x"), False)])
+@pytest.mark.parametrize(
+    ("error", "is_lost"), [(asyncio.CancelledError(), True), (Busy(detail="x"), False)]
+)
 async def test_a_stream_that_breaks_off_has_lost_what_it_was_sent(
     setting: Setting, error: BaseException, is_lost: bool
 ) -> None:
