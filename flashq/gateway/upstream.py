@@ -233,8 +233,6 @@ class Upstream:
         """Give back at once what a connection that is gone holds and waits for.
 
         Args:
-            holder: the connection.
-            now: in ms.
             is_lost: it ended without a goodbye, so the jobs that it was sent count as lost.
             unsent: ids of jobs that it holds and was never sent.
         """
@@ -248,8 +246,7 @@ class Upstream:
             assert pending is not None, "a request that ended is still said to wait"
             self.abandon(pending, now)
         for lane in lanes:
-            goodbye = Goodbye(session=lane.session, lost=lost[lane])
-            self._enqueue_own(goodbye, lane.route, now)
+            self._enqueue_own(Goodbye(session=lane.session, lost=lost[lane]), lane.route, now)
 
     def give_back(self, body: bytes, now: int, *, json: bool) -> None:
         """Return the jobs of a reply to their queue, because its asker was gone when it came."""
