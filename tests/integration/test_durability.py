@@ -156,9 +156,8 @@ def test_everything_is_as_acknowledged(site: Site) -> None:
     assert everything.seen(dealer) == before
     # The log that a shard has written since its start begins its checkpoint.
     for number in range(64):
-        filler = {"queue": f"filler{number}", "data": "x" * 4096}
-        jobs = [filler | {"remove_on_complete": True}] * 16
-        ok(dealer.ask("PUSHB", queue=filler["queue"], jobs=jobs))
+        jobs = [{"data": "x" * 4096, "remove_on_complete": True}] * 16
+        ok(dealer.ask("PUSHB", queue=f"filler{number}", jobs=jobs))
     eventually(lambda: len(checkpoints(site)) == SHARDS, "a checkpoint of each shard")
     for number in range(64):
         ok(dealer.ask("OBLITERATE", queue=f"filler{number}"))
