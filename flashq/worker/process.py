@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from flashq.client.pulse import STUCK_TIMEOUT_MS
 from flashq.errors import FlashQError
+from flashq.protocol.names import check_queue_name
 from flashq.worker.loop import run_in_own_loop
 from flashq.worker.shift import Shift, Terms
 
@@ -57,6 +58,11 @@ class Worker:
             at which they are worked off, so that they do not wait here while others have nothing.
         stuck_timeout: ms that a coroutine may block the worker's event loop before the jobs go to
             others; heartbeats go on as long, and the log says what blocks it.
+
+    Raises:
+        QueueNameEmpty, QueueNameTooLong, QueueNameInvalid: no queue can have such a name.
+        TypeError: `handler` is no function, or yields.
+        ValueError: there is no queue, or a number is out of bounds.
     """
 
     def __init__(
@@ -74,6 +80,10 @@ class Worker:
         names = [queues] if isinstance(queues, str) else list(queues)
         if not names:
             raise ValueError("a worker needs at least one queue")
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"a queue's name is text, not {type(name).__name__}")
+            check_queue_name(name)
         is_async = is_coroutine_function(handler)
         if concurrency is None:
             concurrency = CONCURRENCY_ASYNC if is_async else CONCURRENCY_SYNC

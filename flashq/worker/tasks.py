@@ -104,7 +104,8 @@ class TaskRunners:
     def wake(self) -> None:
         """Have a job looked for. One runner is enough: it wakes the next when it suspends."""
         if self._waking is None and not self._closing and self._source.has_jobs():
-            task = self._loop.create_task(self._run(), context=self._context.copy())
+            # Not by the loop's task factory: an eager one would run handlers one inside the other.
+            task = asyncio.Task(self._run(), loop=self._loop, context=self._context.copy())
             self._waking = task
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -137,13 +138,15 @@ class TaskRunners:
             try:
                 yielded = context.run(coroutine.send, None)
             except StopIteration as end:
-                source.succeeded(job, end.value)
+                result = end.value
             except BaseException as error:  # noqa: BLE001 - whatever it raises is its job's end
                 source.raised(job, error)
+                break
             else:
                 await self._finish(job, task, _Rest(context, coroutine, yielded))
                 source.settle_soon()
                 return
+            source.succeeded(job, result)
             if getrefcount(task) != holders or task.cancelling():
                 break
         source.settle()

@@ -45,7 +45,7 @@ def throw(error: BaseException | type[BaseException]) -> NoReturn:
 def deep() -> list[Any]:
     """Return a list nested beyond what can be encoded."""
     value: list[Any] = []
-    for _ in range(100_000):
+    for _ in range(5_000):
         value = [value]
     return value
 

@@ -13,7 +13,14 @@ import pytest
 from flashq.client.async_client import AsyncClient
 from flashq.client.results import Job
 from flashq.client.sync_client import Client
-from flashq.errors import ConnectionClosed, NotAllowed, TokenInvalid
+from flashq.errors import (
+    ConnectionClosed,
+    NotAllowed,
+    QueueNameEmpty,
+    QueueNameInvalid,
+    QueueNameTooLong,
+    TokenInvalid,
+)
 from flashq.worker.job import AsyncWorkerJob, WorkerJob
 from flashq.worker.process import Worker
 from tests.unit.client.fake_server import FakeServer, error
@@ -327,6 +334,15 @@ def test_nonsense_is_refused() -> None:
             Worker("q", double, **arguments)
     with pytest.raises(ValueError, match="queue"):
         Worker([], double)
+    with pytest.raises(TypeError, match="a queue's name is text, not int"):
+        Worker(["q", 5], double)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "q*", "q/r", "x" * 300, "new\nline"])
+def test_a_name_that_no_queue_can_have_is_refused(name: str) -> None:
+    """At once: a worker that waits there would wait for ever."""
+    with pytest.raises((QueueNameEmpty, QueueNameInvalid, QueueNameTooLong)):
+        Worker(["good", name], double)
 
 
 # --- again, and elsewhere
