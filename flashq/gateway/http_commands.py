@@ -237,7 +237,7 @@ class Commands:
         """Set a webhook, unless its name leads to addresses that are never told anything."""
         ask = await self._read(command, request, visitor)
         if not self._private_webhooks:
-            await _check_target(ask)
+            await check_target(ask)
         return respond(enveloped(shape_of(command), await self.ask(ask)))
 
     async def _delete(self, command: Command, request: Request, visitor: Visitor) -> Response:
@@ -266,7 +266,7 @@ class _Webhook(msgspec.Struct):
     url: str = ""
 
 
-async def _check_target(ask: Ask) -> None:
+async def check_target(ask: Ask) -> None:
     """Refuse a webhook whose name has no public address now. One that cannot be resolved now is
     let in, and judged, like each, when it is told something.
 

@@ -98,7 +98,7 @@ class GetDeadDeliveries(Request, kw_only=True, omit_defaults=True, tag="WEBHOOKD
     """Gives the dead deliveries of `webhook`, or of all, oldest first; at most `limit` (100)."""
 
     webhook: Name | None = None
-    limit: Unsigned | None = None
+    limit: Limit | None = None
 
 
 class DeadDelivery(Struct, kw_only=True):
