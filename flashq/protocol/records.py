@@ -15,7 +15,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 
-STORED_FORM: Final = 6
+STORED_FORM: Final = 7
 """The form of the log and of checkpoints: of the records here, the messages of peers in them, and
 what `shard/pages.py` and `shard/checkpoint.py` write. Any change of what is encoded, or of what it
 means, raises it; `tests/unit/shard/test_stored_form.py` fails until then."""
@@ -406,11 +406,13 @@ class Answer(Struct, array_like=True):
 
 
 class Entry(Struct, array_like=True, omit_defaults=True):
-    """The facts of one command, at wall time `at` (ms)."""
+    """The facts of one command, at wall time `at` (ms). When not everything that was due had become
+    ready by then, `due` is the last that had: its time and id."""
 
     at: int
     records: list[AnyRecord]
     answer: Answer | None = None
+    due: tuple[int, int] | None = None
 
 
 _decode: Final = msgpack.Decoder(list[Entry]).decode

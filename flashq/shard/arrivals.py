@@ -139,6 +139,21 @@ def _parked(state: ShardState, record: r.Parked) -> None:
     state.add(job, queue)
 
 
+def await_request(state: ShardState, push: AwaitedPush) -> None:
+    """Note a push whose answer waits for other shards, by the request that a repeat names."""
+    if push.session:
+        state.awaited_requests[push.session, push.n] = push.key
+        state.awaited_of[push.session] += 1
+
+
+def answer_request(state: ShardState, push: AwaitedPush) -> None:
+    """Note that such a push waits no longer."""
+    if state.awaited_requests.pop((push.session, push.n), None) is not None:
+        state.awaited_of[push.session] -= 1
+        if not state.awaited_of[push.session]:
+            del state.awaited_of[push.session]
+
+
 def _awaited(state: ShardState, record: r.Awaited) -> None:
     push = AwaitedPush(
         record.key,
@@ -151,7 +166,7 @@ def _awaited(state: ShardState, record: r.Awaited) -> None:
         record.done_below,
     )
     state.awaited[record.key] = push
-    state.await_request(push)
+    await_request(state, push)
     for job_id in record.pending:
         state.awaiting[job_id] = record.key
 
@@ -186,7 +201,7 @@ def settle_awaited(state: ShardState, job: Job) -> None:
 def _awaited_done(state: ShardState, record: r.AwaitedDone) -> None:
     push = state.awaited.pop(record.key)
     state.answerable.remove(record.key)
-    state.answer_request(push)
+    answer_request(state, push)
 
 
 def _dependency_known(state: ShardState, record: r.DependencyKnown) -> None:

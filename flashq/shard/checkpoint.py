@@ -18,6 +18,7 @@ from msgspec import Struct, msgpack
 from flashq.errors import BadMessage
 from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.records import Answer, QueueSettings
+from flashq.shard.arrivals import await_request
 from flashq.shard.holdings import DEFAULT_SETTINGS, AwaitedPush, Mailbox, Totals
 from flashq.shard.indexes import PAGE_SEQUENCES
 from flashq.shard.lifecycle import (
@@ -88,6 +89,7 @@ class Part(Struct, array_like=True):
     inboxes: dict[int, tuple[int, int]]
     outcomes: list[tuple[int, int, bytes]]
     """(page, mark, codes), the page with the latest end last."""
+    due_mark: tuple[int, int] | None
 
 
 _encode: Final = msgpack.Encoder().encode
@@ -129,6 +131,7 @@ def encode_part(state: ShardState) -> bytes:
                 (number, pages[number].ended_mark, bytes(pages[number].outcomes or b""))
                 for number in state.outcome_pages
             ],
+            state.due_mark,
         )
     )
 
@@ -265,6 +268,7 @@ def load_part(state: ShardState, content: bytes) -> None:
     part = read_part(content, state.shard, state.shard_count)
     state.seq = part.seq
     state.now_ms = part.now_ms
+    state.due_mark = part.due_mark
     state.incarnation = part.incarnation
     state.lives = part.lives
     state.next_sequence = part.next_sequence
@@ -286,7 +290,7 @@ def load_part(state: ShardState, content: bytes) -> None:
         state.awaited[push.key] = push
         if not push.pending:
             state.answerable.append(push.key)
-        state.await_request(push)
+        await_request(state, push)
     state.awaiting = part.awaiting
     for kept in part.mailboxes:
         mailbox = state.mailboxes[kept.peer] = Mailbox()
@@ -361,13 +365,11 @@ class JobLoader:
             delivery = self._deliveries.get(key)
             if delivery is None:
                 delivery = self._deliveries[key] = self._delivery(image)
-            delivery.jobs.append(job)
-            delivery.open += 1
-            job.lease = delivery
+            self._state.hold(job, delivery)
         return job
 
     def _delivery(self, image: JobImage) -> Delivery:
-        made = Delivery(image.token, image.session, [], 0)
+        made = Delivery(image.token, image.session, [], 0, ())
         if not image.session:
             return made
         return self._state.session(image.session).deliveries.setdefault(image.token, made)

@@ -55,6 +55,11 @@ Line = OrderedDict[Waiter, None]
 """Those that wait for the same, first come first. Each leaves it in one step, from anywhere."""
 
 
+SLICE_JOBS: Final = 1000
+"""Of what falls due at once, or is removed at once, so many jobs are moved before others get their
+turn: about 5 ms of work."""
+
+
 class Core:
     """State, clock, outbox and deadlines of one shard engine.
 
@@ -89,6 +94,8 @@ class Core:
         self.watches: dict[str, Line] = {}
         self.waits: dict[int, Line] = {}
         self.waiters = 0
+        #: more jobs have expired than have been removed
+        self.is_expiring = False
         #: queues to serve, and ends to tell, before the engine is done with this input
         self.woken: set[str] = set()
         self.ended: list[Ended] = []
@@ -129,11 +136,11 @@ class Core:
             aftermath = None
         kept = _for_the_log(state, records) if _may_be_volatile(state, records) else records
         logged = bool(kept) or not records
-        entry = Entry(state.now_ms, records, answer)
+        entry = Entry(state.now_ms, records, answer, state.due_mark)
         evolve(state, entry, logged=logged)
         if logged:
             if kept is not records:
-                entry = Entry(state.now_ms, kept, answer)
+                entry = Entry(state.now_ms, kept, answer, state.due_mark)
             self.outbox.entries.append(entry)
             if durable:
                 self.gate = state.seq

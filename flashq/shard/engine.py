@@ -37,7 +37,7 @@ from flashq.protocol.sessions import Goodbye, Heartbeat
 from flashq.shard import retention
 from flashq.shard.audience import Audience
 from flashq.shard.context import Context, Decision
-from flashq.shard.core import Core, Waiter
+from flashq.shard.core import SLICE_JOBS, Core, Waiter
 from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, producing
 from flashq.shard.handlers import queues as queue_handlers
 from flashq.shard.hooks import Hooks
@@ -103,6 +103,10 @@ HANDLERS: Final[dict[type, Handler]] = {
 }
 """What decides each command; those that may have to wait are the engine's own."""
 
+SETTLED_MAX: Final = 256
+"""So many waiters are served, and messages of this shard to itself taken, before others get their
+turn: some ms of work."""
+
 _UNGATED: Final = frozenset({server.Stats, server.GetMetrics})
 """Answered at once: they also say how much is not safe yet."""
 
@@ -149,6 +153,8 @@ class Engine:
         #: who waits for the answer of an awaited push, by its key
         self._awaiting: dict[int, list[Origin]] = {}
         self._rate_mark = (0, 0)
+        #: more is beyond the bounds of what is kept than has gone
+        self._is_untidy = False
         #: why no change is taken on at present: storage lags, or the process drains
         self.refusal: FlashQError | None = None
 
@@ -278,8 +284,12 @@ class Engine:
     def tick(self, now_ms: int, mono_ms: int) -> None:
         """Let what is due happen: delays, time-outs, leases, waiters."""
         self._observe(now_ms, mono_ms)
-        core = self._core
-        core.timers.run_due(core.clock_ms)
+        core, state = self._core, self.state
+        if state.due_mark is not None:
+            core.woken.update(state.advance(state.now_ms, most=SLICE_JOBS))
+        if core.is_expiring:
+            self._expire_jobs()
+        core.timers.run_due(core.clock_ms, SLICE_JOBS)
         self._settle()
 
     def tidy(self) -> None:
@@ -288,15 +298,20 @@ class Engine:
         Apart from `tick`, because nobody waits for it: it is done when the replies are out.
         """
         core = self._core
+        self._is_untidy = False
         for excess in (retention.beyond_bounds, retention.beyond_age):
-            records = excess(core.context)  # the second, as the first has left the state
+            # The second, as the first has left the state.
+            records, is_all = excess(core.context, SLICE_JOBS)
             if records:
                 core.commit(records, durable=False)
                 self._settle()
+            self._is_untidy = self._is_untidy or not is_all
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` is due on the monotonic clock, None for never."""
         state, core = self.state, self._core
+        if self._is_unsettled or self._is_untidy:
+            return self._mono_ms
         wall = [
             at
             for at in (
@@ -322,16 +337,23 @@ class Engine:
         core.clock_ms = mono_ms - self._gap_ms
         now_ms = self._wall_time.advance(now_ms, mono_ms)
         if now_ms > state.now_ms:
-            core.woken.update(state.advance(now_ms))
-            self._expire_jobs()
+            # Where more is due than one slice, the next ones are for `tick`.
+            most = SLICE_JOBS if state.due_mark is None else 0
+            core.woken.update(state.advance(now_ms, most=most))
+            if not core.is_expiring:
+                self._expire_jobs()
 
     def _expire_jobs(self) -> None:
-        state = self.state
+        """Remove the jobs that are too old to be handed out, a slice of them at most."""
+        state, core = self.state, self._core
         first = state.expiring.first_ms()
         if first is None or first > state.now_ms:
+            core.is_expiring = False
             return
         expired = []
-        for at, job_id in state.expiring.pop_until(state.now_ms):
+        due = state.expiring.pop_until(state.now_ms, SLICE_JOBS)
+        core.is_expiring = len(due) == SLICE_JOBS
+        for at, job_id in due:
             job = state.index.get(job_id)
             if job is None or job.state not in (WAITING, DELAYED):
                 continue
@@ -339,9 +361,10 @@ class Engine:
                 expired.append(job)
         unique = list({job.id: job for job in expired}.values())
         if unique:
-            context = self._core.context
-            records = context.removing(unique, "expired")
-            self._core.commit(records, durable=context.is_any_durable(records))
+            records = core.context.removing(unique, "expired")
+            core.commit(records, durable=core.context.is_any_durable(records))
+            # What stood behind them may be handed out now.
+            core.woken.update({job.queue for job in unique} & core.pulls.keys())
 
     def _dispatch(self, command: Any, origin: Origin) -> None:
         kind = type(command)
@@ -502,23 +525,32 @@ class Engine:
     # --- afterwards
 
     def _settle(self) -> None:
-        """Do everything that follows from an input, until nothing more does."""
-        core = self._core
-        while True:
-            self._expire_jobs()  # those that came back after their end
+        """Do what follows from an input, until nothing more does. Of very much, a part is done, and
+        the rest with the next input, or tick: which is due at once."""
+        core, work = self._core, 0
+        while work < SETTLED_MAX:
+            if not core.is_expiring:
+                self._expire_jobs()  # those that came back after their end
             if self._take_own_mail() or self._finish_awaited():
-                continue
-            if core.ended:
+                work += 1
+            elif core.ended:
                 ended, core.ended = core.ended, []
                 for end in ended:
-                    self._pulling.tell_end(end)
+                    work += self._pulling.tell_end(end, max(0, SETTLED_MAX - work))
             elif core.woken:
                 woken, core.woken = core.woken, set()
                 if self.refusal is None:
                     for name in sorted(woken & (core.pulls.keys() | core.watches.keys())):
-                        self._pulling.serve(name)
+                        work += self._pulling.serve(name, max(0, SETTLED_MAX - work))
             else:
                 return
+
+    @property
+    def _is_unsettled(self) -> bool:
+        core, state = self._core, self.state
+        mailbox = state.mailboxes.get(state.shard)
+        has_mail = mailbox is not None and bool(mailbox.pending)
+        return has_mail or bool(core.ended or core.woken or state.answerable)
 
     def reserve(self, sequence: int) -> None:
         """Say up to which sequence job ids are this shard's own for good."""

@@ -62,8 +62,8 @@ def evolve(state: ShardState, entry: Entry, *, logged: bool = True) -> None:
     Raises:
         Damage: a record does not fit the state.
     """
-    if entry.at > state.now_ms:
-        state.advance(entry.at)
+    if entry.at > state.now_ms or entry.due != state.due_mark:
+        state.advance(entry.at, until=entry.due)
     if logged:
         state.seq += 1
     for record in entry.records:
@@ -82,7 +82,8 @@ def _delivered(state: ShardState, record: r.Delivered) -> None:
     if [job.id for job in jobs] != ids:
         raise Damage(f"jobs {ids} delivered, which were not the first of {record.queue}")
     state.touch_many(ids)
-    delivery = Delivery(record.token, record.session, jobs, len(jobs))
+    delivery = Delivery(record.token, record.session, jobs, len(jobs), (queue.name,))
+    queue.deliveries[delivery] = None
     for job in jobs:
         job.state = ACTIVE
         job.started_at = now
@@ -97,7 +98,7 @@ def _delivered(state: ShardState, record: r.Delivered) -> None:
 
 
 def _adopted(state: ShardState, record: r.Adopted) -> None:
-    delivery = Delivery(record.token, record.session, [], 0)
+    delivery = Delivery(record.token, record.session, [], 0, ())
     if record.session:
         deliveries = state.session(record.session).deliveries
         delivery = deliveries.setdefault(record.token, delivery)
@@ -107,9 +108,7 @@ def _adopted(state: ShardState, record: r.Adopted) -> None:
         job = state.withdraw(job, queue)
         state.set_state(job, queue, ACTIVE)
         job.started_at = state.now_ms
-        job.lease = delivery
-        delivery.jobs.append(job)
-        delivery.open += 1
+        state.hold(job, delivery)
 
 
 def _acked(state: ShardState, record: r.Acked) -> None:

@@ -71,7 +71,7 @@ def excerpts(entry: Entry, shard_count: int, span: int) -> dict[int, Entry]:
     for record in entry.records:
         for first, part in _parts(record, shard_count, span):
             if first not in found:
-                found[first] = Entry(entry.at, [])
+                found[first] = Entry(entry.at, [], None, entry.due)
             found[first].records.append(part)
     return found
 

@@ -48,6 +48,7 @@ class Queue:
         "counts",
         "custom_ids",
         "debounces",
+        "deliveries",
         "dlq",
         "kept",
         "name",
@@ -71,6 +72,8 @@ class Queue:
         self.debounces: dict[str, int] = {}
         #: all and only jobs in state FAILED, oldest failure first
         self.dlq: OrderedDict[int, Job] = OrderedDict()
+        #: all deliveries with a job in state ACTIVE
+        self.deliveries: dict[Delivery, None] = {}
         #: all jobs of the KEPT states, oldest first, and some that are gone
         self.kept: deque[Job] = deque()
 

@@ -15,6 +15,7 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Final
 
+from flashq.ids import JOB_ID_MAX
 from flashq.shard.lifecycle import GONE, WAITING, Job
 
 PAGE_SEQUENCES: Final = 1024
@@ -345,6 +346,10 @@ class ReadyJobs:
         return self._lanes
 
 
+Due = tuple[int, int]
+"""A time and a job's id: what is due is in the order of these."""
+
+
 class DueHeap:
     """Job ids ordered by a time. Whether an entry still counts, its reader finds out."""
 
@@ -360,11 +365,23 @@ class DueHeap:
         """Return the earliest time."""
         return self._heap[0][0] if self._heap else None
 
-    def pop_until(self, at_ms: int) -> list[tuple[int, int]]:
-        """Take out all entries up to and including `at_ms`, as (time, id), in order."""
-        due = []
+    def pop_until(self, at_ms: int, most: int | None = None) -> list[tuple[int, int]]:
+        """Take out the entries up to and including `at_ms`, as (time, id), in order.
+
+        Args:
+            most: so many at most.
+        """
+        return self.pop_through((at_ms, JOB_ID_MAX), most)
+
+    def pop_through(self, last: Due, most: int | None = None) -> list[Due]:
+        """Take out the entries up to and including `last`, in order.
+
+        Args:
+            most: so many at most.
+        """
+        due: list[Due] = []
         heap = self._heap
-        while heap and heap[0][0] <= at_ms:
+        while heap and heap[0] <= last and len(due) != most:
             due.append(heappop(heap))
         return due
 

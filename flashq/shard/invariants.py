@@ -11,6 +11,7 @@ from collections import Counter
 from copy import copy, deepcopy
 from typing import Any
 
+from flashq.ids import JOB_ID_MAX
 from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session, size_of_answer
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
@@ -117,6 +118,10 @@ def _check_queue(state: ShardState, queue: Queue, jobs: list[Job]) -> None:
     ends = [job.ended_at for job in queue.dlq.values()]
     assert ends == sorted(ends), f"dead letters of {name} are not oldest first: {ends}"
     _check_keys(queue, jobs)
+    leases = {id(job.lease) for job in jobs if job.lease is not None}
+    listed = {id(delivery) for delivery in queue.deliveries if delivery.open}
+    assert leases <= listed, f"queue {name} does not list a delivery of its jobs"
+    assert all(delivery.open for delivery in queue.deliveries), f"{name} lists a closed delivery"
     for debounce_id, until in queue.debounces.items():
         ends_at = (until, name, debounce_id)
         assert ends_at in state.debounces, f"debounce {ends_at} never ends"
@@ -192,7 +197,8 @@ def _check_job(state: ShardState, job: Job) -> None:
     if job.state == WAITING:
         assert job.run_at <= state.now_ms, f"waiting before its time {job!r}"
     if job.state == DELAYED:
-        assert job.run_at > state.now_ms, f"delayed beyond its time {job!r}"
+        passed = (state.now_ms, JOB_ID_MAX) if state.due_mark is None else state.due_mark
+        assert (job.run_at, job.id) > passed, f"delayed beyond its time {job!r}"
     assert (job.ended_at > 0) == (job.state in (*KEPT, FAILED)), f"ended when? {job!r}"
     if job.state in (PENDING, PARKED, FLOW):
         assert extra is not None, f"waits for others without an extra: {job!r}"
@@ -354,6 +360,7 @@ def canonical(state: ShardState) -> dict[str, Any]:
         },
         "inboxes": dict(state.inboxes),
         "ended": state.ended,
+        "due_mark": state.due_mark,
         "outcomes": [
             (number, page.ended_mark, bytes(page.outcomes or b""))
             for number, page in ((key, state.index.pages[key]) for key in state.outcome_pages)

@@ -11,18 +11,18 @@ count time in which this process did not run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice, repeat
 from typing import Final
 
 from msgspec import Struct
 
-from flashq.errors import Busy
+from flashq.errors import Busy, SessionExpired
 from flashq.protocol import records as r
 from flashq.protocol.limits import MIB
 from flashq.protocol.records import AnyRecord
 from flashq.protocol.sessions import About, Heartbeat, HeartbeatReply
-from flashq.shard.core import Core, Waiter
+from flashq.shard.core import SLICE_JOBS, Core, Waiter
 from flashq.shard.handlers.leasing import is_lost_delivery
 from flashq.shard.lifecycle import (
     Delivery,
@@ -51,6 +51,9 @@ class LiveSession(Struct):
     check_ms: int
     """When it is looked after next; an earlier deadline of its own no longer counts."""
     is_silent: bool = False
+    leaving: frozenset[int] | None = None
+    """It has said goodbye, and has more than can be given back at once: which of its jobs count as
+    lost."""
     waiters: dict[Waiter, None] = {}
     """Its parked pulls."""
     open: int = 1
@@ -135,8 +138,11 @@ class Leases:
 
         Raises:
             Busy: it is new, and there are too many.
+            SessionExpired: it has said goodbye.
         """
         live = self.sessions.get(session_id)
+        if live is not None and live.leaving is not None:
+            raise SessionExpired
         if live is None:
             if len(self.sessions) >= self._core.limits.sessions_max and not self._evict():
                 raise Busy(detail=f"{len(self.sessions)} sessions are live")
@@ -182,21 +188,25 @@ class Leases:
                 del live.queues[next(iter(live.queues))]
             live.queues[queue] = None
 
-    def _check(self, live: LiveSession) -> None:
-        """A session's deadline has come: is it silent, and for how long?"""
+    def _check(self, live: LiveSession) -> int:
+        """A session's deadline has come: is it silent, and for how long? Return how many jobs and
+        waiters that took."""
         core, limits = self._core, self._core.limits
         if core.clock_ms < live.check_ms:
-            return  # it came back since this deadline was set
+            return 0  # it came back since this deadline was set
         silent = core.clock_ms - live.heard_ms
-        if silent < limits.session_timeout_ms:
+        if silent < limits.session_timeout_ms and live.leaving is None:
             self._check_at(live, live.heard_ms + limits.session_timeout_ms)
-            return
-        self._let_go(live, None)
-        if silent < limits.answers_ms:
+            return 0
+        work = self._let_go(live, live.leaving)
+        if work >= SLICE_JOBS:
+            self._check_at(live, core.clock_ms)  # for the rest
+        elif silent < limits.answers_ms and live.leaving is None:
             live.is_silent = True
             self._check_at(live, live.heard_ms + limits.answers_ms)
-            return
-        self._forget(live)
+        else:
+            self._forget(live)
+        return work
 
     def _forget(self, live: LiveSession) -> None:
         """Forget a session and its answers: from now on it is expired."""
@@ -245,38 +255,39 @@ class Leases:
         state = self._core.state
         return session_id in state.sessions or session_id in state.awaited_of
 
-    def _let_go(self, live: LiveSession, lost: Collection[int] | None) -> None:
-        """Drop a session's parked pulls and give its jobs back.
+    def _let_go(self, live: LiveSession, lost: Collection[int] | None) -> int:
+        """Drop a session's parked pulls and give its jobs back, SLICE_JOBS of them at most.
 
         Args:
             live: the session.
             lost: ids of the jobs that count as lost; None for all.
+
+        Returns:
+            How many they were.
         """
         core = self._core
-        for waiter in list(live.waiters):
+        waiters = list(islice(live.waiters, SLICE_JOBS))
+        for waiter in waiters:
             self._drop(waiter)
-        held = self.held(live.id)
-        if not held:
-            return
+        held = list(islice(self._held(live.id), SLICE_JOBS - len(waiters)))
         gone = [job for job in held if lost is None or job.id in lost]
         if gone:
             records = core.context.losing(gone)
             core.commit(records, durable=core.context.is_any_durable(records))
-        if len(gone) < len(held):
-            assert lost is not None
+        if lost is not None and len(gone) < len(held):
             self._release([job.id for job in held if job.id not in lost])
+        return len(waiters) + len(held)
 
-    def held(self, session_id: bytes) -> list[Job]:
-        """Return the jobs that a session holds."""
+    def _held(self, session_id: bytes) -> Iterator[Job]:
         session = self._core.state.sessions.get(session_id)
-        if session is None:
-            return []
-        return [
-            job
-            for delivery in session.deliveries.values()
-            for job in delivery.jobs
-            if job.lease is delivery
-        ]
+        for delivery in () if session is None else session.deliveries.values():
+            yield from (job for job in delivery.jobs if job.lease is delivery)
+
+    def held(self, session_id: bytes) -> int:
+        """Return how many jobs a session holds."""
+        session = self._core.state.sessions.get(session_id)
+        deliveries = () if session is None else session.deliveries.values()
+        return sum(delivery.open for delivery in deliveries)
 
     def goodbye(self, session_id: bytes, lost: Collection[int]) -> None:
         """End a session on purpose: nobody will repeat anything of it.
@@ -286,9 +297,14 @@ class Leases:
             lost: ids of the jobs that count as lost; the others go back uncounted.
         """
         live = self.sessions.get(session_id)
-        if live is not None:
-            self._let_go(live, frozenset(lost))
+        if live is None:
+            return
+        leaving = frozenset(lost)
+        if self._let_go(live, leaving) < SLICE_JOBS:
             self._forget(live)
+        else:
+            live.leaving = leaving
+            self._check_at(live, self._core.clock_ms)  # for the rest
 
     # --- heartbeats
 
@@ -425,16 +441,17 @@ class Leases:
         own = options_of(job).stall_timeout
         return since + (own or self._core.limits.stall_timeout_ms)
 
-    def _run(self, run: _Run) -> None:
+    def _run(self, run: _Run) -> int:
         """Watch a job that is worked on; its time may be up already."""
         core, at = self._core, self._deadline(run.job, run.watch)
         if at is None:
-            return
+            return 0
         if at > core.clock_ms:
             core.timers.at(at, self._run, run)
-            return
+            return 0
         records = self._ending(run.job, run.watch)
         core.commit(records, durable=core.context.is_any_durable(records))
+        return 1
 
     def _ending(self, job: Job, watch: _Watch) -> list[AnyRecord]:
         """Return what ends an attempt that is too long, or of which too little is heard."""
@@ -443,9 +460,10 @@ class Leases:
             return self._core.context.failing(job, "timeout", "Job timed out")
         return self._core.context.failing(job, "stalled", "Job stalled")
 
-    def _due(self, watch: _Watch) -> None:
-        """A delivery's first deadline has come: end the attempts that are too long."""
-        core, delivery = self._core, watch.delivery
+    def _due(self, watch: _Watch) -> int:
+        """A delivery's first deadline has come: end the attempts that are too long, and return how
+        many jobs they are of."""
+        core, delivery, ended = self._core, watch.delivery, 0
         records: list[AnyRecord] = []
         again: int | None = None
         if delivery.gate > core.safe:
@@ -459,8 +477,13 @@ class Leases:
             if at > core.clock_ms:
                 again = at if again is None else min(again, at)
                 continue
+            if ended >= SLICE_JOBS:
+                again = core.clock_ms
+                break
+            ended += 1
             records += self._ending(job, watch)
         if again is not None:
             core.timers.at(again, self._due, watch)
         if records:
             core.commit(records, durable=core.context.is_any_durable(records))
+        return ended

@@ -95,20 +95,22 @@ class Damage(Exception):
     """A record or page that does not fit the state: the log is damaged, or we have a bug."""
 
 
-class Delivery(Struct, gc=False):
+class Delivery(Struct, gc=False, eq=False):
     """Jobs that were handed out together, under one lease token.
 
     `jobs` keeps all of them until the last is no longer held; a job is still held exactly when its
     `lease` is this object. Volatile: `missed` counts, by job id, heartbeats that did not name it;
     `beats` has when (monotonic ms) a job was last heard to be worked on; `starts`, where time-outs
     count from the start of the work instead of from the delivery, when that was; until the log is
-    safe up to `gate` the jobs may still be on their way out, and nobody can name them.
+    safe up to `gate` the jobs may still be on their way out, and nobody can name them. `queues` are
+    theirs: one, unless somebody has named its token for jobs of others.
     """
 
     token: int
     session: bytes
     jobs: list[Job]
     open: int
+    queues: tuple[str, ...]
     missed: dict[int, int] | None = None
     beats: dict[int, int] | None = None
     starts: dict[int, int] | None = None

@@ -7,6 +7,7 @@ served.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice, takewhile
 from typing import Final
 
 from msgspec import Struct
@@ -26,11 +27,20 @@ from flashq.protocol.leases import (
 from flashq.protocol.records import Answer
 from flashq.shard.aftermath import Ended
 from flashq.shard.calling import Calling
-from flashq.shard.core import Core, Line, Waiter
+from flashq.shard.core import SLICE_JOBS, Core, Line, Waiter
 from flashq.shard.handlers.inspecting import check_result_kept
 from flashq.shard.holdings import Queue
 from flashq.shard.leases import Leases
-from flashq.shard.lifecycle import ACTIVE, CANCELLED, COMPLETED, FAILED, WAITING, Job
+from flashq.shard.lifecycle import (
+    ACTIVE,
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    WAITING,
+    Job,
+    expires_at,
+    options_of,
+)
 from flashq.shard.limits import TokenBucket
 from flashq.shard.outbox import Origin
 from flashq.shard.views import (
@@ -214,19 +224,33 @@ class Pulling:
 
     # --- serving
 
-    def serve(self, name: str) -> None:
+    def serve(self, name: str, most: int) -> int:
         """Hand jobs of a queue to those that wait for them, as far as there are any, and tell those
-        that wait for the queue."""
+        that wait for the queue.
+
+        Args:
+            name: the queue's.
+            most: serve so many; if more wait, the queue stays woken.
+
+        Returns:
+            How many were served.
+        """
+        served = 0
         while line := self._core.pulls.get(name):
+            if served >= most:
+                self._core.woken.add(name)
+                return served
             waiter = next(iter(line))
             jobs = self._deliverable(name, waiter.count)
             if not jobs:
                 self._await_token(name)
-                return
+                break
+            served += 1
             self._close(waiter)
             self._deliver(jobs, waiter)
         if self._calling.call(name, self._close):
             self._await_token(name)
+        return served
 
     def _deliverable(self, name: str, count: int) -> list[Job]:
         """Return the jobs that may be handed out now, at most `count`."""
@@ -243,7 +267,24 @@ class Pulling:
         if count <= 0:
             return []
         jobs = queue.ready.peek(count)
+        if self._core.is_expiring:
+            jobs = self._unexpired(queue, jobs)
         return jobs if len(jobs) == 1 else fitting(jobs)
+
+    def _unexpired(self, queue: Queue, jobs: list[Job]) -> list[Job]:
+        """Return the first of jobs that are ready, up to one that has expired. While there are more
+        of those than could be removed at once, the ones at the head go on demand."""
+        core = self._core
+        expired = list(islice(takewhile(self._has_expired, jobs), SLICE_JOBS))
+        if expired:
+            records = core.context.removing(expired, "expired")
+            core.commit(records, durable=core.context.is_any_durable(records))
+            jobs = queue.ready.peek(len(jobs))
+        return list(takewhile(lambda job: not self._has_expired(job), jobs))
+
+    def _has_expired(self, job: Job) -> bool:
+        now_ms = self._core.state.now_ms
+        return bool(options_of(job).ttl) and expires_at(job) <= now_ms
 
     def _await_token(self, name: str) -> None:
         """Have a queue with waiters served when its rate gives the next token."""
@@ -397,13 +438,20 @@ class Pulling:
         timeout = WaitTimeout(id=waiter.job_id, timeout=waiter.timeout)
         self._core.refuse(waiter.origin, timeout)
 
-    def tell_end(self, ended: Ended) -> None:
-        """Answer those that wait for a job's end."""
+    def tell_end(self, ended: Ended, most: int) -> int:
+        """Answer those that wait for a job's end.
+
+        Args:
+            ended: what became of it.
+            most: answer so many; if more wait, the end is still to be told.
+
+        Returns:
+            How many were answered.
+        """
         core = self._core
-        for waiter in core.waits.pop(ended.id, ()):
-            waiter.open = 0
-            core.waiters -= 1
-            self._return_ticket(waiter)
+        waiters = list(islice(core.waits.get(ended.id, ()), most))
+        for waiter in waiters:
+            self._forget_wait(waiter)
             origin = waiter.origin
             if ended.how == "completed":
                 stored = ended.result
@@ -413,3 +461,6 @@ class Pulling:
                 core.refuse(origin, cancelled(ended.reason, origin))
             else:
                 core.refuse(origin, JobFailed() if ended.how == "failed" else WaitJobNotFound())
+        if ended.id in core.waits:
+            core.ended.append(ended)
+        return len(waiters)

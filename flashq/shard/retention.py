@@ -53,47 +53,67 @@ def _first_ids(jobs: Iterable[Job], count: int) -> list[int]:
     return [job.id for job in islice(jobs, count)]
 
 
-def beyond_bounds(context: Context) -> list[AnyRecord]:
+def beyond_bounds(context: Context, most: int) -> tuple[list[AnyRecord], bool]:
     """Return the removal of the oldest completed and cancelled jobs, results and dead letters
-    beyond the shard's bounds."""
+    beyond the shard's bounds.
+
+    Args:
+        context: the moment.
+        most: let so many of each go.
+
+    Returns:
+        The records, and whether that is all.
+    """
     state, limits = context.state, context.limits
     records: list[AnyRecord] = []
     gone: list[int] = []
     ended = state.counts[COMPLETED] + state.counts[CANCELLED] - state.retained_ended
-    excess = ended - limits.completed_jobs_max
-    if excess > limits.completed_jobs_max >> SLACK_SHIFT:
+    over = [
+        ended - limits.completed_jobs_max,
+        state.results - limits.results_max,
+        state.counts[FAILED] - limits.dlq_jobs_max,
+    ]
+    excess = min(over[0], most)
+    if over[0] > limits.completed_jobs_max >> SLACK_SHIFT:
         filed = (job for job in state.kept if job.state in KEPT)
         gone = _first_ids(filed, excess)
         records.append(r.Removed(gone, "retention"))
-    excess = state.results - limits.results_max
-    if excess > limits.results_max >> SLACK_SHIFT:
+    excess = min(over[1], most)
+    if over[1] > limits.results_max >> SLACK_SHIFT:
         filed = (job for job in state.with_result if _has_result(job))
         removed = set(gone)  # their results go with them
         dropped = [job_id for job_id in _first_ids(filed, excess) if job_id not in removed]
         if dropped:
             records.append(r.ResultsDropped(dropped))
-    excess = state.counts[FAILED] - limits.dlq_jobs_max
-    if excess > limits.dlq_jobs_max >> SLACK_SHIFT:
+    excess = min(over[2], most)
+    if over[2] > limits.dlq_jobs_max >> SLACK_SHIFT:
         # By name, so that what fails in one millisecond goes in an order that anybody can tell.
         names = sorted([name for name, queue in state.queues.items() if queue.dlq])
         by_queue = [state.queues[name].dlq.values() for name in names]
         oldest = merge(*by_queue, key=lambda job: job.ended_at)
         records += context.removing(list(islice(oldest, excess)), "evicted")
-    return records
+    return records, not records or max(over) <= most
 
 
 def _has_result(job: Job) -> bool:
     return job.state == COMPLETED and job.extra is not None and job.extra.result is not None
 
 
-def beyond_age(context: Context) -> list[AnyRecord]:
-    """Return the removal of completed and cancelled jobs older than their `keep_completed_age`."""
+def beyond_age(context: Context, most: int) -> tuple[list[AnyRecord], bool]:
+    """Return the removal of completed and cancelled jobs older than their `keep_completed_age`, and
+    whether that is all.
+
+    Args:
+        context: the moment.
+        most: look at so many.
+    """
     state = context.state
     gone = []
-    for _, job_id in state.ages.pop_until(state.now_ms):
+    due = state.ages.pop_until(state.now_ms, most)
+    for _, job_id in due:
         job = state.index.get(job_id)
         if job is None or job.state not in KEPT:
             continue
         if job.ended_at + options_of(job).keep_completed_age <= state.now_ms:
             gone.append(job_id)
-    return [r.Removed(gone, "retention")] if gone else []
+    return [r.Removed(gone, "retention")] if gone else [], len(due) < most

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from typing import Final, cast
 
+from flashq.ids import JOB_ID_MAX
 from flashq.protocol.records import Answer, Options
 from flashq.shard.debounces import Debounces
+from flashq.shard.due import make_ready
 from flashq.shard.holdings import (
     AwaitedPush,
     Mailbox,
@@ -22,6 +24,7 @@ from flashq.shard.holdings import (
 )
 from flashq.shard.indexes import (
     PAGE_SEQUENCES,
+    Due,
     DueHeap,
     JobIndex,
     Page,
@@ -102,6 +105,8 @@ class ShardState:
         self.totals = Totals()
         #: at least all jobs in state DELAYED, by run_at
         self.delayed = DueHeap()
+        #: the last that was made ready of the jobs that are due; None when all of them were
+        self.due_mark: Due | None = None
         #: at least all jobs in state WAITING or DELAYED that have a ttl, by its end
         self.expiring = DueHeap()
         #: at least all jobs of the KEPT states with keep_completed_age, by its end
@@ -157,8 +162,18 @@ class ShardState:
 
     # --- time
 
-    def advance(self, at_ms: int) -> list[str]:
+    def advance(
+        self, at_ms: int, *, until: Due | None = None, most: int | None = None
+    ) -> list[str]:
         """Let time pass until `at_ms` (wall clock).
+
+        What comes due meanwhile becomes ready, in its order. Of very much, a part does, and
+        `due_mark` tells how far that went, so that a replay goes as far.
+
+        Args:
+            at_ms: the time from now on.
+            until: make jobs ready up to this one; None for all that are due.
+            most: so many at most; what is left becomes ready when time passes again.
 
         Returns:
             The queues in which a delayed job became ready.
@@ -167,15 +182,11 @@ class ShardState:
         woken: list[str] = []
         first = self.delayed.first_ms()
         if first is not None and first <= self.now_ms:
-            for run_at, job_id in self.delayed.pop_until(self.now_ms):
-                job = self.index.get(job_id)
-                if job is None or job.state != DELAYED or job.run_at != run_at:
-                    continue
-                self.touch(job_id)
-                queue = self.queues[job.queue]
-                self.set_state(job, queue, WAITING)
-                queue.ready.lane(job.priority).add(job)
-                woken.append(job.queue)
+            woken = make_ready(self, (self.now_ms, JOB_ID_MAX) if until is None else until, most)
+        else:
+            self.due_mark = None
+        if until is not None:
+            self.due_mark = until
         for name in self.debounces.end_until(self.now_ms):
             self.forget_if_idle(self.queues[name])
         return woken
@@ -335,6 +346,15 @@ class ShardState:
             del queue.dlq[job.id]
         return job
 
+    def hold(self, job: Job, delivery: Delivery) -> None:
+        """Add a job to those that are held under one delivery."""
+        job.lease = delivery
+        delivery.jobs.append(job)
+        delivery.open += 1
+        if job.queue not in delivery.queues:
+            delivery.queues += (job.queue,)
+            self.queue(job.queue).deliveries[delivery] = None
+
     def close_lease(self, job: Job) -> None:
         """End the job's hold on its delivery, and the delivery with its last job."""
         delivery = job.lease
@@ -351,6 +371,8 @@ class ShardState:
         if delivery.open:
             return
         delivery.jobs = []
+        for name in delivery.queues:
+            self.queues[name].deliveries.pop(delivery, None)
         session = self.sessions.get(delivery.session)
         if session is not None:
             session.deliveries.pop(delivery.token, None)
@@ -531,19 +553,6 @@ class ShardState:
         if session is None:
             session = self.sessions[session_id] = Session()
         return session
-
-    def await_request(self, push: AwaitedPush) -> None:
-        """Note a push whose answer waits for other shards, by the request that a repeat names."""
-        if push.session:
-            self.awaited_requests[push.session, push.n] = push.key
-            self.awaited_of[push.session] += 1
-
-    def answer_request(self, push: AwaitedPush) -> None:
-        """Note that such a push waits no longer."""
-        if self.awaited_requests.pop((push.session, push.n), None) is not None:
-            self.awaited_of[push.session] -= 1
-            if not self.awaited_of[push.session]:
-                del self.awaited_of[push.session]
 
     def keep_answer(self, answer: Answer) -> None:
         """Keep the answer to a request for its repeats."""

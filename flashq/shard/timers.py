@@ -21,15 +21,19 @@ class Subject(Protocol):
     def open(self) -> int: ...
 
 
+Act = Callable[[Any], int | None]
+"""Is called with what a deadline is about; tells how much work that was beside the call itself."""
+
+
 class Timers:
     """Deadlines, each with a method to call and what it is about."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Callable[[Any], None], Subject]] = []
+        self._heap: list[tuple[int, int, Act, Subject]] = []
         self._stamp = 0
         self._compact_at = _COMPACT_AT
 
-    def at(self, mono_ms: int, act: Callable[[Any], None], subject: Subject) -> None:
+    def at(self, mono_ms: int, act: Act, subject: Subject) -> None:
         """Have `act(subject)` called when the monotonic clock reaches `mono_ms`."""
         self._stamp += 1
         heappush(self._heap, (mono_ms, self._stamp, act, subject))
@@ -45,12 +49,21 @@ class Timers:
             heappop(heap)
         return heap[0][0] if heap else None
 
-    def run_due(self, mono_ms: int) -> None:
-        """Act on everything due; what an act adds in turn waits for the next run."""
-        due = []
-        heap = self._heap
-        while heap and heap[0][0] <= mono_ms:
-            due.append(heappop(heap))
-        for _, _, act, subject in due:
-            if subject.open:
-                act(subject)
+    def run_due(self, mono_ms: int, work_max: int | None = None) -> None:
+        """Act on what is due; what an act adds in turn waits for the next run.
+
+        Args:
+            mono_ms: the monotonic clock.
+            work_max: stop after so much work: each act is one, and what it says that it was more.
+        """
+        last, work = self._stamp, 0
+        later = []
+        while self._heap and self._heap[0][0] <= mono_ms and (work_max is None or work < work_max):
+            entry = heappop(self._heap)
+            _, stamp, act, subject = entry
+            if stamp > last:
+                later.append(entry)
+            elif subject.open:
+                work += 1 + (act(subject) or 0)
+        for entry in later:
+            heappush(self._heap, entry)

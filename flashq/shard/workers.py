@@ -6,6 +6,7 @@ Owns the list as people see it. It reads what the leases know of sessions, and c
 from __future__ import annotations
 
 from heapq import nlargest
+from itertools import chain, islice
 from typing import Final
 
 from flashq.protocol.paging import LISTED_MAX, page
@@ -51,14 +52,17 @@ def _is_worker(live: LiveSession, core: Core) -> bool:
 def _info(live: LiveSession, core: Core, leases: Leases) -> WorkerInfo:
     about = live.about or _NOTHING
     held = leases.held(live.id)
-    queues = dict.fromkeys([*about.queues, *live.queues, *(job.queue for job in held)])
+    known = core.state.sessions.get(live.id)
+    deliveries = () if known is None else islice(known.deliveries.values(), LISTED_MAX)
+    of_held = chain.from_iterable(delivery.queues for delivery in deliveries)
+    queues = dict.fromkeys([*about.queues, *live.queues, *of_held])
     return WorkerInfo(
         id=_id(live),
         queues=list(queues)[:QUEUES_LISTED_MAX],
         concurrency=about.concurrency,
         last_heartbeat=core.state.now_ms - (core.clock_ms - live.heard_ms),
-        jobs_processed=about.jobs_processed or max(0, live.taken - len(held)),
+        jobs_processed=about.jobs_processed or max(0, live.taken - held),
         name=about.name,
-        jobs_held=len(held),
+        jobs_held=held,
         pulls_waiting=len(live.waiters),
     )

@@ -174,7 +174,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         for entry in decode_entries(encode_entries(self.live.log[self.replayed :])):
             evolve(self.replica, entry)
         self.replayed = len(self.live.log)
-        self.replica.advance(self.live.state.now_ms)
+        self.replica.advance(self.live.state.now_ms, until=self.live.state.due_mark)
         assert canonical(self.replica) == canonical(self.live.state), f"replayed after {what}"
         self.has_differed = False
         return real
@@ -513,7 +513,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.stored = (part, current, self.checkpoint.seq, ended)
         self.checkpoint = None
         state = self.recovered()
-        state.advance(self.live.state.now_ms)
+        state.advance(self.live.state.now_ms, until=self.live.state.due_mark)
         validate(state)
         assert canonical(state) == canonical(self.live.state), "checkpointed and recovered"
 

@@ -69,7 +69,7 @@ class Twins:
         for blob in log:
             for entry in decode_entries(blob):
                 evolve(twin, entry)
-        twin.advance(state.now_ms)
+        twin.advance(state.now_ms, until=state.due_mark)
         # Those that may have been used are passed over.
         twin.next_sequence = max(twin.next_sequence, state.next_sequence)
         validate(state)

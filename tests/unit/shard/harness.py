@@ -282,7 +282,7 @@ class Shard:
         """Check that log and checkpoint give the live state."""
         live = canonical(self.state)
         for state in (self.replayed(), self.checkpointed()):
-            state.advance(self.state.now_ms)
+            state.advance(self.state.now_ms, until=self.state.due_mark)
             validate(state)
             assert canonical(state) == live
 

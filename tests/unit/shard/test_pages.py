@@ -51,7 +51,7 @@ def test_a_plain_job() -> None:
 
 def test_everything_that_can_be_on_a_job() -> None:
     """Options, lease and each field of the extra."""
-    held = Delivery(5, b"s" * 16, [], 1)
+    held = Delivery(5, b"s" * 16, [], 1, ())
     full = job(extra=EXTRA, options=OPTIONS, lease=held, state=ACTIVE)
     (image,) = decode_page(encode_page([image_of(full)]))
     assert image.options == OPTIONS
@@ -74,7 +74,7 @@ def test_many_jobs_and_none() -> None:
 
 def test_plain_jobs_stand_in_columns_beside_the_images_of_others() -> None:
     """What differs from job to job is kept, and what does not."""
-    held = Delivery(5, b"s" * 16, [], 1)
+    held = Delivery(5, b"s" * 16, [], 1, ())
     plain = [
         job(),
         job(id=39, queue="r", state=ACTIVE, lease=held, started_at=40, attempts=2),
