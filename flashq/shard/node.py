@@ -18,7 +18,7 @@ reply, when storage lags behind an async level, for the sequence at which it was
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from flashq.errors import FlashQError, InvalidRequest, ShuttingDown, Starting
@@ -141,9 +141,9 @@ class Node:
         return self.phase in (Phase.SERVING, Phase.DRAINING)
 
     @property
-    def replies_decided(self) -> int:
-        """How many replies wait for `flush`."""
-        return 0 if self._engine is None else len(self._engine.outbox.replies)
+    def decided(self) -> Sequence[Reply]:
+        """The replies that wait for `flush`."""
+        return () if self._engine is None else self._engine.outbox.replies
 
     # --- time
 

@@ -114,6 +114,9 @@ class Door:
         self._named = 0
         #: over all peers
         self._unread_bytes = 0
+        #: when `tick` has something to do, as far as it was reckoned since that may have changed
+        self._due_ms: int | None = None
+        self._is_due_known = False
         #: when newcomers are looked for again after descriptors have run out
         self._accept_at_ms: int | None = None
         #: when it is looked at whether a peer was idle, or did not read, for too long; in order
@@ -281,6 +284,7 @@ class Door:
                 if stranger is None:
                     self._shut(listener, f"no descriptor is left ({error.strerror})")
                     self._accept_at_ms = self._now_ms + ACCEPT_PAUSE_MS
+                    self._is_due_known = False
                     return
                 self._close(self._peers[stranger], "made room")
                 continue
@@ -289,6 +293,7 @@ class Door:
     def _admit(self, listener: _Listener, connection: socket.socket, address: str | None) -> None:
         """Give a new connection a name and a place."""
         self._named += 1
+        self._is_due_known = False
         name = self._named.to_bytes(8, "big")
         leaver = listener.places.enter(name, self._now_ms)
         if leaver is not None:
@@ -318,6 +323,7 @@ class Door:
             peer.is_stranger = False
             peer.stream.is_known = True
             self._places[name].know(name)
+            self._is_due_known = False
 
     def doubt(self, name: bytes) -> None:
         """A peer's token is none any more: it is a stranger again."""
@@ -326,19 +332,13 @@ class Door:
             peer.is_stranger = True
             peer.stream.is_known = False
             self._places[name].doubt(name, self._now_ms)
+            self._is_due_known = False
 
-    def hold(self, name: bytes) -> None:
-        """Read nothing from a peer for now."""
+    def set_held(self, name: bytes, is_held: bool) -> None:
+        """Read nothing from a peer for now, or again."""
         peer = self._peers.get(name)
-        if peer is not None and not peer.is_held:
-            peer.is_held = True
-            self._look(peer)
-
-    def go_on(self, name: bytes) -> None:
-        """Read from a peer again."""
-        peer = self._peers.get(name)
-        if peer is not None and peer.is_held:
-            peer.is_held = False
+        if peer is not None and peer.is_held is not is_held:
+            peer.is_held = is_held
             self._look(peer)
 
     def _look(self, peer: Peer) -> None:
@@ -350,22 +350,27 @@ class Door:
 
     # --- sending
 
-    def offer(self, to: bytes, frames: list[bytes]) -> None:
-        """Send a message, or keep it until the peer reads, or give it up."""
+    def offer(self, to: bytes, frames: list[bytes]) -> int:
+        """Send a message, or keep it until the peer reads, or give it up; return its size."""
         peer = self._peers.get(to)
         if peer is None:
             self._keeper.give_up(to, frames, True)
-            return
+            return 0
         size = sum(map(len, frames))
-        if peer.unread and peer.unread_bytes + size > self._bounds.unread_bytes_max:
-            self._keeper.give_up(to, frames, False)
-            return
-        peer.queue(frames, size)
+        if peer.unread:
+            if peer.unread_bytes + size > self._bounds.unread_bytes_max:
+                self._keeper.give_up(to, frames, False)
+                return 0
+            peer.queue(frames, size)
+        elif peer.write_at_once(frames, size):
+            peer.read_ms = self._now_ms
+            return size
         self._unread_bytes += size
         self._flush(peer)
         if self._unread_bytes > self._bounds.all_unread_bytes_max:
             most = max(self._peers.values(), key=lambda peer: peer.unread_bytes)
             self._close(most, "read too little")
+        return size
 
     def unread_bytes(self, name: bytes) -> int:
         """Return what a peer has not read."""
@@ -389,6 +394,7 @@ class Door:
             self._look(peer)
             if is_stuck:
                 self._stuck.append((self._now_ms + UNREAD_MS_MAX, peer))
+                self._is_due_known = False
         if is_stuck or was_stuck:
             self._keeper.unread(peer.name, peer.unread_bytes)
 
@@ -404,6 +410,7 @@ class Door:
         if peer.is_gone:
             return
         peer.is_gone = True
+        self._is_due_known = False
         self.left[reason] += 1
         del self._by_fd[peer.socket.fileno()], self._peers[peer.name]
         peer.socket.close()
@@ -422,7 +429,11 @@ class Door:
 
     def tick(self, now_ms: int) -> None:
         """Do what is due: let go of who stayed unknown, idle or unread for too long."""
+        due_ms = self.next_deadline_ms()
+        if due_ms is None or now_ms < due_ms:
+            return
         self._now_ms = now_ms
+        self._is_due_known = False
         for listener in self._listeners.values():
             for name in listener.places.overdue(now_ms):
                 self._close(self._peers[name], "showed no token in time")
@@ -446,6 +457,11 @@ class Door:
 
     def next_deadline_ms(self) -> int | None:
         """Return when `tick` has something to do."""
+        if not self._is_due_known:
+            self._due_ms, self._is_due_known = self._reckon_due_ms(), True
+        return self._due_ms
+
+    def _reckon_due_ms(self) -> int | None:
         due = [listener.places.next_deadline_ms() for listener in self._listeners.values()]
         due += (self._accept_at_ms, *(queue[0][0] for queue in (self._idle, self._stuck) if queue))
         return min((at for at in due if at is not None), default=None)

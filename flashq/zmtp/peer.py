@@ -81,6 +81,21 @@ class Peer:
         """Add what the protocol itself says."""
         self.unread.append(([], 0, data))
 
+    def write_at_once(self, frames: list[bytes], size: int) -> bool:
+        """Send a message of so many bytes while nothing else is unread, and tell whether the kernel
+        took all of it. If not, the rest is queued."""
+        if size <= JOIN_BYTES_MAX:
+            data = b"".join(pack(frames))
+            try:
+                sent = self.socket.send(data)
+            except OSError:
+                sent = 0  # `write` finds out why
+            if sent == len(data):
+                return True
+            self._pieces = [memoryview(data)[sent:]]
+        self.queue(frames, size)
+        return False
+
     def write(self) -> bool:
         """Send as much as the kernel takes, and tell whether that was anything.
 

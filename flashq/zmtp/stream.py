@@ -96,6 +96,7 @@ class Stream:
         "_frames",
         "_gathered_flags",
         "_held_bytes",
+        "_is_between",
         "_mechanism",
         "_message_bytes_max",
         "_missing",
@@ -131,6 +132,8 @@ class Stream:
         self._skipping = False
         #: what is kept of a message that is not complete
         self._held_bytes = 0
+        #: the handshake is over, and nothing has come of the next message
+        self._is_between = False
 
     @property
     def held_bytes(self) -> int:
@@ -147,6 +150,14 @@ class Stream:
             Violation: the peer has to go.
         """
         messages: list[list[bytes]] = []
+        if self._is_between:  # nearly always
+            at = self._read(data, messages)
+            if at == len(data) and not self._frames and not self._missing:
+                self._held_bytes = 0
+                return messages
+            self._is_between = False
+            self._keep(data, at, messages)
+            return messages
         if self._missing:
             data = self._gather(data, messages)
             if not data:
@@ -155,7 +166,11 @@ class Stream:
             data = self._rest + data
         if self.phase is Phase.GREETING:
             data = self._greet(data)
-        at = self._read(data, messages)
+        self._keep(data, self._read(data, messages), messages)
+        return messages
+
+    def _keep(self, data: bytes, at: int, messages: list[list[bytes]]) -> None:
+        """Keep what has come of a frame and of a message that are not whole, within bounds."""
         self._rest = data[at:] if at else data
         if messages:
             self._held_bytes = sum(map(len, self._frames)) + sum(map(len, self._pieces))
@@ -166,7 +181,9 @@ class Stream:
             raise Violation(f"a message of more than {held} bytes")
         if len(self._frames) > FRAMES_MAX:
             raise Violation(f"a message of more than {FRAMES_MAX} frames")
-        return messages
+        self._is_between = self.phase is Phase.OPEN and not (
+            self._rest or self._frames or self._missing
+        )
 
     def _read(self, data: bytes, messages: list[list[bytes]]) -> int:
         """Read the frames in `data`, and return where the one begins that is not whole."""

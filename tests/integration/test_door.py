@@ -223,14 +223,14 @@ def test_a_peer_that_is_held_is_not_read(site: Site) -> None:
     """Until it may go on; its end is seen all the same."""
     dealer = site.dealer()
     peer = site.hear(dealer, b"x")
-    site.door.hold(peer.name)
+    site.door.set_held(peer.name, True)
     dealer.send(b"waits")
     assert site.dealer().poll(50) == 0
     site.turn()
     assert len(site.got) == 1
-    site.door.go_on(peer.name)
+    site.door.set_held(peer.name, False)
     site.turn(lambda: len(site.got) == 2)
-    site.door.hold(peer.name)
+    site.door.set_held(peer.name, True)
     dealer.close(linger=0)
     site.turn(lambda: site.gone == [peer.name])
 

@@ -38,17 +38,19 @@ def test_each_connection_to_a_coordinator_is_told(site: Site) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     never, other_end = os.pipe()
     told = Told()
+    sockets = Sockets(context, run_dir, 0, cast("Node", told), lambda: 0, 1 << 20)
     try:
-        sockets = Sockets(context, run_dir, 0)
+        sockets.watch(never)
         for expected in (1, 2):
             coordinator = site.bind(zmq.ROUTER, run_dir.coordinator)
             while told.connections < expected:
-                ready = sockets.wait(WAIT_MS, never)
+                ready = sockets.wait(WAIT_MS)
                 assert ready, "the connection was not told"
-                sockets.receive(cast("Node", told), ready)
+                sockets.receive(ready)
             coordinator.close(linger=0)
         assert told.connections == 2
     finally:
+        sockets.close()
         context.destroy(linger=0)
         os.close(never)
         os.close(other_end)

@@ -20,7 +20,8 @@ from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
 from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
-from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX, TURN_REPLIES_MAX
+from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX
+from flashq.shard.turns import REPLIES_MAX
 from tests.simulation.backlog import Backlog, Sent
 from tests.simulation.network import RESTART_US, Arrival, Frames, Link, Network
 from tests.simulation.shards import WatchedNode
@@ -339,7 +340,7 @@ class ShardProcess(Process):
                 node.receive_shard(arrival.frames)
         for arrival in self.take("front"):
             node.receive_front(arrival.peer, arrival.frames)
-            if node.replies_decided >= TURN_REPLIES_MAX:
+            if len(node.decided) >= REPLIES_MAX:
                 node.flush()
                 self._send()
         for arrival in self.take("events"):
