@@ -18,7 +18,6 @@ from flashq.errors import StorageUnavailable
 from flashq.router.engine import Router
 from flashq.router.process import DRAIN_LOOK_MS, QUIET_MS
 from flashq.router.routing import COORDINATOR_ROUTING_ID, shard_of_routing_id, shard_routing_id
-from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Phase
 from flashq.shard.process import GAP_MS, GRACE_MS, TURN_MESSAGES_MAX
 from flashq.shard.turns import REPLIES_MAX
@@ -398,20 +397,8 @@ class RouterProcess(Process):
     def boot(self) -> None:
         """Begin as `router.process.run` does."""
         chance, setting = self.world.chance, self._setting
-        self.router = Router(
-            RouterSettings(
-                version=setting.version,
-                boot=int.from_bytes(chance.randbytes(6), "big"),
-                shard_count=setting.shards,
-                limits=setting.limits,
-                message_bytes_max=setting.message_bytes_max,
-                peer_bytes_max=setting.peer_bytes_max,
-                unread_bytes_max=setting.unread_bytes_max,
-                gather_timeout_ms=setting.gather_timeout_ms,
-                config_hash=setting.config_hash,
-            ),
-            self.mono_ms(),
-        )
+        boot = int.from_bytes(chance.randbytes(6), "big")
+        self.router = Router(setting.router(boot), self.mono_ms())
         self._backlog = Backlog(
             setting.unread_bytes_max,
             self._send_to_client,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from flashq.ids import shard_of_queue
 from flashq.protocol.limits import MIB, EngineLimits, WebhookLimits
+from flashq.router.settings import RouterSettings
 from flashq.shard.identity import Identity
 from flashq.version import __version__
 from tests.simulation.network import Weather
@@ -163,6 +164,20 @@ class Setting:
             checkpoint_log_bytes=self.checkpoint_log_bytes,
             message_bytes_max=self.message_bytes_max,
             drain_timeout_ms=5000,
+        )
+
+    def router(self, boot: int) -> RouterSettings:
+        """Return what a router is told."""
+        return RouterSettings(
+            version=self.version,
+            boot=boot,
+            shard_count=self.shards,
+            limits=self.limits,
+            message_bytes_max=self.message_bytes_max,
+            peer_bytes_max=self.peer_bytes_max,
+            unread_bytes_max=self.unread_bytes_max,
+            gather_timeout_ms=self.gather_timeout_ms,
+            config_hash=self.config_hash,
         )
 
     def shard_of(self, queue: str) -> int:
