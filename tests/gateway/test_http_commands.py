@@ -217,6 +217,19 @@ def test_a_route_without_a_body_reads_none(
         assert http.http.post(path, content=content, headers=headers).is_success
 
 
+def test_a_cancel_says_why_or_nothing(http: HttpClient, queue: str) -> None:
+    """Older clients send no body, or one that is no JSON."""
+    said, silent = http.push(queue), http.push(queue)
+    http.post(f"/jobs/{said}/cancel", {"reason": "not needed"})
+    assert http.http.post(f"/jobs/{silent}/cancel", content=b"anything").is_success
+    assert [http.state(job_id) for job_id in (said, silent)] == ["cancelled", "cancelled"]
+    jobs = {job["id"]: job for job in http.get("/jobs", queue=queue, state="cancelled")}
+    assert jobs[said]["cancel_reason"] == "not needed"
+    assert "cancel_reason" not in jobs[silent]
+    assert jobs[silent]["cancelled_at"] >= jobs[silent]["created_at"]
+    assert http.get(f"/queues/{queue}/counts")["cancelled"] == len(jobs) == 2
+
+
 def test_a_heartbeat_may_say_of_which_delivery(http: HttpClient, queue: str) -> None:
     """By its token; without one the job is enough."""
     job_id = http.push(queue)
