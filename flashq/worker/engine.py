@@ -121,7 +121,9 @@ class Engine:
         self._lost: set[int] = set()
         #: when those that have a time-out are stopped at the latest
         self._overtime_at: dict[int, float] = {}
-        #: those that are to stop and have not been named in the log; when they will be
+        #: those that are to stop
+        self._stopping: set[int] = set()
+        #: those of them that have not been named in the log; when they will be
         self._stubborn_at: dict[int, float] = {}
         #: orders that the process has not had yet
         self._stops: list[Stop] = []
@@ -166,7 +168,8 @@ class Engine:
         for job in jobs:
             running = self._running.get(job.id)
             if running is not None and job.id not in self._lost:
-                self._lose(running, "the job was handed out again", now)
+                late = self._overtime_at.get(job.id, now) - OVERTIME_MS <= now and job.timeout
+                self._lose(running, _timed_out(job) if late else "it was handed out again", now)
             self._ready.append((job, now))
         return self.surplus(now)
 
@@ -291,13 +294,14 @@ class Engine:
         """Free a job's place; tell whether what became of it is our business."""
         if self._running.pop(job.id, None) is None:
             return False  # given up: it has been released
-        if self._overtime_at or self._stubborn_at or self._held_back or self._lost:
+        if self._overtime_at or self._stopping or self._held_back:
             return self._untie(job.id)
         return True
 
     def _untie(self, job_id: int) -> bool:
         """Forget what was to happen to a job that has ended, and let its next copy start."""
         self._overtime_at.pop(job_id, None)
+        self._stopping.discard(job_id)
         self._stubborn_at.pop(job_id, None)
         second = self._held_back.pop(job_id, None)
         if second is not None:
@@ -313,6 +317,10 @@ class Engine:
         self._stop(job, reason, now)
 
     def _stop(self, job: Job, reason: str, now: float) -> None:
+        """Have a running job interrupted, unless it is already."""
+        if job.id in self._stopping:
+            return
+        self._stopping.add(job.id)
         self._overtime_at.pop(job.id, None)
         self._stubborn_at[job.id] = now + STUBBORN_MS
         self._stops.append(Stop(job, reason))
@@ -322,7 +330,7 @@ class Engine:
         if self._overtime_at:
             for job_id in [i for i, at in self._overtime_at.items() if at <= now]:
                 job = self._running[job_id]
-                self._stop(job, f"timed out: the job ran for more than {job.timeout} ms", now)
+                self._stop(job, _timed_out(job), now)
         stops, self._stops = self._stops, []
         return stops
 
@@ -486,6 +494,7 @@ class Engine:
         self._running.clear()
         self._lost.clear()
         self._overtime_at.clear()
+        self._stopping.clear()
         self._stubborn_at.clear()
         return jobs
 
@@ -521,3 +530,7 @@ class Engine:
         due += self._stubborn_at.values()
         due += [at + HELD_BACK_MS for _, at in self._held_back.values()]
         return min(due, default=None)
+
+
+def _timed_out(job: Job) -> str:
+    return f"timed out: the job ran for more than {job.timeout} ms"

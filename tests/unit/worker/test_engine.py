@@ -389,6 +389,36 @@ def test_a_time_out_that_nobody_tells_of_stops_the_handler() -> None:
     assert worker.next_deadline(due) is None
 
 
+def test_a_job_that_comes_back_after_its_time_out_has_timed_out() -> None:
+    """The server has ended the attempt, and its next delivery is the first that tells."""
+    worker = engine()
+    first, again = (
+        Job(id=1, queue="q", data=None, token=token, timeout=50)  # type: ignore[arg-type]
+        for token in (1, 2)
+    )
+    worker.fetched("q", [first], 0)
+    worker.take(0)
+    worker.fetched("q", [again], 50)
+    (stop,) = worker.stops(50)
+    assert "more than 50 ms" in stop.reason
+
+
+def test_a_job_is_stopped_once() -> None:
+    """By its time-out, and not again when a heartbeat says that it is lost."""
+    worker = engine()
+    jobs = [Job(id=1, queue="q", data=None, token=1, timeout=50)]  # type: ignore[arg-type]
+    worker.fetched("q", jobs, 0)
+    worker.take(0)
+    due = 50 + OVERTIME_MS
+    assert len(worker.stops(due)) == 1
+    worker.leases_lost([1], "gone", due + 10)
+    assert worker.stops(due + 10) == []
+    assert worker.stubborn(due + STUBBORN_MS) == jobs
+    assert not worker.errored(jobs[0], "stopped", due + STUBBORN_MS)
+    worker.fetched("q", some(1), due + STUBBORN_MS)
+    assert worker.take(due + STUBBORN_MS) is not None
+
+
 def test_what_does_not_stop_is_named_once_and_keeps_its_place() -> None:
     """Its place is not given to another job while the handler goes on."""
     worker = engine(concurrency=1)

@@ -38,7 +38,12 @@ def test_a_worker_says_what_it_does(server: FakeServer, caplog: pytest.LogCaptur
             server.wait_for("FAIL")
             server.order(lambda: server.add_again(job_id))
             server.wait_until(lambda: job_id in server.done)
-    begin, end = lines(caplog, "INFO")
+    said = lines(caplog, "INFO")
+    assert [line.split(":")[0].split(" after")[0] for line in said] == [
+        "worker begins",
+        "worker ends",
+    ]
+    begin, end = said
     for word in (__version__, server.url, "mails, calls", "at most 7", "server 0"):
         assert word in begin
     assert "1 jobs completed, 1 attempts failed, 0 jobs lost" in end
