@@ -10,9 +10,14 @@ from typing import Final
 
 from flashq.gateway.asking import Ask
 from flashq.gateway.lanes import Holder
+from flashq.protocol.registry import COMMANDS
 
 BASE_BYTES: Final = 8
 NUMBER_BYTES: Final = 8
+
+_TAKEN_BACK: Final = frozenset(
+    command.word for command in COMMANDS if "ticket" in command.request.__struct_fields__
+) - {"WITHDRAW"}
 
 
 class Tickets:
@@ -36,7 +41,9 @@ class Tickets:
         Returns:
             The ticket; none for a request without one.
         """
-        if not ask.wait_ms or (ask.is_pull and holder is not None):
+        if ask.command.word not in _TAKEN_BACK or not ask.wait_ms:
+            return b""
+        if ask.is_pull and holder is not None:
             return b""
         self._given += 1
         ticket = self._base + self._given.to_bytes(NUMBER_BYTES, "big")

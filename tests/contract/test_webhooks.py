@@ -12,7 +12,7 @@ from tests.contract.dealer import JSON, Dealer
 from tests.contract.refusals import refused
 from tests.contract.states import push
 
-URL = "http://nowhere.invalid/hook"
+URL = f"http://{'x' * 64}.invalid/hook"
 """Nobody listens there, and the server may not tell it anything."""
 
 

@@ -433,10 +433,11 @@ class TestLeases:
         assert withdraw.fields["ticket"] == b64decode(ticket)
 
     def test_what_does_not_wait_has_no_ticket(self, site: Site) -> None:
-        """Nor a pull of a connection, which is taken back by the end of its session; what was not
-        sent yet is not taken back."""
+        """Nor a pull of a connection, which is taken back by the end of its session, nor what waits
+        at the coordinator; what was not sent yet is not taken back."""
         site.ask(cmd="PULL", queue=QUEUE, timeout=0)
         site.ask(cmd="GETJOB", id=job(1))
+        site.ask(cmd="WEBHOOKPULL", call=1, timeout=1000, binary=True)
         site.ask(Holder(), cmd="PULL", queue=QUEUE)
         assert not any("ticket" in pair.fields for pair in site.sent())
         site.upstream.abandon(site.ask(cmd="PULL", queue=QUEUE), site.now)
