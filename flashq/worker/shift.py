@@ -379,6 +379,9 @@ class Shift:
             )
         except FlashQError as error:
             if error.retryable or isinstance(error, _UNCERTAIN):
+                _log.warning(
+                    "cannot acknowledge %s jobs of %s yet: %s", len(outcomes), order.queue, error
+                )
                 engine.unacknowledged(order, _now())
             else:
                 engine.refused(order, error.text)
@@ -433,6 +436,8 @@ class Shift:
         for job in jobs:
             handed = self._handed.get(id(job))
             if handed is not None:
+                # The server gives a queue's tokens back for what was never worked on; this was.
+                self._client.begin(job)
                 self._stop_handler(handed, "the worker ends, and its grace time is over")
         self._release(jobs)
         if self.engine.done or self.engine.overdue(now):

@@ -243,6 +243,72 @@ def test_what_the_grace_time_is_not_enough_for_goes_back(server: FakeServer, kin
         assert told.wait(PATIENCE_S)
         assert server.seen("RELEASE")[0]["ids"] == [job_id]
         assert not server.done
+    words = [body["cmd"] for body in server.requests if body["cmd"] in ("HEARTBEAT", "RELEASE")]
+    assert words[:2] == ["HEARTBEAT", "RELEASE"], "it was worked on, which costs its token"
+
+
+def test_a_job_with_a_time_out_says_when_it_begins(server: FakeServer) -> None:
+    """1. Two jobs have time-outs; one takes no time, and nothing is said of it. 2. The other waits:
+    its beginning is said, with its lease."""
+    go_on = threading.Event()
+
+    async def handler(job: AsyncWorkerJob) -> None:
+        if job.data == "slow":
+            await asyncio.to_thread(go_on.wait, PATIENCE_S)
+
+    def push() -> None:
+        server.add("q", "quick", timeout=5000)
+        server.add("q", "slow", timeout=5000)
+
+    with Worker("q", handler, concurrency=1, url=server.url):
+        server.order(push)
+        (begun,) = server.wait_for("HEARTBEAT")
+        assert server.jobs[begun["id"]]["data"] == "slow"
+        assert begun["token"] == server.active[begun["id"]]
+        go_on.set()
+        server.wait_until(lambda: len(server.done) == 2)
+    assert len(server.seen("HEARTBEAT")) == 1
+    assert all(body["starts"] for body in server.seen("PULLB"))
+
+
+def test_a_job_that_has_waited_too_long_is_asked_about_first(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. What waits here is asked about before it starts. 2. One is lost: it does not start."""
+    monkeypatch.setattr("flashq.worker.engine.CONFIRM_MS", -1.0)
+    ran: list[Any] = []
+
+    async def handler(job: AsyncWorkerJob) -> None:
+        ran.append(job.data)
+
+    def answer(body: Any) -> Any:
+        return error("lease_lost") if server.jobs[body["id"]]["data"] == "lost" else {"ok": True}
+
+    server.answer("HEARTBEAT", answer)
+    with Client(server.url) as client:
+        client.push_batch("q", [{"data": "kept"}, {"data": "lost"}, {"data": "too"}])
+        with Worker("q", handler, concurrency=1, url=server.url) as worker:
+            server.wait_until(lambda: len(server.done) == 2)
+    assert ran == ["kept", "too"]
+    assert (worker.completed, worker.lost) == (2, 1)
+
+
+def test_a_worker_of_several_queues_takes_what_it_can_run(server: FakeServer) -> None:
+    """One place, three queues with jobs: no job is handed out before there is a place for it."""
+    most = 0
+
+    async def handler(_: AsyncWorkerJob) -> None:
+        nonlocal most
+        most = max(most, len(server.active))
+        await asyncio.sleep(0)
+
+    with Client(server.url) as client:
+        for queue in ("a", "b", "c"):
+            client.push_batch(queue, [{"data": 1}] * 4)
+        with Worker(["a", "b", "c"], handler, batch=1, concurrency=1, url=server.url):
+            server.wait_until(lambda: len(server.done) == 12)
+    assert most <= 3  # the one that runs, one ahead, one whose end is on its way
+    assert not server.seen("RELEASE")
 
 
 def test_a_handler_can_stop_its_worker(server: FakeServer) -> None:
