@@ -45,11 +45,13 @@ class Decision(Struct):
         reply: the reply object; None when the answer comes later.
         records: the facts.
         durable: whether the reply waits for them to be safe; deliveries and heartbeats do not.
+        sweep: what is decided in slices, and then answered (`sweeps.Sweep`).
     """
 
     reply: Any
     records: list[AnyRecord] = []
     durable: bool = True
+    sweep: Any = None
 
 
 class Context:

@@ -17,7 +17,6 @@ Invariants, beyond those of the state:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -36,10 +35,9 @@ from flashq.protocol.registry import BY_REQUEST
 from flashq.protocol.sessions import Goodbye, Heartbeat
 from flashq.shard import retention
 from flashq.shard.audience import Audience
-from flashq.shard.context import Context, Decision
 from flashq.shard.core import SLICE_JOBS, Core, Waiter
-from flashq.shard.handlers import changing, inspecting, leasing, peers, plain, producing
-from flashq.shard.handlers import queues as queue_handlers
+from flashq.shard.handlers import inspecting, peers, producing
+from flashq.shard.handlers.table import HANDLERS
 from flashq.shard.hooks import Hooks
 from flashq.shard.leases import ANSWERS_BYTES_MAX, Leases
 from flashq.shard.lifecycle import ACTIVE, DELAYED, WAITING, expires_at
@@ -47,61 +45,9 @@ from flashq.shard.outbox import Origin
 from flashq.shard.pulling import Pulling
 from flashq.shard.sight import Sight
 from flashq.shard.state import ShardState
+from flashq.shard.sweeps import Running, Sweeps
 from flashq.shard.workers import list_workers
 from flashq.walltime import WallTime
-
-Handler = Callable[[Context, Any, Origin], Decision]
-
-HANDLERS: Final[dict[type, Handler]] = {
-    jobs.Push: producing.push,
-    jobs.PlainPush: plain.push_plain,
-    jobs.PushBatch: producing.push_batch,
-    jobs.PlainPushBatch: plain.push_plain_batch,
-    jobs.PayloadBatch: plain.push_payloads,
-    jobs.Flow: producing.push_flow,
-    jobs.GetChildren: producing.get_children,
-    leases.Ack: leasing.ack,
-    leases.AckBatch: leasing.ack_batch,
-    leases.Fail: leasing.fail,
-    leases.Release: leasing.release,
-    leases.HeartbeatJob: leasing.heartbeat_job,
-    leases.SetProgress: leasing.set_progress,
-    leases.GetProgress: leasing.get_progress,
-    leases.MoveToDelayed: leasing.move_to_delayed,
-    jobs.GetJob: inspecting.get_job,
-    jobs.GetState: inspecting.get_state,
-    jobs.GetResult: inspecting.get_result,
-    jobs.GetJobByCustomId: inspecting.get_job_by_custom_id,
-    jobs.GetJobsBatch: inspecting.get_jobs_batch,
-    jobs.GetJobs: inspecting.get_jobs,
-    jobs.Log: inspecting.log,
-    jobs.GetLogs: inspecting.get_logs,
-    jobs.Cancel: changing.cancel,
-    jobs.ChangePriority: changing.change_priority,
-    jobs.Promote: changing.promote,
-    jobs.UpdateJob: changing.update,
-    jobs.Discard: changing.discard,
-    queues.Pause: queue_handlers.pause,
-    queues.Resume: queue_handlers.resume,
-    queues.IsPaused: queue_handlers.is_paused,
-    queues.SetRateLimit: queue_handlers.set_rate_limit,
-    queues.ClearRateLimit: queue_handlers.clear_rate_limit,
-    queues.SetConcurrency: queue_handlers.set_concurrency,
-    queues.ClearConcurrency: queue_handlers.clear_concurrency,
-    queues.QueueConfig: queue_handlers.configure,
-    queues.Drain: queue_handlers.drain,
-    queues.Obliterate: queue_handlers.obliterate,
-    queues.Clean: queue_handlers.clean,
-    queues.Count: queue_handlers.count,
-    queues.GetJobCounts: queue_handlers.get_job_counts,
-    queues.ListQueues: queue_handlers.list_queues,
-    queues.GetDlq: queue_handlers.get_dlq,
-    queues.RetryDlq: queue_handlers.retry_dlq,
-    queues.PurgeDlq: queue_handlers.purge_dlq,
-    server.Stats: queue_handlers.stats,
-    server.GetMetrics: queue_handlers.metrics,
-}
-"""What decides each command; those that may have to wait are the engine's own."""
 
 SETTLED_MAX: Final = 256
 """So many waiters are served, and messages of this shard to itself taken, before others get their
@@ -146,6 +92,7 @@ class Engine:
         self.outbox: Final = core.outbox
         self._leases = Leases(core, self._drop_waiter, self._release)
         self._pulling = Pulling(core, self._leases)
+        self._sweeps = Sweeps(core, self._end_sweep)
         self._gap_ms = 0
         self._mono_ms = 0
         #: goes on from the log's last moment, also where a wall clock was set back since then
@@ -290,6 +237,8 @@ class Engine:
         if core.is_expiring:
             self._expire_jobs()
         core.timers.run_due(core.clock_ms, SLICE_JOBS)
+        if self.refusal is None:
+            self._sweeps.turn()
         self._settle()
 
     def tidy(self) -> None:
@@ -385,6 +334,9 @@ class Engine:
         if kind is server.GetMetrics:
             self._measure_rate()
         decision = handler(self._core.context, command, origin)
+        if decision.sweep is not None:
+            self._sweeps.begin(decision.sweep, command, origin)
+            return
         reply = decision.reply
         answer = None if reply is None else _answer(command, reply)
         if not decision.records and answer is None:
@@ -407,6 +359,13 @@ class Engine:
             if is_shown:
                 reply = inspecting.shown(self._core.context, reply, origin)
             self._core.reply(origin, reply)
+
+    def _end_sweep(self, running: Running, reply: Any, records: list[AnyRecord]) -> None:
+        command, durable = running.command, running.sweep.durable
+        self._core.commit(records, durable=durable, answer=_answer(command, reply))
+        if records:
+            self._after(type(command), command, records, running.origin)
+        self._core.reply(running.origin, reply)
 
     def _after(self, kind: type, command: Any, records: list[AnyRecord], origin: Origin) -> None:
         """Keep what is volatile in step with what was just decided."""
@@ -472,6 +431,8 @@ class Engine:
             self._awaiting[key] = [origin]
             return True
         if self._pulling.rejoin(session_id, n, origin):
+            return True
+        if self._sweeps.rejoin(session_id, n, origin):
             return True
         if session is not None and n < session.done_below:
             raise SessionExpired
@@ -550,7 +511,8 @@ class Engine:
         core, state = self._core, self.state
         mailbox = state.mailboxes.get(state.shard)
         has_mail = mailbox is not None and bool(mailbox.pending)
-        return has_mail or bool(core.ended or core.woken or state.answerable)
+        has_sweeps = len(self._sweeps) > 0 and self.refusal is None
+        return has_mail or has_sweeps or bool(core.ended or core.woken or state.answerable)
 
     def reserve(self, sequence: int) -> None:
         """Say up to which sequence job ids are this shard's own for good."""

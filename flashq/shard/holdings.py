@@ -45,6 +45,7 @@ class Queue:
     """One queue: its ready jobs in order, its keys, its settings."""
 
     __slots__ = (
+        "aside",
         "counts",
         "custom_ids",
         "debounces",
@@ -72,6 +73,8 @@ class Queue:
         self.debounces: dict[str, int] = {}
         #: all and only jobs in state FAILED, oldest failure first
         self.dlq: OrderedDict[int, Job] = OrderedDict()
+        #: all and only jobs in the ASIDE states
+        self.aside: dict[int, Job] = {}
         #: all deliveries with a job in state ACTIVE
         self.deliveries: dict[Delivery, None] = {}
         #: all jobs of the KEPT states, oldest first, and some that are gone

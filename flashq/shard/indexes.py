@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final
 
 from flashq.ids import JOB_ID_MAX
-from flashq.shard.lifecycle import GONE, WAITING, Job
+from flashq.shard.lifecycle import GONE, KEPT, WAITING, Job
 
 PAGE_SEQUENCES: Final = 1024
 _COMPACT_AT: Final = 1024
@@ -398,3 +398,15 @@ def retire(job: Job) -> Job:
     job.state = GONE
     job.extra = None
     return fresh
+
+
+def drop_gone(filed: deque[Job]) -> None:
+    """Drop the oldest of filed jobs that are gone."""
+    count = 0
+    for job in filed:
+        if job.state in KEPT:
+            break
+        count += 1
+    popleft = filed.popleft
+    for _ in range(count):
+        popleft()

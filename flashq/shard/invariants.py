@@ -16,6 +16,7 @@ from flashq.shard.holdings import DEFAULT_SETTINGS, Queue, Session, size_of_answ
 from flashq.shard.indexes import PAGE_SEQUENCES, DueHeap, Lane
 from flashq.shard.lifecycle import (
     ACTIVE,
+    ASIDE,
     CANCELLED,
     COMPLETED,
     DELAYED,
@@ -118,6 +119,8 @@ def _check_queue(state: ShardState, queue: Queue, jobs: list[Job]) -> None:
     ends = [job.ended_at for job in queue.dlq.values()]
     assert ends == sorted(ends), f"dead letters of {name} are not oldest first: {ends}"
     _check_keys(queue, jobs)
+    aside = {job.id: job for job in jobs if job.state in ASIDE}
+    assert queue.aside == aside, f"queue {name} has aside {sorted(queue.aside)}, not {aside}"
     leases = {id(job.lease) for job in jobs if job.lease is not None}
     listed = {id(delivery) for delivery in queue.deliveries if delivery.open}
     assert leases <= listed, f"queue {name} does not list a delivery of its jobs"

@@ -46,6 +46,8 @@ STATES: Final = 10
 KEPT: Final = frozenset({COMPLETED, CANCELLED})
 """The states of jobs that have ended and are kept for a while, with nothing more to happen to them.
 Retention is the same for both."""
+ASIDE: Final = frozenset({DELAYED, PARKED, FLOW, PENDING})
+"""States in which a job waits for something else than its turn."""
 HISTORY_MAX: Final = 20
 """So many failed attempts of a job are remembered; the oldest go first."""
 STATE_NAMES: Final = (

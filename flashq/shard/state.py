@@ -28,11 +28,13 @@ from flashq.shard.indexes import (
     DueHeap,
     JobIndex,
     Page,
+    drop_gone,
     retire,
     slices,
 )
 from flashq.shard.lifecycle import (
     ACTIVE,
+    ASIDE,
     CANCELLED,
     COMPLETED,
     DELAYED,
@@ -290,6 +292,8 @@ class ShardState:
     def add(self, job: Job, queue: Queue) -> None:
         """Take in a job that is new here, with its keys; it is in its state already."""
         self.place(job)
+        if job.state in ASIDE:
+            queue.aside[job.id] = job
         queue.counts[job.state] += 1
         self.counts[job.state] += 1
         self.bytes += JOB_BYTES + len(job.data)
@@ -309,6 +313,10 @@ class ShardState:
         """Move a job along the transition table and keep the counts."""
         was = job.state
         move(job, to)
+        if to in ASIDE:
+            queue.aside[job.id] = job
+        elif was in ASIDE:
+            del queue.aside[job.id]
         queue.counts[was] -= 1
         queue.counts[to] += 1
         self.counts[was] -= 1
@@ -397,6 +405,8 @@ class ShardState:
             self.close_lease(job)
         elif was == FAILED:
             del queue.dlq[job.id]
+        elif was in ASIDE:
+            del queue.aside[job.id]
         move(job, GONE)
         if was == WAITING:
             queue.ready.discard(job.priority)
@@ -455,6 +465,9 @@ class ShardState:
             lanes = Counter([(job.queue, job.priority) for job in jobs])
             for (name, priority), count in lanes.items():
                 self.queues[name].ready.discard(priority, count)
+        if was in ASIDE:
+            for job in jobs:
+                del self.queues[job.queue].aside[job.id]
         self.index.count -= len(jobs)
         self.counts[was] -= len(jobs)
         self.bytes -= size + JOB_BYTES * len(jobs)
@@ -517,7 +530,7 @@ class ShardState:
 
     def file_ended(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED or CANCELLED job, newer than all that are filed, for retention."""
-        _drop_gone(queue.kept)
+        drop_gone(queue.kept)
         queue.kept.append(job)
         if is_retained(job):
             self.retained_ended += 1
@@ -525,7 +538,7 @@ class ShardState:
             if age:
                 self.ages.add(job.ended_at + age, job.id)
             return
-        _drop_gone(self.kept)
+        drop_gone(self.kept)
         self.kept.append(job)
         if job.extra is not None and job.extra.result is not None:
             self.keep_result(job, job.extra.result)
@@ -533,7 +546,7 @@ class ShardState:
     def file_plain(self, jobs: list[Job], queue: Queue) -> None:
         """File many jobs of one queue that have just become COMPLETED and have no options."""
         for filed in (self.kept, queue.kept):
-            _drop_gone(filed)
+            drop_gone(filed)
             filed.extend(jobs)
         queue.counts[ACTIVE] -= len(jobs)
         queue.counts[COMPLETED] += len(jobs)
@@ -583,15 +596,3 @@ class ShardState:
         if mailbox is None:
             mailbox = self.mailboxes[peer] = Mailbox()
         return mailbox
-
-
-def _drop_gone(filed: deque[Job]) -> None:
-    """Drop the oldest of filed jobs that are gone."""
-    count = 0
-    for job in filed:
-        if job.state in KEPT:
-            break
-        count += 1
-    popleft = filed.popleft
-    for _ in range(count):
-        popleft()

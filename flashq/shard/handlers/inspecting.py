@@ -38,9 +38,18 @@ from flashq.protocol.jobs import (
 )
 from flashq.protocol.texts import shortened
 from flashq.shard.context import Context, Decision
-from flashq.shard.lifecycle import CANCELLED, COMPLETED, PENDING, STATES_BY_NAME, Job, state_name
+from flashq.shard.lifecycle import (
+    CANCELLED,
+    COMPLETED,
+    GONE,
+    PENDING,
+    STATES_BY_NAME,
+    Job,
+    state_name,
+)
 from flashq.shard.outbox import Origin
 from flashq.shard.state import OUTCOME_COMPLETED
+from flashq.shard.sweeps import jobs_of
 from flashq.shard.views import (
     REPLY_BYTES_MAX,
     fitting,
@@ -52,6 +61,10 @@ from flashq.shard.views import (
 
 LIST_LIMIT: Final = 100
 LIST_LIMIT_MAX: Final = 10_000
+LIST_OFFSET_MAX: Final = 1_000_000
+"""Whoever wants more of a list than that asks for it in another way, such as an export."""
+GATHERED_MAX: Final = 20_000
+"""The jobs of a queue that has no more are listed without a look at all others."""
 LOG_LEVEL_CHARS_MAX: Final = 32
 
 STALLED_NAME: Final = "stalled"
@@ -149,6 +162,9 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
     limit = LIST_LIMIT if command.limit is None else command.limit
     if limit > LIST_LIMIT_MAX:
         raise FieldTooLarge(field="limit", size=limit, limit=LIST_LIMIT_MAX)
+    offset = command.offset or 0
+    if offset > LIST_OFFSET_MAX:
+        raise FieldTooLarge(field="offset", size=offset, limit=LIST_OFFSET_MAX)
     name = (command.state or "").lower()
     if name == STALLED_NAME:
         return Decision(JobsReply(ok=True, jobs=[], total=0))
@@ -156,7 +172,6 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
     if name and state is None:
         known = ", ".join([*STATES_BY_NAME, STALLED_NAME])
         raise StateInvalid(f"Invalid state '{name[:64]}'. Use: {known}")
-    offset = command.offset or 0
     found: list[Job] = []
     if limit:
         for job in _matching(context, command.queue, state, origin):
@@ -174,18 +189,24 @@ def get_jobs(context: Context, command: GetJobs, origin: Origin) -> Decision:
 def _matching(
     context: Context, queue: str | None, state: int | None, origin: Origin
 ) -> Iterator[Job]:
+    """Yield the jobs that a list shows, newest ids first: those of a small queue by what it has
+    itself, others by the pages of all jobs."""
     hidden = _hidden_from(origin)
+    states = frozenset(range(GONE) if state is None else (state,)).difference(hidden)
+    if queue is not None:
+        named = context.state.queues.get(queue)
+        if named is None:
+            return
+        if sum(named.counts[each] for each in states) <= GATHERED_MAX:
+            yield from reversed(jobs_of(named, states))
+            return
     index = context.state.index
-    if queue is not None and queue not in context.state.queues:
-        return
     for number in index.newest_first():
         page = index.pages[number]
         if not page.live:
             continue
         for job in reversed(page.jobs):
-            if job is None or job.state in hidden:
-                continue
-            if (state is None or job.state == state) and (queue is None or job.queue == queue):
+            if job is not None and job.state in states and (queue is None or job.queue == queue):
                 yield job
 
 

@@ -33,6 +33,7 @@ from flashq.shard.lifecycle import (
     Job,
 )
 from flashq.shard.outbox import Origin
+from flashq.shard.sweeps import Sweep, jobs_of
 from flashq.shard.views import fitting, job_view
 
 DLQ_COUNT: Final = 100
@@ -110,41 +111,52 @@ def configure(context: Context, command: q.QueueConfig, origin: Origin) -> Decis
 # --- removal
 
 
-def _jobs_of(context: Context, name: str, states: tuple[int, ...]) -> list[Job]:
-    """Return a queue's jobs in these states, oldest id first."""
-    queue = context.state.queues.get(name)
-    if queue is None or not any(queue.counts[state] for state in states):
-        return []
-    pages = context.state.index.pages
-    return [
-        job
-        for number in sorted(pages)
-        for job in pages[number].jobs
-        if job is not None and job.state in states and job.queue == name
-    ]
-
-
 def drain(context: Context, command: q.Drain, origin: Origin) -> Decision:
     """Remove the waiting and delayed jobs."""
-    jobs = _jobs_of(context, command.queue, (WAITING, DELAYED))
-    return Decision(
-        CountReply(count=len(jobs)),
-        context.removing(jobs, "drained"),
+    return _removal(context, command.queue, (WAITING, DELAYED), "drained")
+
+
+def _removal(
+    context: Context, name: str, states: tuple[int, ...], reason: str, jobs: list[Job] | None = None
+) -> Decision:
+    """Decide the removal of a queue's jobs in these states, or of some of them."""
+
+    def change(some: list[Job]) -> list[AnyRecord]:
+        # Of those that ended everybody has been told.
+        kept = [job.id for job in some if job.state in KEPT]
+        others = [job for job in some if job.state not in KEPT] if kept else some
+        records = context.removing(others, reason)
+        return [*records, r.Removed(kept, reason)] if kept else records
+
+    return Sweep(
+        name,
+        jobs_of(context.state.queues.get(name), states) if jobs is None else jobs,
+        states,
+        states,
+        change,
+        lambda count: (CountReply(count=count), []),
         context.level == "durable",
-    )
+    ).decide(context)
 
 
 def obliterate(context: Context, command: q.Obliterate, origin: Origin) -> Decision:
     """Remove the queue with everything in it, and the crons that target it."""
-    states = (WAITING, DELAYED, ACTIVE, FAILED, PARKED, FLOW)
-    jobs = _jobs_of(context, command.queue, states)
-    records = context.removing(jobs, "obliterated")
-    kept = _jobs_of(context, command.queue, tuple(KEPT))
-    if kept:
-        records.append(r.Removed([job.id for job in kept], "obliterated"))
-    records.append(r.QueueGone(command.queue))
-    records.append(r.Sent(COORDINATOR, Obliterated(command.queue)))
-    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
+    counted = (WAITING, DELAYED, ACTIVE, FAILED, PARKED, FLOW)
+    name, states = command.queue, (*counted, *KEPT)
+
+    def change(some: list[Job]) -> list[AnyRecord]:
+        records = context.removing([job for job in some if job.state in counted], "obliterated")
+        kept = [job.id for job in some if job.state in KEPT]
+        return [*records, r.Removed(kept, "obliterated")] if kept else records
+
+    def finish(count: int) -> tuple[CountReply, list[AnyRecord]]:
+        gone: list[AnyRecord] = [r.QueueGone(name)]
+        gone.append(r.Sent(COORDINATOR, Obliterated(name)))
+        return CountReply(count=count), gone
+
+    jobs = jobs_of(context.state.queues.get(name), states)
+    durable = context.level == "durable"
+    return Sweep(name, jobs, states, counted, change, finish, durable).decide(context)
 
 
 def clean(context: Context, command: q.Clean, origin: Origin) -> Decision:
@@ -153,15 +165,11 @@ def clean(context: Context, command: q.Clean, origin: Origin) -> Decision:
     if state not in _CLEANABLE or (state == CANCELLED and origin.older):
         raise StateInvalid(_OLDER_STATES) if origin.older else StateInvalid
     cutoff = context.now_ms - command.grace
-    jobs = [job for job in _jobs_of(context, command.queue, (state,)) if job.created_at <= cutoff]
+    found = jobs_of(context.state.queues.get(command.queue), (state,))
+    jobs = [job for job in found if job.created_at <= cutoff]
     if command.limit is not None:
         del jobs[command.limit :]
-    if state in KEPT:
-        gone = [job.id for job in jobs]
-        records: list[AnyRecord] = [r.Removed(gone, "cleaned")] if gone else []
-    else:
-        records = context.removing(jobs, "cleaned")
-    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
+    return _removal(context, command.queue, (state,), "cleaned", jobs)
 
 
 # --- counts
@@ -315,14 +323,22 @@ def retry_dlq(context: Context, command: q.RetryDlq, origin: Origin) -> Decision
     """Put one dead letter, or all, back to work."""
     queue = context.state.queues.get(command.queue)
     dlq = {} if queue is None else queue.dlq
-    ids = list(dlq) if command.id is None else [command.id] if command.id in dlq else []
-    records: list[AnyRecord] = [r.Retried(ids)] if ids else []
-    return Decision(q.RetriedReply(ids=[len(ids)]), records, context.level == "durable")
+    jobs = list(dlq.values())
+    if command.id is not None:
+        jobs = [dlq[command.id]] if command.id in dlq else []
+    return Sweep(
+        command.queue,
+        jobs,
+        (FAILED,),
+        (FAILED,),
+        lambda some: [r.Retried([job.id for job in some])],
+        lambda count: (q.RetriedReply(ids=[count]), []),
+        context.level == "durable",
+    ).decide(context)
 
 
 def purge_dlq(context: Context, command: q.PurgeDlq, origin: Origin) -> Decision:
     """Remove the dead letters."""
     queue = context.state.queues.get(command.queue)
     jobs = [] if queue is None else list(queue.dlq.values())
-    records = context.removing(jobs, "purged")
-    return Decision(CountReply(count=len(jobs)), records, context.level == "durable")
+    return _removal(context, command.queue, (FAILED,), "purged", jobs)

@@ -124,6 +124,14 @@ class Shard:
             raise Refused(f"{cmd} {fields}: {answer['error']}")
         return answer
 
+    def sweep(self, cmd: str, **fields: Any) -> dict[str, Any]:
+        """Send a request about many jobs, and let turns pass until it is through; return its
+        answer."""
+        corr = self.send(cmd, **fields)
+        while (answer := self.answer(corr)) is None:
+            self.tick()
+        return answer
+
     def refuse(self, cmd: str, **fields: Any) -> tuple[str, str]:
         """Send a request that has to be refused; return the error's code and text."""
         seq = self.state.seq

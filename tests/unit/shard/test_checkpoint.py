@@ -78,7 +78,7 @@ class TestExact:
         shard.ask("ACKB", ids=shard.pull_ids(count=400))
         shard.ask("PUSHB", queue="q", jobs=[{"data": n} for n in range(900)])
         pages = dict(checkpoint.next_pages(1, 1))
-        shard.ask("DRAIN", queue="q")
+        shard.sweep("DRAIN", queue="q")
         shard.ask("RETRYDLQ", queue="dead")
         shard.advance(20_000)
         while not checkpoint.is_done:
@@ -203,7 +203,7 @@ class TestIncremental:
         shard.ask("PUSHB", queue="q", jobs=[{"data": n} for n in range(1100)])
         _, stored = finish(Checkpoint(shard.state, full=True))
         assert sorted(stored) == [0, 1024]
-        shard.ask("DRAIN", queue="q")
+        shard.sweep("DRAIN", queue="q")
         _, pages = finish(Checkpoint(shard.state, full=False))
         assert pages == {0: b"", 1024: b""}
         assert all(page.outcomes for page in shard.state.index.pages.values())
