@@ -167,17 +167,21 @@ class Core:
             )
             self.outbox.events.append((self.gate, event))
 
-    def reply(self, origin: Origin, body: Any, *, delivery: bool = False) -> None:
+    def reply(
+        self, origin: Origin, body: Any, *, delivery: bool = False, is_read: bool = False
+    ) -> None:
         """Answer a request, once what the answer tells of is safe."""
-        self.outbox.replies.append(Reply(origin, body, self.gate, self.state.seq, delivery))
+        self.outbox.replies.append(
+            Reply(origin, body, self.gate, self.state.seq, delivery, is_read)
+        )
 
     def reply_now(self, origin: Origin, body: Any) -> None:
         """Answer a request at once: the answer tells of nothing that a crash could undo."""
         self.outbox.replies.append(Reply(origin, body, 0, 0))
 
-    def refuse(self, origin: Origin, error: FlashQError) -> None:
+    def refuse(self, origin: Origin, error: FlashQError, *, is_read: bool = False) -> None:
         """Answer a request with an error."""
-        self.reply(origin, error_reply(error))
+        self.reply(origin, error_reply(error), is_read=is_read)
 
 
 def _may_be_volatile(state: ShardState, records: list[AnyRecord]) -> bool:

@@ -178,11 +178,12 @@ class Engine:
     def _refuse(self, command: Any, origin: Origin, error: FlashQError) -> None:
         """Answer with an error, and a repeat with the same one: whoever was told that nothing
         happened must not find that a second copy was carried out."""
+        answer = None
         if not error.retryable and not isinstance(error, SessionExpired):
             answer = _answer(command, error_reply(error))
             if answer is not None:
                 self._core.commit([], durable=self._core.context.is_durable(None), answer=answer)
-        self._core.refuse(origin, error)
+        self._core.refuse(origin, error, is_read=answer is None)
 
     def take_mail(self, mail: Mail, now_ms: int, mono_ms: int) -> bool:
         """Take a peer's message, if it is the next one.
@@ -343,7 +344,7 @@ class Engine:
             if kind in _UNGATED:
                 self._core.reply_now(origin, reply)
             else:
-                self._core.reply(origin, reply)
+                self._core.reply(origin, reply, is_read=True)
             return
         is_shown = kind in _PUSHES and command.view and type(reply) is jobs.PushReply
         if answer is not None and not origin.flags and not is_shown:

@@ -6,7 +6,12 @@ Pure. What passes at once is not seen here; what waits leaves in the order in wh
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from flashq.errors import StorageUnavailable
+from flashq.protocol.codec import error_reply
+from flashq.shard.outbox import Reply
 
 T = TypeVar("T")
 
@@ -37,5 +42,63 @@ class Gate(Generic[T]):
             freed.append(waiting.popleft()[1])
         return freed
 
+    def take(self, is_meant: Callable[[T], bool]) -> list[T]:
+        """Return what is meant of what waits; it waits no longer."""
+        taken = [thing for _, thing in self._waiting if is_meant(thing)]
+        if taken:
+            self._waiting = deque(
+                (seq, thing) for seq, thing in self._waiting if not is_meant(thing)
+            )
+        return taken
+
     def __len__(self) -> int:
         return len(self._waiting)
+
+
+class ReplyGate(Gate[Reply]):
+    """Replies that wait until what they tell is safe.
+
+    A change that was made gets its answer, however long that takes. A read, for which nothing was
+    done, does not wait for ever: once the log is late it is refused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: how many reads wait
+        self.reads = 0
+
+    def admit(self, reply: Reply, seq: int, *, is_late: bool) -> Reply | None:
+        """Return what leaves now: the reply, or its refusal; None if it waits.
+
+        Args:
+            reply: on its way out.
+            seq: what has to be safe before that.
+            is_late: a read is refused rather than kept.
+        """
+        if reply.is_read and is_late and seq > self._safe:
+            return _refused(reply)
+        if self.pass_or_wait(seq, reply):
+            return reply
+        self.reads += reply.is_read
+        return None
+
+    def release(self, safe: int) -> list[Reply]:
+        """Return what may leave because the log is safe up to `safe`."""
+        freed = super().release(safe)
+        if self.reads:
+            self.reads -= sum(reply.is_read for reply in freed)
+        return freed
+
+    def refuse_reads(self) -> list[Reply]:
+        """Return the refusals of all reads that wait."""
+        if not self.reads:
+            return []
+        self.reads = 0
+        return [_refused(reply) for reply in self.take(lambda reply: reply.is_read)]
+
+
+def _refused(reply: Reply) -> Reply:
+    error = StorageUnavailable(
+        detail="what this would tell of has been changed and is not stored yet"
+    )
+    return Reply(reply.origin, error_reply(error), 0, 0)

@@ -13,12 +13,22 @@ from zlib import crc32
 
 from flashq.errors import Busy, FlashQError, StorageUnavailable
 from flashq.protocol.internal import Append
-from flashq.protocol.limits import EngineLimits
+from flashq.protocol.limits import MIB, EngineLimits
 from flashq.protocol.records import Entry, encode_entries
 from flashq.shard.identity import Identity
 
 JOURNAL_REFUSALS: Final = (Busy, StorageUnavailable)
 """Why a journal takes on no changes."""
+
+
+BLOB_BYTES_MAX: Final = 8 * MIB
+"""Entries beyond that are sent as another blob, which storage may write in another transaction; an
+entry is not cut."""
+ASYNC_LAG_MS: Final = 50
+"""Level async: with an older unwritten record replies wait as they do for durable."""
+READ_WAIT_MS: Final = 2000
+"""With an older unwritten record a read of what is not safe is refused: it would wait for as long
+as storage is away."""
 
 
 class Journal:
@@ -41,16 +51,24 @@ class Journal:
         self.bytes_written = log_bytes
         #: storage has as much log of all shards as it may have
         self.log_full = False
+        #: there is no connection to the coordinator: what is written leaves with this process alone
+        self.is_cut_off = False
         self._unsafe: deque[tuple[Append, int]] = deque()
 
-    def write(self, entries: list[Entry], mono_ms: int, *, awaited: bool = False) -> Append:
-        """Take on entries; return the message that has to be sent.
+    def write(self, entries: list[Entry], mono_ms: int, *, awaited: bool = False) -> list[Append]:
+        """Take on entries; return the messages that have to be sent: one, unless that is too large.
 
         Args:
             mono_ms: now.
             awaited: something is held back until they are safe.
         """
         records = encode_entries(entries)
+        if len(records) > BLOB_BYTES_MAX and len(entries) > 1:
+            half = len(entries) // 2
+            return [
+                *self.write(entries[:half], mono_ms, awaited=awaited),
+                *self.write(entries[half:], mono_ms, awaited=awaited),
+            ]
         append = Append(
             shard=self._shard,
             epoch=self._epoch,
@@ -64,7 +82,7 @@ class Journal:
         self.unsafe_bytes += len(records)
         self.bytes_written += len(records)
         self._unsafe.append((append, mono_ms))
-        return append
+        return [append]
 
     def confirm(self, seq: int) -> None:
         """Storage has the log up to `seq`."""
@@ -79,6 +97,17 @@ class Journal:
     def oldest_ms(self) -> int | None:
         """Return when the oldest unconfirmed blob was written, None when there is none."""
         return self._unsafe[0][1] if self._unsafe else None
+
+    def is_lagging(self, mono_ms: int) -> bool:
+        """Tell whether an answer has to wait for what it tells, whatever its level."""
+        return self.is_cut_off or self._is_older(ASYNC_LAG_MS, mono_ms)
+
+    def is_late(self, mono_ms: int) -> bool:
+        """Tell whether a read that has to wait is refused instead."""
+        return self._is_older(READ_WAIT_MS, mono_ms)
+
+    def _is_older(self, age_ms: int, mono_ms: int) -> bool:
+        return bool(self._unsafe) and mono_ms - self._unsafe[0][1] > age_ms
 
     def refusal(self, limits: EngineLimits, mono_ms: int) -> FlashQError | None:
         """Return why no change can be taken on before storage has confirmed more."""

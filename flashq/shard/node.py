@@ -66,10 +66,10 @@ from flashq.shard.audience import Audience
 from flashq.shard.checkpointing import Checkpointing
 from flashq.shard.condition import condition_of
 from flashq.shard.engine import Engine
-from flashq.shard.gate import Gate
+from flashq.shard.gate import Gate, ReplyGate
 from flashq.shard.hooks import Hooks
 from flashq.shard.identity import Identity, Phase
-from flashq.shard.journal import JOURNAL_REFUSALS, Journal
+from flashq.shard.journal import JOURNAL_REFUSALS, READ_WAIT_MS, Journal
 from flashq.shard.mailing import Mailing
 from flashq.shard.outbox import Origin, Reply
 from flashq.shard.outgoing import Outgoing
@@ -80,8 +80,6 @@ REPEAT_MS: Final = 1000
 """After so long without an answer a hello, a request for job ids, or log is sent again."""
 KEEPALIVE_MS: Final = 2000
 """So often an idle shard greets the coordinator, which may have begun anew with its storage."""
-ASYNC_LAG_MS: Final = 50
-"""Level async: with an older unwritten record replies wait as they do for durable."""
 
 
 class Node:
@@ -115,7 +113,7 @@ class Node:
         #: what webhooks want to be told of; that may be known before there is an engine
         self._hooks = Hooks(())
         self._journal = Journal(identity.shard, 0, 0)
-        self._replies: Gate[Reply] = Gate()
+        self._replies = ReplyGate()
         self._gated_events: Gate[tuple[bytes, bytes]] = Gate()
         self._mailing = Mailing(self._state, self._post)
         self._checkpoints = Checkpointing(self._state, 0, self._tell)
@@ -187,6 +185,8 @@ class Node:
             due = min(due, self._reserving_ms + REPEAT_MS)
         if self.phase is Phase.DRAINING:
             due = min(due, self._drain_until_ms)
+        if self._replies.reads and (oldest_ms := self._journal.oldest_ms()) is not None:
+            due = min(due, oldest_ms + READ_WAIT_MS + 1)
         for next_deadline_ms in self._deadlines:
             at = next_deadline_ms()
             if at is not None and at < due:
@@ -350,6 +350,10 @@ class Node:
             )
         )
 
+    def disconnected(self) -> None:
+        """There is no coordinator: what is written reaches nobody before there is one again."""
+        self._journal.is_cut_off = True
+
     def connected(self) -> None:
         """The socket has connected to a coordinator, which may be a new one."""
         if self.is_serving:  # else it greets until it is answered
@@ -362,6 +366,7 @@ class Node:
             Damage: what storage holds does not fit together.
         """
         self._heard_ms = self._mono_ms
+        self._journal.is_cut_off = False
         for _, body in pairs(frames):
             message = decode_internal(body)
             handler = _FROM_COORDINATOR.get(type(message))
@@ -522,12 +527,15 @@ class Node:
         if engine is None:
             return
         self._ship()
-        outbox, lagging = engine.outbox, self._is_lagging()
+        outbox, journal, waiting = engine.outbox, self._journal, self._replies
+        lagging, is_late = journal.is_lagging(self._mono_ms), journal.is_late(self._mono_ms)
         replies, outbox.replies = outbox.replies, []
         for reply in replies:
-            gate = reply.seq if lagging else reply.gate
-            if self._replies.pass_or_wait(gate, reply):
-                self._send_reply(reply)
+            leaving = waiting.admit(reply, reply.seq if lagging else reply.gate, is_late=is_late)
+            if leaving is not None:
+                self._send_reply(leaving)
+        for refusal in waiting.refuse_reads() if is_late else ():
+            self._send_reply(refusal)
         events, outbox.events = outbox.events, []
         for gate, event in events:
             frames = (event.queue.encode(), codec.encode_msgpack(event))
@@ -544,13 +552,9 @@ class Node:
         if entries:
             engine.outbox.entries = []
             awaited = engine.gate > self._journal.safe or self._mailing.has_mail
-            append = self._journal.write(entries, self._mono_ms, awaited=awaited)
-            if not self._resyncing:
+            appends = self._journal.write(entries, self._mono_ms, awaited=awaited)
+            for append in () if self._resyncing else appends:
                 self._tell(append)
-
-    def _is_lagging(self) -> bool:
-        oldest = self._journal.oldest_ms()
-        return oldest is not None and self._mono_ms - oldest > ASYNC_LAG_MS
 
     def _watch_bounds(self) -> None:
         """Refuse changes while too much is not safe yet; ask for job ids in time."""

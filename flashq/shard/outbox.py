@@ -55,6 +55,7 @@ class Reply(Struct):
         gate: it may leave when the log is safe up to here.
         seq: the log sequence at which it was computed; 0 when it tells of nothing in the log.
         delivery: it hands out jobs.
+        is_read: nothing was done for it, so that it may be refused instead.
     """
 
     origin: Origin
@@ -62,6 +63,7 @@ class Reply(Struct):
     gate: int
     seq: int
     delivery: bool = False
+    is_read: bool = False
 
 
 class Outbox:

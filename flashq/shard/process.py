@@ -11,9 +11,11 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from flashq.clock import Clock, SystemClock
 from flashq.config import Settings, configuration_hash, flag_parser
@@ -189,9 +191,12 @@ class Sockets:
         self._coordinator.set_hwm(0)
         self._coordinator.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._coordinator.setsockopt(zmq.IDENTITY, b"shard-%d-%s" % (index, os.urandom(6)))
-        #: tells of connections to the coordinator. Nothing is ever sent over it, so once it was
-        #: seen empty its descriptor says when there is more: there is no socket more to ask
-        self._connections = self._coordinator.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        #: tells of connections to the coordinator and of their ends. Nothing is ever sent over it,
+        #: so once it was seen empty its descriptor says when there is more: there is no
+        #: socket more to ask
+        self._connections = self._coordinator.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
         self._connections_fd = descriptor(self._connections)
         readable(self._connections)
         self._coordinator.connect(run_dir.coordinator)
@@ -232,7 +237,7 @@ class Sockets:
         """Give the node what has come, a bounded amount of each peer."""
         node, unasked = self._node, self._unasked
         if self._connections_fd in ready:
-            receive_all(self._connections, lambda _: node.connected(), TURN_MESSAGES_MAX)
+            receive_all(self._connections, partial(_note_connection, node), TURN_MESSAGES_MAX)
         if self._coordinator in unasked:
             self._receive_all(self._coordinator, node.receive_coordinator)
         for socket in self._shards.values():
@@ -308,6 +313,14 @@ class Sockets:
             link.connect(self._run_dir.shard(shard))
             self._watch_link(link)
         return link
+
+
+def _note_connection(node: Node, frames: list[bytes]) -> None:
+    """Tell the node of a connection to the coordinator, or of its end."""
+    if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
+        node.disconnected()
+    else:
+        node.connected()
 
 
 def main() -> None:

@@ -410,7 +410,7 @@ class Pulling:
             raise cancelled(None if job.extra is None else job.extra.cancel_reason, origin)
         if job.state == COMPLETED:
             check_result_kept(job, origin)
-            core.reply(origin, WaitReply(result=result_view(job, origin)))
+            core.reply(origin, WaitReply(result=result_view(job, origin)), is_read=True)
             return
         core.check_waiters()
         timeout = WAIT_TIMEOUT_MS if command.timeout is None else command.timeout
@@ -436,7 +436,7 @@ class Pulling:
     def _wait_expired(self, waiter: Waiter) -> None:
         self._forget_wait(waiter)
         timeout = WaitTimeout(id=waiter.job_id, timeout=waiter.timeout)
-        self._core.refuse(waiter.origin, timeout)
+        self._core.refuse(waiter.origin, timeout, is_read=True)
 
     def tell_end(self, ended: Ended, most: int) -> int:
         """Answer those that wait for a job's end.
@@ -456,11 +456,12 @@ class Pulling:
             if ended.how == "completed":
                 stored = ended.result
                 result = None if stored is None else result_payload(stored, origin)
-                core.reply(origin, WaitReply(result=result))
+                core.reply(origin, WaitReply(result=result), is_read=True)
             elif ended.how == "cancelled":
-                core.refuse(origin, cancelled(ended.reason, origin))
+                core.refuse(origin, cancelled(ended.reason, origin), is_read=True)
             else:
-                core.refuse(origin, JobFailed() if ended.how == "failed" else WaitJobNotFound())
+                error = JobFailed() if ended.how == "failed" else WaitJobNotFound()
+                core.refuse(origin, error, is_read=True)
         if ended.id in core.waits:
             core.ended.append(ended)
         return len(waiters)

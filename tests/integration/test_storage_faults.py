@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 from functools import partial
@@ -424,3 +426,55 @@ def test_a_change_that_the_database_refuses_holds_up_nobody(postgres_dsn: str) -
         dealer.close()
     finally:
         site.close()
+
+
+def test_reads_of_what_is_not_stored_are_refused_while_storage_hangs(file_site: Site) -> None:
+    """
+    1. The coordinator is stopped. A push waits; the queue it has changed is read in vain: the read
+       is refused, and not left without an answer. Another shard is read as ever.
+    2. The coordinator goes on: the push is answered, and the queue is read again.
+    """
+    server = file_site.start()
+    dealer = server.dealer()
+    changed, other = TWO_SHARDS
+    push(dealer, changed, 1)
+    stopped = server.signal("flashq-coordinator", signal.SIGSTOP)
+    try:
+        waiting = dealer.send("PUSH", queue=changed, data=2)
+        read = dealer.send("COUNT", queue=changed)
+        assert ok(dealer.ask("COUNT", queue=other))["count"] == 0
+        assert dealer.answer(read)["code"] == "storage_unavailable"
+        assert waiting not in dealer.answers
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    ok(dealer.answer(waiting))
+    assert ok(dealer.ask("COUNT", queue=changed))["count"] == 2
+    dealer.close()
+
+
+def test_async_answers_wait_while_there_is_no_coordinator(file_site: Site) -> None:
+    """
+    1. The coordinator is killed, and not started again. Shards notice; from then on no push of
+       level async is answered, for its shard alone has it.
+    2. There is a coordinator again: it is answered.
+    """
+    server = file_site.start("--durability", "async")
+    dealer = server.dealer()
+    queue = TWO_SHARDS[0]
+    push(dealer, queue, 0)
+    server.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+    os.kill(server.pids()["flashq-coordinator"], signal.SIGKILL)
+    # Once reads are refused the shard has noticed: this may take a moment.
+    push(dealer, queue, 1)
+    eventually(
+        lambda: dealer.ask("COUNT", queue=queue).get("code") == "storage_unavailable",
+        "that the shard knows of nobody to write",
+    )
+    waiting = dealer.send("PUSH", queue=queue, data=2)
+    assert dealer.ask("COUNT", queue=queue)["code"] == "storage_unavailable"
+    assert ok(dealer.ask("COUNT", queue=TWO_SHARDS[1]))["count"] == 0
+    assert waiting not in dealer.answers
+    os.kill(server.process.pid, signal.SIGCONT)
+    ok(dealer.answer(waiting))
+    dealer.close()

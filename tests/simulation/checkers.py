@@ -518,16 +518,20 @@ class Witness:
         history = self.history_of(job_id)
         return history.losses + (not history.is_live)
 
-    def accepted(self, job_id: int, who: str, token: int | None) -> None:
+    def accepted(self, job_id: int, who: str, token: int | None, losses: int) -> None:
         """A client's acknowledgement of a job was accepted.
 
         Args:
             who: the request.
             token: the lease that it named.
+            losses: what `losses_of` said when it asked. What was lost with a shard meanwhile may
+                have been carried out again, for somebody else, before the client read the answer.
         """
         job = self.facts_of(job_id)
         if job is None or job.state != COMPLETED:
             return  # undone since; `told` has judged that
+        if job.level != "durable" and self.losses_of(job_id) > losses:
+            return
         others = self._accepted.setdefault(job_id, [])
         others.append((who, token))
         if len(others) > 1:

@@ -109,6 +109,10 @@ class Wire:
         return len(self._flying)
 
 
+DISCONNECTED: Final = b"disconnected"
+"""What a monitor's message has in it when a connection has ended; at its begin there is none."""
+
+
 class Link:
     """A connection that one process makes to an address, and makes again when it breaks.
 
@@ -120,7 +124,8 @@ class Link:
         identity: the routing id that the owner shows; None lets the other side choose.
         kind: what is written into the record of faults.
         is_subscriber: it has topics, and asks for them at each connect.
-        monitor: the name of the owner's socket that tells it of each connect; none without it.
+        monitor: the name of the owner's socket that tells it of each connect and its end; none
+            without it.
     """
 
     def __init__(
@@ -287,6 +292,9 @@ class Link:
         self._back.cut(back_kept)
         self._last_back_us = self._back.last_us if back_kept else 0
         self._network.unroute(self)
+        if self._monitor and self.owner.alive:
+            self.owner.receive(self._monitor, Arrival(self._known_as, [DISCONNECTED], self._back))
+            self._back.unread += 1
         if self._topics and self.bound.alive:
             socket = self._network.socket_at(self.address)
             for topic in self._heeded(lost):

@@ -330,8 +330,11 @@ class ShardProcess(Process):
 
     def _receive(self) -> None:
         node = self.node
-        for _ in self.take("connections"):
-            node.connected()
+        for arrival in self.take("connections"):
+            if arrival.frames:
+                node.disconnected()
+            else:
+                node.connected()
         for arrival in self.take("coordinator"):
             node.receive_coordinator(arrival.frames)
         for shard in self._peers:

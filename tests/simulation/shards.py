@@ -10,8 +10,9 @@ from flashq.protocol.internal import CheckpointSlice, Happened, Internal, Mail, 
 from flashq.protocol.records import Answer, AnyRecord, Entry, Sent, encode_entries
 from flashq.shard.core import Core
 from flashq.shard.identity import Identity
+from flashq.shard.journal import ASYNC_LAG_MS
 from flashq.shard.lifecycle import ACTIVE
-from flashq.shard.node import ASYNC_LAG_MS, Node
+from flashq.shard.node import Node
 from flashq.shard.outbox import Origin, Reply
 from tests.simulation.world import Violation
 
@@ -91,7 +92,9 @@ class WatchedNode(Node):
                 f"shard {self._identity.shard} answers at {reply.seq}, and its log has lagged at "
                 f"{self._journal.safe} for more than {ASYNC_LAG_MS} ms"
             )
-        self._grounds.stands_on(self._needed.pop(id(reply), 0), "answers")
+        needed = self._needed.pop(id(reply), 0)
+        # The refusal of a read tells of nothing, and may be where the read's own answer was.
+        self._grounds.stands_on(needed if reply.seq else 0, "answers")
         super()._send_reply(reply)
 
     def flush(self) -> None:
@@ -121,8 +124,10 @@ class WatchedNode(Node):
                 self._durable_seq = seq
             witness.decided(shard, seq, entry, kept, blob, core.clock_ms)
 
-        def reply_and_note(origin: Origin, body: Any, *, delivery: bool = False) -> None:
-            reply(origin, body, delivery=delivery)
+        def reply_and_note(
+            origin: Origin, body: Any, *, delivery: bool = False, is_read: bool = False
+        ) -> None:
+            reply(origin, body, delivery=delivery, is_read=is_read)
             self._needed[id(core.outbox.replies[-1])] = self._durable_seq
 
         core.commit = commit_and_show  # type: ignore[method-assign]

@@ -98,9 +98,11 @@ class Worker(Habit):
         if not self.town.setting.has_stale_workers:
             return
 
+        losses = self.town.losses()
+
         def then(outcome: Outcome) -> None:
             if outcome.error is None:
-                self.town.witness.accepted(job.id, outcome.who, job.token)
+                self.accepted(job.id, outcome.who, job.token, losses)
 
         request = Ack(id=job.id, token=job.token, result=RESULT)
         wait_us = self.world.between(MS, 2000 * MS)
@@ -146,7 +148,7 @@ class Worker(Habit):
             if outcome.error is None and what is not None:
                 self.told(job.id, what, losses, sent_us=outcome.sent_us)
                 if isinstance(request, Ack):
-                    self.town.witness.accepted(job.id, outcome.who, request.token)
+                    self.accepted(job.id, outcome.who, request.token, losses)
 
         self.ask(request, then)
 
@@ -186,6 +188,6 @@ class Worker(Habit):
             self._done += [job for job in jobs if job not in asked]
             for job in done:
                 self.told(job.id, "completed", losses, sent_us=outcome.sent_us)
-                self.town.witness.accepted(job.id, outcome.who, job.token)
+                self.accepted(job.id, outcome.who, job.token, losses)
 
         self.ask(request, then)

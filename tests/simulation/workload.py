@@ -137,6 +137,11 @@ class Habit:
         known = losses[job_id % self.town.setting.shards]
         self.town.witness.told(job_id, what, losses=known, **more)
 
+    def accepted(self, job_id: int, who: str, token: int | None, losses: list[int]) -> None:
+        """Note that an acknowledgement of a job was accepted."""
+        known = losses[job_id % self.town.setting.shards]
+        self.town.witness.accepted(job_id, who, token, known)
+
 
 class Producer(Habit):
     """Pushes jobs, one by one, in batches and as flows."""

@@ -43,9 +43,12 @@ def a_reply_does_not_wait_for_the_log(patch: pytest.MonkeyPatch) -> None:
 def a_reply_waits_for_the_record_before_its_own(patch: pytest.MonkeyPatch) -> None:
     """Its own record may still be lost."""
 
-    def reply(self: Core, origin: Origin, body: Any, *, delivery: bool = False) -> None:
+    def reply(
+        self: Core, origin: Origin, body: Any, *, delivery: bool = False, is_read: bool = False
+    ) -> None:
         before = max(0, self.state.seq - 1)
-        self.outbox.replies.append(Reply(origin, body, min(self.gate, before), before, delivery))
+        gate = min(self.gate, before)
+        self.outbox.replies.append(Reply(origin, body, gate, before, delivery, is_read))
 
     patch.setattr(Core, "reply", reply)
 
@@ -65,7 +68,7 @@ def an_event_does_not_wait_for_the_log(patch: pytest.MonkeyPatch) -> None:
 @mutation("log has lagged")
 def replies_of_level_async_never_wait(patch: pytest.MonkeyPatch) -> None:
     """Storage may lag for long, and a crash then loses more than the last moments."""
-    patch.setattr(Node, "_is_lagging", lambda _: False)
+    patch.setattr(Journal, "is_lagging", lambda *_: False)
 
 
 @mutation()

@@ -37,10 +37,11 @@ from flashq.protocol.internal import (
     decode_internal,
     encode_internal,
 )
-from flashq.protocol.limits import EngineLimits
+from flashq.protocol.limits import MIB, EngineLimits
 from flashq.shard.identity import Identity
+from flashq.shard.journal import ASYNC_LAG_MS, BLOB_BYTES_MAX, READ_WAIT_MS
 from flashq.shard.lifecycle import ACTIVE, WAITING
-from flashq.shard.node import ASYNC_LAG_MS, REPEAT_MS, Node
+from flashq.shard.node import REPEAT_MS, Node
 
 WALL_MS, MONO_MS = 1_700_000_000_000, 1_000_000
 QUEUE = next(name for name in map(str, range(100)) if not shard_of_queue(name, 2))
@@ -400,6 +401,93 @@ def test_async_answers_wait_while_storage_lags_also_in_a_shard_that_knew_nothing
     assert list(answers(node)) == [3]
     tell(node, Safe(epoch=1, seq=3))
     assert list(answers(node)) == [2]
+
+
+def test_async_answers_wait_at_once_when_there_is_no_coordinator() -> None:
+    """What is written then is in this process alone, however young it is.
+
+    1. The connection to the coordinator ends. A push waits; a read of what is safe does not.
+    2. There is another coordinator, which has the log: the push is answered, and the next at once.
+    """
+    node = serving()
+    ask(node, 1, cmd="COUNT", queue=QUEUE)
+    node.disconnected()
+    ask(node, 2, cmd="COUNT", queue=QUEUE)
+    assert list(answers(node)) == [1, 2]
+    ask(node, 3, cmd="PUSH", queue=QUEUE, data=1)
+    assert list(answers(node)) == []
+    node.connected()
+    assert list(answers(node)) == []
+    tell(node, Safe(epoch=1, seq=node.engine.state.seq))
+    assert list(answers(node)) == [3]
+    ask(node, 4, cmd="PUSH", queue=QUEUE, data=1)
+    assert list(answers(node)) == [4]
+
+
+def test_a_read_of_what_is_not_safe_is_refused_when_storage_stays_away() -> None:
+    """
+    1. At level durable a push waits for storage, and reads of what it has changed with it.
+    2. Storage does not come. After a while the reads are refused, by the time that `next_deadline`
+       says, and so is each further one, at once: nobody waits for ever.
+    3. The push still waits, and is answered with its success; what is safe is read again.
+    """
+    node = serving("durable")
+    ask(node, 1, cmd="COUNT", queue=QUEUE)
+    assert list(answers(node)) == [1]
+    ask(node, 2, cmd="PUSH", queue=QUEUE, data=1)
+    ask(node, 3, cmd="COUNT", queue=QUEUE)
+    ask(node, 4, cmd="GETJOB", id=12345)
+    assert list(answers(node)) == []
+    due_ms = node.next_deadline_ms()
+    assert due_ms is not None
+    while due_ms <= MONO_MS + READ_WAIT_MS:
+        node.observe(WALL_MS, due_ms)
+        node.tick()
+        assert list(answers(node)) == []
+        due_ms = node.next_deadline_ms()
+        assert due_ms is not None
+    node.observe(WALL_MS, due_ms)
+    refused = answers(node)
+    assert {corr: answer["code"] for corr, answer in refused.items()} == dict.fromkeys(
+        (3, 4), "storage_unavailable"
+    )
+    ask(node, 5, cmd="COUNT", queue=QUEUE)
+    ask(node, 6, cmd="STATS")
+    assert {corr: answer["ok"] for corr, answer in answers(node).items()} == {5: False, 6: True}
+    tell(node, Safe(epoch=1, seq=node.engine.state.seq))
+    ask(node, 7, cmd="COUNT", queue=QUEUE)
+    told = answers(node)
+    assert list(told) == [2, 7]
+    assert told[2]["ok"]
+    assert told[7]["count"] == 1
+
+
+def test_a_repeat_of_a_change_is_never_refused_as_a_read() -> None:
+    """What was carried out gets its answer, and the same again for each copy."""
+    node = serving("durable")
+    session = bytes(16)
+    for corr in (1, 2):
+        ask(node, corr, cmd="PUSH", queue=QUEUE, data=1, session=session, n=1)
+    ask(node, 3, cmd="ACK", id=12345, session=session, n=2)
+    node.observe(WALL_MS, MONO_MS + READ_WAIT_MS + 1)
+    assert answers(node) == {}
+    tell(node, Safe(epoch=1, seq=node.engine.state.seq))
+    told = answers(node)
+    assert [told[corr]["ok"] for corr in (1, 2, 3)] == [True, True, False]
+    assert told[3]["code"] != "storage_unavailable"
+
+
+def test_what_is_written_in_one_turn_is_cut_into_blobs_of_a_bounded_size() -> None:
+    """Storage writes a blob as a whole, and everybody waits for a large one."""
+    node = serving(limits=EngineLimits(payload_bytes_max=8 * MIB))
+    said(node)
+    for corr in range(10):
+        ask(node, corr, cmd="PUSH", queue=QUEUE, data="x" * (BLOB_BYTES_MAX // 4))
+    assert len(answers(node)) == 10
+    blobs = [message for message in said(node) if isinstance(message, Append)]
+    assert max(len(blob.records) for blob in blobs) <= BLOB_BYTES_MAX
+    assert [blob.first_seq for blob in blobs[1:]] == [blob.last_seq + 1 for blob in blobs[:-1]]
+    assert blobs[-1].last_seq == node.engine.state.seq
 
 
 def test_whoever_asks_is_told_and_again_when_the_stream_stands() -> None:
