@@ -76,10 +76,12 @@ def test_a_cancelled_job_stops_its_handler(start_server: StartServer, kind: str)
     """
     server = start_server("--heartbeat-interval-ms", "100")
     started, stopped = threading.Semaphore(0), threading.Semaphore(0)
+    reasons: list[str] = []
 
     def wait(job: Any) -> str:
         started.release()
         assert job.stop_event.wait(20)
+        reasons.append(job.stop_reason)
         stopped.release()
         return "for nothing"
 
@@ -87,7 +89,8 @@ def test_a_cancelled_job_stops_its_handler(start_server: StartServer, kind: str)
         started.release()
         try:
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            reasons.append(str(error))
             stopped.release()
         return "for nothing"
 
@@ -102,6 +105,8 @@ def test_a_cancelled_job_stops_its_handler(start_server: StartServer, kind: str)
         assert stopped.acquire(timeout=20)
         eventually(lambda: client.get_dlq("q"), "the time-out")
     assert worker.completed == 0
+    assert reasons[0] == "the job was cancelled"
+    assert "timed out" in reasons[1]
 
 
 def test_a_worker_of_many_queues_is_handed_no_more_than_it_runs(start_server: StartServer) -> None:
@@ -258,7 +263,7 @@ import os, sys, threading
 from flashq import Client, Worker
 ended = threading.Event()
 def handle(job):
-    print(os.getpid(), job.data, flush=True)
+    os.write(1, f"{os.getpid()} {job.data}\\n".encode())  # in one piece
 worker = Worker("q", handle, url=sys.argv[1], concurrency=1)
 started = worker.start() if sys.argv[2] == "started" else None
 children = []
