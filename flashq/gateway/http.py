@@ -8,11 +8,10 @@ is the shards'.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -40,7 +39,7 @@ from flashq.gateway.bridge import Bridge
 from flashq.gateway.http_access import Access, Visitor
 from flashq.gateway.http_administration import Administration, Place
 from flashq.gateway.http_commands import Commands, Endpoint, refuse, respond
-from flashq.gateway.http_connection import ServerWords, bounded_protocol, close_slow
+from flashq.gateway.http_connection import BoundedServer, ServerWords, bounded_protocol
 from flashq.gateway.http_events import EventLogs
 from flashq.gateway.http_health import Health
 from flashq.gateway.http_origins import Origins
@@ -58,8 +57,6 @@ from flashq.tokens import Guard, Keyring
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 75
 PREFLIGHT_S: Final = 600
-TICKS_PER_LOOK: Final = 10
-"""The server ticks every 0.1 s; how often it looks for slow clients."""
 COORDINATOR_S: Final = 2.0
 """How long the figures of everybody else wait for those of the coordinator."""
 LEFT_STATUS: Final = 499
@@ -115,7 +112,7 @@ class HttpDoor:
         )
         #: the port that is listened on, once it is
         self.port = settings.http_port
-        self._server: uvicorn.Server | None = None
+        self._server: BoundedServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     # --- its life
@@ -128,7 +125,7 @@ class HttpDoor:
         """
         listening = listening_socket("http", host, port)
         name, self.port = listening.getsockname()[:2]
-        server = _Server(
+        server = BoundedServer(
             uvicorn.Config(
                 self._application(),
                 http=bounded_protocol(Places(self._settings.gateway_connections_max)),
@@ -146,7 +143,7 @@ class HttpDoor:
         )
         ServerWords.install(log_of("flashq-gateway"))
         self._server = server
-        self._administration.connections = lambda: len(server.server_state.connections)
+        self._administration.connections = lambda: server.connections
         self._serving = asyncio.ensure_future(server.serve([listening]))
         await server.accepting(self._serving)
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
@@ -291,43 +288,6 @@ class HttpDoor:
     def _place(self) -> Place:
         settings = self._settings
         return Place(settings.port, self.port, settings.storage, self._access.tokens_count)
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to its process, says when it accepts connections, and does
-    not wait for slow clients."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._accepts: Final = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
-        await super().startup(sockets)
-        self._accepts.set()
-
-    async def accepting(self, serving: asyncio.Task[None]) -> None:
-        """Wait until connections are accepted.
-
-        Args:
-            serving: what it runs in, and may fail in.
-        """
-        waiting = asyncio.ensure_future(self._accepts.wait())
-        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            waiting.cancel()
-            serving.result()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Let clients go that are too slow, and say whether it is time to end."""
-        if counter % TICKS_PER_LOOK == 0:
-            close_slow(self.server_state.connections, asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 def _guard_of(settings: Settings) -> Guard:

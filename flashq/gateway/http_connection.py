@@ -6,18 +6,21 @@ a client that sends a byte now and then would hold a connection for ever, and on
 without end the memory. What a request says, and what its answer is, is the protocol's; but head and
 body of it leave in one piece here.
 
-This module alone knows uvicorn's protocol from the inside, which uvicorn promises nobody. It was
+This module alone knows uvicorn from the inside, which uvicorn promises nobody. It was
 written for the versions of `TESTED_UVICORN`; a test looks at everything that is relied on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flashq.errors import Busy, FlashQError, MessageTooLarge, RequestTimeout
@@ -34,6 +37,8 @@ IS_GONE: Final = "is_gone"
 """The extension of a request's scope; in it, what is called once the client was let in, and what
 tells whether its connection is lost."""
 
+TICKS_PER_LOOK: Final = 10
+"""The server ticks every 0.1 s; how often it looks for slow clients."""
 HEAD_S: Final = 10.0
 """How long a request's head may take to arrive, and a connection to begin with the first."""
 REQUEST_S: Final = 60.0
@@ -363,3 +368,45 @@ def close_slow(connections: Iterable[object], now_s: float) -> None:
             excess -= waiting
             if excess <= 0:
                 return
+
+
+class BoundedServer(uvicorn.Server):
+    """The server itself. It leaves the signals to its process, says when it accepts connections,
+    and does not wait for slow clients."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._accepts: Final = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those of WebSockets included."""
+        return len(self.server_state.connections)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self._accepts.set()
+
+    async def accepting(self, serving: asyncio.Task[None]) -> None:
+        """Wait until connections are accepted.
+
+        Args:
+            serving: what it runs in, and may fail in.
+        """
+        waiting = asyncio.ensure_future(self._accepts.wait())
+        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            serving.result()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Let clients go that are too slow, and say whether it is time to end."""
+        if counter % TICKS_PER_LOOK == 0:
+            close_slow(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield

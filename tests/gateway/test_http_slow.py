@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flashq.config import Settings
-from flashq.gateway import http, http_connection
+from flashq.gateway import http_connection
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.http import HttpDoor
 from tests.server import Server
@@ -19,7 +19,7 @@ from tests.server import Server
 @pytest.fixture
 async def address(doors: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
     """Return where a door is that often looks for slow clients, with room for three of them."""
-    monkeypatch.setattr(http, "TICKS_PER_LOOK", 1)
+    monkeypatch.setattr(http_connection, "TICKS_PER_LOOK", 1)
     bridge = Bridge(doors.ipc_url, 4)
     bridge.start()
     door = HttpDoor(bridge, Settings(storage="memory:", gateway_connections_max=3))

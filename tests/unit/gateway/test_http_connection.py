@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import socket
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from flashq.gateway import http_connection
 from flashq.gateway.http_commands import Handed
 from flashq.gateway.http_connection import (
     DISCARDED_BYTES_MAX,
@@ -26,6 +30,7 @@ from flashq.gateway.http_connection import (
     UNREAD_BYTES_MAX,
     UNREAD_S,
     BoundedProtocol,
+    BoundedServer,
     ServerWords,
     bounded_protocol,
     close_slow,
@@ -409,6 +414,46 @@ def test_the_server_is_one_that_the_connection_was_written_for() -> None:
     """uvicorn promises nothing of its protocol's inside. With another version, look at what
     `http_connection` overrides and reads, and then name that version there."""
     assert uvicorn.__version__.rpartition(".")[0] == TESTED_UVICORN
+
+
+def test_nobody_else_knows_the_server_from_the_inside() -> None:
+    """Another module may make its configuration, and nothing more."""
+    root = Path(http_connection.__file__).parents[1]
+    found = {
+        str(path.relative_to(root)): set(re.findall(r"uvicorn[.\w]*", path.read_text()))
+        for path in root.rglob("*.py")
+        if re.search(r"^\s*(import|from) uvicorn", path.read_text(), re.MULTILINE)
+    }
+    assert set(found) == {"gateway/http.py", "gateway/http_connection.py"}
+    assert found["gateway/http.py"] == {"uvicorn", "uvicorn.Config"}
+    assert "server_state" not in (root / "gateway/http.py").read_text()
+
+
+async def test_the_server_begins_and_ends_as_is_relied_on() -> None:
+    """What is overridden is called, and what is set is heeded."""
+    for name in ("startup", "on_tick", "capture_signals"):
+        assert name in vars(BoundedServer)
+        assert callable(getattr(uvicorn.Server, name))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = BoundedServer(
+        uvicorn.Config(lambda *_: None, interface="asgi3", lifespan="off", log_config=None)
+    )
+    serving = asyncio.ensure_future(server.serve([listening]))
+    await server.accepting(serving)
+    assert server.connections == 0
+    _, writer = await asyncio.open_connection(*listening.getsockname())
+    writer.close()
+    server.config.timeout_graceful_shutdown = 1
+    server.should_exit = True
+    await serving
+
+
+async def test_a_server_that_cannot_begin_says_why() -> None:
+    """It is not waited for in vain."""
+    server = BoundedServer(uvicorn.Config("no.such:module", log_config=None))
+    serving = asyncio.ensure_future(server.serve([]))
+    with pytest.raises(ImportError):
+        await server.accepting(serving)
 
 
 async def test_the_server_has_inside_what_is_relied_on(state: ServerState) -> None:
