@@ -160,14 +160,14 @@ def decode_outline(body: bytes, *, json: bool = False) -> Outline:
         raise BadMessage(detail=str(error)) from None
 
 
+class _Word(Struct):
+    cmd: str = ""
+
+
 def request_word(body: bytes, *, json: bool = False) -> str:
     """Return the request's command word, or "" when it cannot be read."""
-
-    class Word(Struct):
-        cmd: str = ""
-
     try:
-        return decode(body, Word, json=json).cmd
+        return decode(body, _Word, json=json).cmd
     except FlashQError:
         return ""
 

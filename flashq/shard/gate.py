@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from flashq.errors import StorageUnavailable
+from flashq.errors import Busy, StorageUnavailable
 from flashq.protocol.codec import error_reply
+from flashq.shard.carrying import carried_bytes
 from flashq.shard.outbox import Reply
+
+READ_BYTES_MAX: Final = 67_108_864
+"""Payloads in reads that wait; above it one more that would have to wait is answered `busy`."""
 
 T = TypeVar("T")
 
@@ -59,13 +63,17 @@ class ReplyGate(Gate[Reply]):
     """Replies that wait until what they tell is safe.
 
     A change that was made gets its answer, however long that takes. A read, for which nothing was
-    done, does not wait for ever: once the log is late it is refused.
+    done, does not wait for ever: once the log is late it is refused. So is one that would wait on
+    top of too many others: they share their payloads with the jobs in the state until they leave,
+    and are encoded then, all at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
         #: how many reads wait
         self.reads = 0
+        #: bytes of payloads in them
+        self.read_bytes = 0
 
     def admit(self, reply: Reply, seq: int, *, is_late: bool) -> Reply | None:
         """Return what leaves now: the reply, or its refusal; None if it waits.
@@ -75,8 +83,14 @@ class ReplyGate(Gate[Reply]):
             seq: what has to be safe before that.
             is_late: a read is refused rather than kept.
         """
-        if reply.is_read and is_late and seq > self._safe:
-            return _refused(reply)
+        if reply.is_read and seq > self._safe:
+            size = carried_bytes(reply.body)
+            if is_late:
+                return _refused(reply)
+            if size and self.read_bytes + size > READ_BYTES_MAX:
+                busy = Busy(detail=f"reads of {self.read_bytes} bytes wait for storage")
+                return Reply(reply.origin, error_reply(busy), 0, 0)
+            self.read_bytes += size
         if self.pass_or_wait(seq, reply):
             return reply
         self.reads += reply.is_read
@@ -86,14 +100,16 @@ class ReplyGate(Gate[Reply]):
         """Return what may leave because the log is safe up to `safe`."""
         freed = super().release(safe)
         if self.reads:
-            self.reads -= sum(reply.is_read for reply in freed)
+            reads = [reply for reply in freed if reply.is_read]
+            self.reads -= len(reads)
+            self.read_bytes -= sum(carried_bytes(reply.body) for reply in reads)
         return freed
 
     def refuse_reads(self) -> list[Reply]:
         """Return the refusals of all reads that wait."""
         if not self.reads:
             return []
-        self.reads = 0
+        self.reads = self.read_bytes = 0
         return [_refused(reply) for reply in self.take(lambda reply: reply.is_read)]
 
 
