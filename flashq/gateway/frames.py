@@ -33,10 +33,17 @@ class TooLarge:
 Item = bytes | TooLarge
 
 
+def size_of(item: Item) -> int:
+    """Return how many bytes of a request are kept."""
+    return len(item.head) if isinstance(item, TooLarge) else len(item)
+
+
 class Reader(Protocol):
     """Cuts a stream into requests."""
 
     json: bool
+    bytes_max: int
+    """The largest request."""
 
     def feed(self, data: bytes) -> list[Item]:
         """Return the requests that are complete with these bytes."""
@@ -53,7 +60,7 @@ class LineReader:
     json = True
 
     def __init__(self, bytes_max: int = REQUEST_BYTES_MAX) -> None:
-        self._bytes_max: Final = bytes_max
+        self.bytes_max = bytes_max
         #: the line that is not complete yet, in pieces, and its size
         self._pieces: list[bytes] = []
         self._size = 0
@@ -70,6 +77,11 @@ class LineReader:
             self._add(line, found)
         return found
 
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the line that is not complete yet."""
+        return self._size
+
     def finish(self) -> list[Item]:
         """Return the last line, if it did not end."""
         found: list[Item] = []
@@ -82,8 +94,8 @@ class LineReader:
             return
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size > self._bytes_max:
-            found.append(TooLarge(b"".join(self._pieces)[: self._bytes_max]))
+        if self._size > self.bytes_max:
+            found.append(TooLarge(b"".join(self._pieces)[: self.bytes_max]))
             self._skipping = True
             self._pieces, self._size = [], 0
 
@@ -102,7 +114,7 @@ class FrameReader:
     json = False
 
     def __init__(self, bytes_max: int = REQUEST_BYTES_MAX) -> None:
-        self._bytes_max: Final = bytes_max
+        self.bytes_max = bytes_max
         self._unread = bytearray()
         #: bytes of a skipped frame that are still to come
         self._skip = 0
@@ -120,7 +132,7 @@ class FrameReader:
         while len(unread) - start >= LENGTH_BYTES:
             length = int.from_bytes(unread[start : start + LENGTH_BYTES], "big")
             begin = start + LENGTH_BYTES
-            if length > self._bytes_max:
+            if length > self.bytes_max:
                 found.append(TooLarge(b"", is_fatal=length > SKIPPED_BYTES_MAX))
                 start = min(begin + length, len(unread))
                 self._skip = begin + length - start
@@ -133,6 +145,11 @@ class FrameReader:
             found.append(bytes(unread[begin:start]))
         del unread[:start]
         return found
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the frame that is not complete yet, as far as it has come."""
+        return len(self._unread)
 
     def finish(self) -> list[Item]:
         """Return nothing: half a frame is none."""

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from flashq.errors import Busy, FlashQError, MessageTooLarge, RequestTimeout
 from flashq.gateway.http_places import Places
 from flashq.gateway.http_replies import error_body
+from flashq.keepalive import probe
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -148,6 +149,8 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         """Let the client in, if there is room."""
         super().connection_made(cast("asyncio.Transport", JoiningTransport(transport, self.loop)))
+        if (connected := transport.get_extra_info("socket")) is not None:
+            probe(connected)
         if not self.places.come(self, len(self.connections)):
             self._refuse(Busy(detail="too many connections"), Busy.http_status)
 

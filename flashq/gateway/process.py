@@ -16,9 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvloop
+from msgspec.structs import replace
 
 from flashq.clock import SystemClock
 from flashq.config import Settings, flag_parser
+from flashq.descriptors import allow
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.http import HttpDoor
 from flashq.gateway.tcp import TcpDoor
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from flashq.gateway.grpc import GrpcDoor
 
 PROGRAM: Final = "flashq-gateway"
+DOORS: Final = 3
+OWN_DESCRIPTORS: Final = 256
+"""What a gateway needs beside its connections: its own sockets, webhooks under way, files."""
 GC_ALLOCATIONS: Final = 20_000
 """Objects made, less those let go, after which the young ones are searched for cycles."""
 
@@ -76,7 +81,15 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
     guard = tokens.guard
     own = own_token(settings.run()) if settings.is_guarded else None
     bridge = Bridge(settings.run().router, settings.shards, token=own, name=PROGRAM)
-    door = TcpDoor(bridge, guard, settings.gateway_connections_max, settings.message_bytes_max)
+    settings = _with_shares(settings)
+    door = TcpDoor(
+        bridge,
+        guard,
+        settings.gateway_connections_max,
+        settings.message_bytes_max,
+        unauthenticated_ms=settings.unauthenticated_ms,
+        idle_ms=settings.idle_ms,
+    )
     http_door = HttpDoor(bridge, settings, guard=guard, stop_server=_stop_server(lifecycle))
     if tokens.can_change:
         lifecycle.reread_on_hangup()
@@ -110,6 +123,23 @@ async def _serve(settings: Settings, lifecycle: Lifecycle) -> None:
 def _beat(loop: asyncio.AbstractEventLoop, lifecycle: Lifecycle) -> None:
     """Show that the loop turns, now and again and again."""
     loop.call_later(lifecycle.beat(None) / 1000, _beat, loop, lifecycle)
+
+
+def _with_shares(settings: Settings) -> Settings:
+    """Return the settings with as many connections at each door as there are descriptors for: each
+    has its own, so that a flood at one leaves the others theirs."""
+    wanted = settings.gateway_connections_max
+    have = allow(OWN_DESCRIPTORS + DOORS * wanted)
+    possible = max(1, (have - OWN_DESCRIPTORS) // DOORS)
+    if possible >= wanted:
+        return settings
+    log_of(PROGRAM).warning(
+        "fewer connections are possible at each door than gateway_connections_max says, for want "
+        "of file descriptors; raise the limit (ulimit -n)",
+        connections=possible,
+        descriptors=have,
+    )
+    return replace(settings, gateway_connections_max=possible)
 
 
 def _stop_server(lifecycle: Lifecycle) -> Callable[[], None] | None:

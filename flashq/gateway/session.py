@@ -40,6 +40,7 @@ from flashq.errors import (
 )
 from flashq.gateway.asking import Ask, read_ask
 from flashq.gateway.events import Happening, Listener, event_line, notice_line, wanted_events
+from flashq.gateway.exchanges import Exchange, OpenExchanges
 from flashq.gateway.frames import (
     LENGTH_BYTES,
     REQUEST_BYTES_MAX,
@@ -48,6 +49,7 @@ from flashq.gateway.frames import (
     LineReader,
     TooLarge,
     reader_for,
+    size_of,
 )
 from flashq.gateway.lanes import Holder
 from flashq.gateway.leniency import is_request_id, repaired, request_id_of
@@ -66,9 +68,8 @@ SHORT_PULL_MS: Final = 4000
 then take a late reply for the answer to their next request. They take a null for a job too, so a
 PULL that brings nothing is answered with an error; those that name a time-out read null."""
 BATCH_JOBS_MAX: Final = 1000
-OPEN_MAX: Final = 1000
-OPEN_BYTES_MAX: Final = 2 * REQUEST_BYTES_MAX
-"""Requests without an answer, and their size, above which nothing more is read."""
+STRANGER_BYTES_MAX: Final = 16 * 1024
+"""The largest request of a client that has to show a token and has not yet."""
 SUBSCRIPTIONS_MAX: Final = 100
 UNIX_ADDRESS: Final = "unix"
 
@@ -107,40 +108,6 @@ class _Error(Struct):
     code: str = ""
 
 
-class _Exchange:
-    """One request on its way to its reply.
-
-    Args:
-        talk: the conversation.
-        ask: the request; None for one that could not be read.
-        request_id: encoded, None for none.
-    """
-
-    __slots__ = ("ask", "is_repaired", "is_shortened", "reply", "request_id", "size", "talk")
-
-    def __init__(
-        self, talk: Conversation, ask: Ask | None, request_id: bytes | None, size: int
-    ) -> None:
-        self.talk: Final = talk
-        self.ask = ask
-        self.request_id: Final = request_id
-        self.size: Final = size
-        self.is_repaired = False
-        #: it is a pull that did not say how long to wait
-        self.is_shortened = False
-        #: framed; None until it is there
-        self.reply: bytes | None = None
-
-    @property
-    def blocks(self) -> bool:
-        """Whether requests behind it have to wait for its answer."""
-        return self.request_id is None and self.ask is not None and self.ask.command.waits
-
-    def done(self, body: bytes, ok: bool) -> None:
-        """Take the shard's reply."""
-        self.talk.answered(self, body, ok=ok)
-
-
 class Conversation:
     """The state of one connection.
 
@@ -174,20 +141,20 @@ class Conversation:
         self._holder: Final = Holder(UNIX_ADDRESS)
         #: requests that were read and wait for room, or for a request before them
         self._unread: deque[Item] = deque()
+        self._unread_bytes = 0
         #: requests without an id and without an answer sent, in order
-        self._ordered: deque[_Exchange] = deque()
+        self._ordered: deque[Exchange] = deque()
         #: those of them that wait for the blocking one before them
-        self._held: deque[_Exchange] = deque()
+        self._held: deque[Exchange] = deque()
         self._blocked = False
         #: they are just being let go on
         self._releasing = False
-        #: requests without an answer, and their size
-        self._open: dict[_Exchange, None] = {}
-        self._open_bytes = 0
+        #: requests without an answer
+        self._open: Final = OpenExchanges()
         #: by queue
         self._listeners: dict[str, Listener] = {}
         #: those that may still miss something: their requests, and those replaced since
-        self._unready: dict[Listener, _Exchange] = {}
+        self._unready: dict[Listener, Exchange] = {}
         self._output: list[bytes] = []
         #: the shell cannot write at present
         self.is_output_blocked = False
@@ -220,15 +187,27 @@ class Conversation:
     @property
     def is_waiting(self) -> bool:
         """Whether a pull or a wait has no answer yet."""
-        return any(one.ask is not None and one.ask.command.waits for one in self._open)
+        return self._open.waits > 0
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether the client has shown no token where one is asked for, or has said nothing yet."""
+        return self._grant() is None if self._is_guarded else self._reader is None
+
+    @property
+    def pending_bytes(self) -> int:
+        """The size of what was read of requests that are not complete, or wait for room."""
+        reader = self._reader
+        return self._unread_bytes + (reader.pending_bytes if reader is not None else 0)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client waits for nothing, listens to nothing, and holds no job."""
+        return not (self._open or self._unread or self._listeners or self._holder.leases)
 
     @property
     def _is_full(self) -> bool:
-        return (
-            len(self._open) >= OPEN_MAX
-            or self._open_bytes > OPEN_BYTES_MAX
-            or self.is_output_blocked
-        )
+        return self._open.is_full or self.is_output_blocked
 
     def data_to_send(self) -> list[bytes]:
         """Return what is to be written now, and forget it."""
@@ -244,15 +223,20 @@ class Conversation:
         if self._ended or not data:
             return
         if self._reader is None:
-            self._reader = reader_for(data[0], self._bytes_max)
+            bytes_max = min(STRANGER_BYTES_MAX, self._bytes_max)
+            self._reader = reader_for(data[0], bytes_max if self._is_guarded else self._bytes_max)
             self._json = self._reader.json
-        self._unread += self._reader.feed(data)
+        self._keep(self._reader.feed(data))
         self.proceed()
+
+    def _keep(self, items: list[Item]) -> None:
+        self._unread += items
+        self._unread_bytes += sum(map(size_of, items))
 
     def eof(self) -> None:
         """The client sends nothing more. What it has asked is still answered."""
         if self._reader is not None and not self._ended:
-            self._unread += self._reader.finish()
+            self._keep(self._reader.finish())
         self._end()
         self.proceed()
 
@@ -272,7 +256,7 @@ class Conversation:
                 assert ask is not None
                 self._answer_empty(exchange, ask)
 
-    def _answer_empty(self, exchange: _Exchange, ask: Ask) -> None:
+    def _answer_empty(self, exchange: Exchange, ask: Ask) -> None:
         """Answer a request that would wait: there is nothing to wait for any more."""
         if exchange.is_shortened or (ask.is_pull and ask.outline.timeout is None):
             self._refuse(exchange, ConnectionClosed())
@@ -287,6 +271,7 @@ class Conversation:
         pulled over it count as lost."""
         self._ended = self._lost = True
         self._unread.clear()
+        self._unread_bytes = 0
         self._held.clear()
         self._ordered.clear()
         self._open.clear()
@@ -297,6 +282,7 @@ class Conversation:
         """Go on with what was read already, as far as there is room."""
         while self._unread and not self._is_full:
             item = self._unread.popleft()
+            self._unread_bytes -= size_of(item)
             if isinstance(item, TooLarge):
                 self._take_too_large(item)
             else:
@@ -342,7 +328,7 @@ class Conversation:
             wrong = InvalidRequest(detail="invalid type: `reqId` is a string or a number")
             self._refuse_unread(None, wrong, len(body))
             return
-        self._begin(_Exchange(self, ask, request_id, len(body)))
+        self._begin(Exchange(self, ask, request_id, len(body)))
 
     def _read(self, body: bytes) -> Ask:
         try:
@@ -357,24 +343,23 @@ class Conversation:
 
     def _refuse_unread(self, request_id: bytes | None, error: FlashQError, size: int) -> None:
         """Answer a request that could not be read, in its turn."""
-        exchange = _Exchange(self, None, request_id, size)
+        exchange = Exchange(self, None, request_id, size)
         self._open_one(exchange)
         self._refuse(exchange, error)
 
-    def _open_one(self, exchange: _Exchange) -> None:
-        self._open[exchange] = None
-        self._open_bytes += exchange.size
+    def _open_one(self, exchange: Exchange) -> None:
+        self._open.add(exchange)
         if exchange.request_id is None:
             self._ordered.append(exchange)
 
-    def _begin(self, exchange: _Exchange) -> None:
+    def _begin(self, exchange: Exchange) -> None:
         self._open_one(exchange)
         if exchange.request_id is None and self._blocked:
             self._held.append(exchange)
         else:
             self._carry_out(exchange)
 
-    def _carry_out(self, exchange: _Exchange) -> None:
+    def _carry_out(self, exchange: Exchange) -> None:
         """Answer a request here, or have it carried out."""
         ask = exchange.ask
         assert ask is not None
@@ -396,7 +381,7 @@ class Conversation:
         except FlashQError as error:
             self._refuse(exchange, error)
 
-    def _shorten(self, exchange: _Exchange) -> None:
+    def _shorten(self, exchange: Exchange) -> None:
         """Bound a pull by what older clients can wait for and take."""
         ask = exchange.ask
         assert ask is not None
@@ -413,11 +398,13 @@ class Conversation:
         """Return what the client's token allows; None when it has shown none that still counts."""
         return None if self._shown is None else self._shown.grant(self._guard)
 
-    def _answer_here(self, exchange: _Exchange, ask: Ask, grant: Grant | None) -> None:
+    def _answer_here(self, exchange: Exchange, ask: Ask, grant: Grant | None) -> None:
         """Answer what is about the connection itself, and whoever has not shown a token."""
         request = self._decode(ask)
         if isinstance(request, Auth):
             self._shown = self._guard.show(request.token, self.address, self._mono_ms())
+            assert self._reader is not None
+            self._reader.bytes_max = self._bytes_max
         elif grant is None:
             raise AuthenticationRequired
         elif isinstance(request, Subscribe):
@@ -440,7 +427,7 @@ class Conversation:
                 raise
             return decode_request(better, json=self._json)
 
-    def _subscribe(self, exchange: _Exchange, request: Subscribe) -> None:
+    def _subscribe(self, exchange: Exchange, request: Subscribe) -> None:
         """Listen, and answer once nothing is missed any more."""
         try:
             events = wanted_events(request.events)
@@ -476,7 +463,7 @@ class Conversation:
 
     # --- replies
 
-    def answered(self, exchange: _Exchange, body: bytes, *, ok: bool) -> None:
+    def answered(self, exchange: Exchange, body: bytes, *, ok: bool) -> None:
         """Take a shard's reply."""
         if self._lost or exchange not in self._open:
             return
@@ -494,7 +481,7 @@ class Conversation:
             return
         self._send_error(exchange, error.error, is_parse_error=error.code in _PARSE_ERROR_CODES)
 
-    def _ask_again(self, exchange: _Exchange) -> bool:
+    def _ask_again(self, exchange: Exchange) -> bool:
         """Repair a request that was refused as it stood, if it can be and was not yet."""
         ask = exchange.ask
         assert ask is not None
@@ -517,19 +504,18 @@ class Conversation:
             self._port.ask(exchange.ask, self._holder, exchange.done)
         return True
 
-    def _refuse(self, exchange: _Exchange, error: FlashQError) -> None:
+    def _refuse(self, exchange: Exchange, error: FlashQError) -> None:
         is_parse_error = isinstance(error, InvalidRequest)
         self._send_error(exchange, error.text, is_parse_error=is_parse_error)
 
-    def _send_error(self, exchange: _Exchange, text: str, *, is_parse_error: bool) -> None:
+    def _send_error(self, exchange: Exchange, text: str, *, is_parse_error: bool) -> None:
         if is_parse_error and not self._json:
             text = _PARSE_ERROR_MSGPACK + text.removeprefix(_PARSE_ERROR_JSON)
         self._send(exchange, encode({"ok": False, "error": text}, json=self._json))
 
-    def _send(self, exchange: _Exchange, body: bytes) -> None:
+    def _send(self, exchange: Exchange, body: bytes) -> None:
         """Send a reply, as soon as it is its turn."""
-        del self._open[exchange]
-        self._open_bytes -= exchange.size
+        self._open.remove(exchange)
         request_id = exchange.request_id
         if request_id is not None:
             key = _JSON_ID_KEY if self._json else _MSGPACK_ID_KEY

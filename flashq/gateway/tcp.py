@@ -3,6 +3,14 @@
 Owns listening sockets, connections and their number, and back-pressure: a client that does not read
 is not read from, and one that asks more than it may waits. What is said on a connection is the
 conversation's (`session`).
+
+Who holds what, and for how long:
+
+* A *stranger* has not shown its token, or on a server without tokens has not said anything.
+  Strangers have a share of the places; where tokens are asked for, few seconds and few bytes too.
+* What all clients have sent of requests that are not complete, and what they have not read of their
+  replies, is bounded in bytes; above a bound the client with the most of it is let go.
+* A client that reads nothing of what waits for it, or that is idle for too long, is let go.
 """
 
 from __future__ import annotations
@@ -11,6 +19,7 @@ import asyncio
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
@@ -20,12 +29,24 @@ from flashq.errors import ConfigError
 from flashq.gateway.bridge import Bridge
 from flashq.gateway.listening import address_of
 from flashq.gateway.session import Conversation
+from flashq.keepalive import probe
+from flashq.places import Places
 from flashq.tokens import Guard
 
 WRITE_BYTES_MAX: Final = 1024 * 1024
 """Unread replies above which a connection's requests wait."""
 UNREAD_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Unread replies above which a connection is closed."""
+"""Unread replies of all connections above which the one with the most is closed."""
+UNFINISHED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""The same of requests that are not complete, or wait for room."""
+UNREAD_S: Final = 60.0
+"""How long a client may take nothing of a reply that waits for it."""
+LOOK_S: Final = 1.0
+"""How often the door looks for connections that have to go."""
+STRANGERS_SHARE: Final = 8
+"""One place in so many is for strangers."""
+STRANGERS_MIN: Final = 16
+"""With fewer than this, where there are so many places, clients could not even arrive together."""
 BACKLOG: Final = 1024
 GRACE_S: Final = 0.2
 """How long a pull of a client that has stopped sending may still bring something."""
@@ -33,6 +54,23 @@ LAST_REPLIES_S: Final = 5.0
 """How long such a client's other requests may take."""
 
 _FULL_LINE: Final = b'{"ok":false,"error":"busy: too many connections"}\n'
+_SLOW_LINE: Final = b'{"ok":false,"error":"Authentication required: no token came in time"}\n'
+_NOT_HTTP: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
+    b"This port speaks flashQ's own protocol. HTTP has a port of its own.\n"
+)
+_HTTP_METHODS: Final = (
+    b"GET ",
+    b"POST",
+    b"PUT ",
+    b"HEAD",
+    b"DELE",
+    b"OPTI",
+    b"PATC",
+    b"CONN",
+    b"PRI ",
+)
+"""How a request of HTTP begins: a page can send one here, with commands in its body."""
 
 
 class Connection(asyncio.Protocol):
@@ -49,6 +87,15 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._flush_due = False
         self._reading = True
+        #: what the door has counted of it: requests that are not complete, replies that are unread
+        self.unfinished_bytes = 0
+        self.unread_bytes = 0
+        #: since when, in s of the loop's clock: it reads nothing; None while nothing waits for it
+        self.unread_since_s: float | None = None
+        #: when it last said something
+        self.heard_s = self._loop.time()
+        self._is_stranger = True
+        self._begin = b""
         #: what is still done after the client has stopped sending
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -65,14 +112,77 @@ class Connection(asyncio.Protocol):
         if connected.family != socket.AF_UNIX:
             peer = transport.get_extra_info("peername")
             self._talk.come_from(*(peer[:2] if peer else ("", 0)))
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            probe(connected)
 
     def data_received(self, data: bytes) -> None:
         """Take in what the client sends."""
+        if self._transport is None or self._is_http(data):
+            return
+        self.heard_s = self._loop.time()
+        self._talk.receive(data)
+        if self._is_stranger and not self._talk.is_stranger:
+            self._is_stranger = False
+            self._door.know(self)
+        self._flush()
+        self._count_unfinished()
+
+    def _is_http(self, data: bytes) -> bool:
+        """Refuse a client that begins as one of HTTP does."""
+        if len(self._begin) >= len(_HTTP_METHODS[0]):
+            return False
+        self._begin += data[: len(_HTTP_METHODS[0]) - len(self._begin)]
+        if self._begin not in _HTTP_METHODS:
+            return False
+        self._say_and_close(_NOT_HTTP)
+        return True
+
+    def _say_and_close(self, text: bytes) -> None:
+        transport = self._transport
+        if transport is not None:
+            transport.write(text)
+            transport.close()
+
+    def give_way(self) -> None:
+        """Make room for another client."""
+        self._say_and_close(_FULL_LINE)
+
+    def be_overdue(self) -> None:
+        """Go, since no token came in time."""
+        self._say_and_close(_SLOW_LINE)
+
+    def abort(self) -> None:
+        """Go at once, and forget what waits for the client."""
         if self._transport is not None:
-            self._talk.receive(data)
-            self._flush()
+            self._transport.abort()
+
+    def is_due(self, now_s: float, idle_s: float) -> bool:
+        """Tell whether the client has read nothing, or was idle, for too long.
+
+        Args:
+            now_s: the loop's time.
+            idle_s: how long it may be idle.
+        """
+        if self._transport is not None:
+            self._count_unread(self._transport)
+        if self.unread_since_s is not None and now_s - self.unread_since_s > UNREAD_S:
+            return True
+        return now_s - self.heard_s > idle_s and self._talk.is_idle
+
+    def _count_unfinished(self) -> None:
+        pending = 0 if self._transport is None else self._talk.pending_bytes
+        if pending != self.unfinished_bytes:
+            grown, self.unfinished_bytes = pending - self.unfinished_bytes, pending
+            self._door.count_unfinished(grown)
+
+    def _count_unread(self, transport: asyncio.Transport) -> None:
+        """Note how much waits for the client, and since when it has taken nothing of it."""
+        unread = 0 if self._transport is None else transport.get_write_buffer_size()
+        if not unread:
+            self.unread_since_s = None
+        elif unread < self.unread_bytes or self.unread_since_s is None:
+            self.unread_since_s = self._loop.time()
+        grown, self.unread_bytes = unread - self.unread_bytes, unread
+        self._door.count_unread(grown)
 
     def eof_received(self) -> bool:
         """The client sends nothing more; keep the connection for what it still gets."""
@@ -109,8 +219,11 @@ class Connection(asyncio.Protocol):
         """The connection is gone: give back what it held."""
         for timer in self._timers:
             timer.cancel()
-        if self._transport is not None:
+        transport = self._transport
+        if transport is not None:
             self._transport = None
+            self._count_unread(transport)
+            self._count_unfinished()
             self._door.forget(self)
             self._talk.lost()
 
@@ -122,6 +235,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read: go on."""
         self._talk.is_output_blocked = False
+        if self._transport is not None:
+            self._count_unread(self._transport)
         self._flush()
 
     def _soon(self) -> None:
@@ -139,9 +254,7 @@ class Connection(asyncio.Protocol):
         output = self._talk.data_to_send()
         if output:
             transport.write(b"".join(output))
-            if transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
-                transport.abort()
-                return
+            self._count_unread(transport)
         self._read_or_not()
         if self._talk.is_finished:
             transport.close()
@@ -165,15 +278,35 @@ class TcpDoor:
         guard: who may ask what.
         connections_max: most connections at a time.
         bytes_max: the largest request.
+        unauthenticated_ms: how long a client may take to show a token, where one is asked for.
+        idle_ms: how long a client that waits for nothing may say nothing.
     """
 
-    def __init__(self, bridge: Bridge, guard: Guard, connections_max: int, bytes_max: int) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        guard: Guard,
+        connections_max: int,
+        bytes_max: int,
+        *,
+        unauthenticated_ms: int,
+        idle_ms: int,
+    ) -> None:
         self._bridge: Final = bridge
         self._guard: Final = guard
         self._bytes_max: Final = bytes_max
         self._mono_ms: Final = SystemClock().mono_ms
-        self._connections_max: Final = connections_max
+        strangers_max = max(STRANGERS_MIN, connections_max // STRANGERS_SHARE)
+        stranger_ms = sys.maxsize if guard.is_open else unauthenticated_ms
+        self._places: Final[Places[Connection]] = Places(
+            connections_max, strangers_max, stranger_ms
+        )
+        self._idle_s: Final = idle_ms / 1000
         self._connections: Final[set[Connection]] = set()
+        #: of all connections
+        self._unfinished_bytes = 0
+        self._unread_bytes = 0
+        self._look_timer: asyncio.TimerHandle | None = None
         self._servers: Final[list[asyncio.Server]] = []
         #: set when the last connection is gone; None before the drain
         self._empty: asyncio.Event | None = None
@@ -227,15 +360,49 @@ class TcpDoor:
         return Conversation(self._bridge, self._guard, wake, self._bytes_max, self._mono_ms)
 
     def admit(self, connection: Connection) -> bool:
-        """Note a connection; False when there are too many."""
-        if len(self._connections) >= self._connections_max:
+        """Give a connection a place, for which a stranger may have to go; False for none."""
+        if self._places.is_full:
             return False
+        leaver = self._places.enter(connection, self._mono_ms())
+        if leaver is not None:
+            leaver.give_way()
         self._connections.add(connection)
+        if self._look_timer is None:
+            self._look_timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
         return True
+
+    def know(self, connection: Connection) -> None:
+        """A client is no stranger any more."""
+        self._places.know(connection)
+
+    def count_unfinished(self, grown: int) -> None:
+        """Take in by how much the requests that are not complete have grown."""
+        self._unfinished_bytes += grown
+        if self._unfinished_bytes > UNFINISHED_BYTES_MAX:
+            max(self._connections, key=lambda one: one.unfinished_bytes).abort()
+
+    def count_unread(self, grown: int) -> None:
+        """Take in by how much the unread replies have grown."""
+        self._unread_bytes += grown
+        if grown > 0 and self._unread_bytes > UNREAD_BYTES_MAX:
+            max(self._connections, key=lambda one: one.unread_bytes).abort()
+
+    def _look(self) -> None:
+        """Let go who has been a stranger, has read nothing or was idle for too long."""
+        loop = asyncio.get_running_loop()
+        for connection in self._places.overdue(self._mono_ms()):
+            connection.be_overdue()
+        now_s = loop.time()
+        for connection in list(self._connections):
+            if connection.is_due(now_s, self._idle_s):
+                connection.abort()
+        is_empty = not self._connections
+        self._look_timer = None if is_empty else loop.call_later(LOOK_S, self._look)
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
+        self._places.leave(connection)
         if self._empty is not None and not self._connections:
             self._empty.set()
 
@@ -254,6 +421,8 @@ class TcpDoor:
                 await asyncio.wait_for(self._empty.wait(), timeout_s)
         for connection in list(self._connections):
             connection.close()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
 
 
 def _remove_stale(path: str) -> None:

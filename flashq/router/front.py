@@ -6,15 +6,15 @@ flood at the TCP port does not keep the server's own programs out, which come by
 
 from __future__ import annotations
 
-import resource
 from typing import Final
 
 from flashq.config import Settings
+from flashq.descriptors import allow
 from flashq.errors import ConfigError
 from flashq.observability.logging import log_of
+from flashq.places import Places
 from flashq.rundir import RunDir, socket_path
 from flashq.zmtp.door import Bounds, Door, Keeper
-from flashq.zmtp.places import Places
 
 LOCAL_CONNECTIONS_MAX: Final = 1000
 """Connections at the socket in the run directory, beside those at the TCP port."""
@@ -65,17 +65,14 @@ class Front:
         asking the kernel for as many descriptors as that takes."""
         own = OWN_DESCRIPTORS + SHARD_DESCRIPTORS * settings.shards
         wanted = own + LOCAL_CONNECTIONS_MAX + settings.zmq_connections_max
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        remote_max, local_max = shares(soft, own, settings.zmq_connections_max)
+        descriptors = allow(wanted)
+        remote_max, local_max = shares(descriptors, own, settings.zmq_connections_max)
         if remote_max < settings.zmq_connections_max:
             self._log.warning(
                 "fewer connections are possible than zmq_connections_max says, for want of file "
                 "descriptors; raise the limit (ulimit -n)",
                 connections=remote_max,
-                descriptors=soft,
+                descriptors=descriptors,
             )
         return remote_max, local_max
 
@@ -98,22 +95,20 @@ def shares(descriptors: int, own: int, remote_wanted: int) -> tuple[int, int]:
     """Divide descriptors among connections at the TCP port and at the Unix socket.
 
     Args:
-        descriptors: how many the process may have; -1 for any number.
+        descriptors: how many the process may have.
         own: how many of them it needs itself.
         remote_wanted: most connections at the TCP port.
     """
-    if descriptors == resource.RLIM_INFINITY:
-        return remote_wanted, LOCAL_CONNECTIONS_MAX
     left = max(2, descriptors - own)
     local_max = min(LOCAL_CONNECTIONS_MAX, left // 2)
     return min(remote_wanted, left - local_max), local_max
 
 
-def _places(peers_max: int, settings: Settings) -> Places:
+def _places(peers_max: int, settings: Settings) -> Places[bytes]:
     return Places(peers_max, max(1, peers_max // STRANGERS_SHARE), settings.unauthenticated_ms)
 
 
-def _listen(door: Door, settings: Settings, places: Places) -> str:
+def _listen(door: Door, settings: Settings, places: Places[bytes]) -> str:
     """Listen on the TCP port, and return its address."""
     host = "127.0.0.1" if settings.host == "localhost" else settings.host
     try:

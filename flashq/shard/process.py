@@ -22,6 +22,7 @@ from flashq.config import Settings, configuration_hash, flag_parser
 from flashq.errors import ConfigError
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
+from flashq.places import Places
 from flashq.rundir import RunDir, socket_path
 from flashq.shard.identity import Identity, Phase
 from flashq.shard.node import Node
@@ -30,7 +31,6 @@ from flashq.version import __version__
 from flashq.wire import descriptor, readable, receive_all, send
 from flashq.zmtp.door import Bounds, Door, Keeper
 from flashq.zmtp.peer import Peer
-from flashq.zmtp.places import Places
 
 PROGRAM: Final = "flashq-shard"
 

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from flashq.keepalive import probe
+from flashq.places import Places
 from flashq.zmtp.peer import Peer
-from flashq.zmtp.places import Places
 from flashq.zmtp.stream import Login, Phase, Stream, Violation
 
 READ_BYTES: Final = 131_072
@@ -34,11 +35,6 @@ BACKLOG_CONNECTIONS: Final = 1024
 """Connections that wait for being taken."""
 ACCEPT_PAUSE_MS: Final = 1000
 """How long nobody is taken after descriptors have run out."""
-KEEPALIVE_S: Final = 10
-KEEPALIVE_INTERVAL_S: Final = 5
-KEEPALIVE_PROBES: Final = 3
-SILENT_MS_MAX: Final = 25_000
-"""A TCP connection whose other host does not answer is probed, and closed after so long."""
 UNREAD_MS_MAX: Final = 60_000
 """A peer that has something to read, and reads nothing for so long, is let go."""
 
@@ -86,7 +82,7 @@ class Keeper(NamedTuple):
 class _Listener:
     """One listening socket and the places at it."""
 
-    def __init__(self, listening: socket.socket, places: Places, *, is_local: bool) -> None:
+    def __init__(self, listening: socket.socket, places: Places[bytes], *, is_local: bool) -> None:
         self.socket: Final = listening
         self.places: Final = places
         self.is_local: Final = is_local
@@ -109,7 +105,7 @@ class Door:
         self._listeners: Final[dict[int, _Listener]] = {}
         self._by_fd: Final[dict[int, Peer]] = {}
         self._peers: Final[dict[bytes, Peer]] = {}
-        self._places: Final[dict[bytes, Places]] = {}
+        self._places: Final[dict[bytes, Places[bytes]]] = {}
         #: how many names were given
         self._named = 0
         #: over all peers
@@ -135,7 +131,7 @@ class Door:
 
     # --- listening and waiting
 
-    def listen_tcp(self, host: str, port: int, places: Places) -> str:
+    def listen_tcp(self, host: str, port: int, places: Places[bytes]) -> str:
         """Listen on a TCP port, and return `host:port` with the port that it is.
 
         Raises:
@@ -154,7 +150,7 @@ class Door:
         name, port = listening.getsockname()[:2]
         return f"[{name}]:{port}" if family is socket.AF_INET6 else f"{name}:{port}"
 
-    def listen_unix(self, path: str, places: Places) -> None:
+    def listen_unix(self, path: str, places: Places[bytes]) -> None:
         """Listen on a Unix socket for its owner's programs. One of an earlier life is replaced; the
         caller holds the lock that says that nobody else listens there.
 
@@ -479,14 +475,3 @@ def _has_newcomer(listening: socket.socket) -> bool:
     poll = select.poll()
     poll.register(listening, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def probe(connection: socket.socket) -> None:
-    """Have the kernel find out that the host at the other end has vanished, and send small
-    messages at once."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS_MAX)

@@ -13,9 +13,9 @@ from typing import Final
 import pytest
 import zmq
 
+from flashq.places import Places
 from flashq.zmtp.door import ACCEPT_PAUSE_MS, UNREAD_MS_MAX, Bounds, Door, Keeper
 from flashq.zmtp.peer import Peer
-from flashq.zmtp.places import Places
 from flashq.zmtp.stream import Login
 from tests.unit.zmtp.test_stream import READY, greeting, packed
 
@@ -46,7 +46,7 @@ class Site:
         )
         self._token = token
         self.door = Door(Bounds(2 * MIB, 4 * MIB, 8 * MIB, 12 * MIB, IDLE_MS), keeper)
-        self.places = Places(peers_max, strangers_max, STRANGER_MS)
+        self.places: Places[bytes] = Places(peers_max, strangers_max, STRANGER_MS)
         self.url = f"tcp://{self.door.listen_tcp('127.0.0.1', 0, self.places)}"
         self.path = str(path / "d.sock")
         self.door.listen_unix(self.path, Places(peers_max, strangers_max, STRANGER_MS))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashq.gateway.session import OPEN_MAX, SHORT_PULL_MS, Conversation
+from flashq.gateway.exchanges import OPEN_MAX, READS_OPEN_MAX, WAITS_OPEN_MAX
+from flashq.gateway.session import SHORT_PULL_MS, STRANGER_BYTES_MAX, Conversation
 from flashq.tokens import ATTEMPTS_MAX, Keyring, entry_text, read_entries
 from tests.unit.gateway.port import FakePort, Talk
 
@@ -137,14 +138,29 @@ class TestOrder:
 
     def test_too_many_open_requests_stop_the_reading(self) -> None:
         """What is read must be kept, so that reading has to end somewhere; it goes on later."""
+        self.read_up_to(OPEN_MAX, cmd="PUSH", queue="q", data=1)
+
+    @pytest.mark.parametrize("cmd", ["GETJOB", "GETJOBS", "GETRESULT", "STATS"])
+    def test_replies_that_may_be_large_count_before_they_are_made(self, cmd: str) -> None:
+        """400 requests for a job of 1 MB, and nobody who reads: memory for 8 of them is taken."""
+        self.read_up_to(READS_OPEN_MAX, cmd=cmd, id=4)
+
+    @pytest.mark.parametrize("cmd", ["PULL", "WAITJOB"])
+    def test_waits_that_may_all_end_at_once_are_bounded(self, cmd: str) -> None:
+        """Each may bring a job."""
+        self.read_up_to(WAITS_OPEN_MAX, cmd=cmd, queue="q", id=4, timeout=1000)
+
+    def read_up_to(self, bound: int, **fields: object) -> None:
+        """Send too many requests, and see that they are read as room is made."""
         talk = Talk()
-        one = json.dumps({"cmd": "STATS", "reqId": "r"}).encode() + b"\n"
-        talk.conversation.receive(one * (OPEN_MAX + 5))
-        assert len(talk.port.asked) == OPEN_MAX
+        one = json.dumps({**fields, "reqId": "r"}).encode() + b"\n"
+        talk.conversation.receive(one * (bound + 5))
+        assert len(talk.port.asked) == bound
         assert not talk.conversation.wants_more
+        assert talk.conversation.pending_bytes == 5 * (len(one) - 1)
         talk.port.asked[0].answer()
         talk.conversation.proceed()
-        assert len(talk.port.asked) == OPEN_MAX + 1
+        assert len(talk.port.asked) == bound + 1
         for asked in list(talk.port.asked):
             if asked is not talk.port.asked[0]:
                 asked.answer()
@@ -161,6 +177,43 @@ class TestOrder:
         talk.conversation.is_output_blocked = False
         talk.conversation.proceed()
         assert talk.port.asked
+
+
+class TestStrangers:
+    def test_a_client_without_a_token_has_few_bytes(self) -> None:
+        """60 unfinished lines of 8 MB each once took half a gigabyte."""
+        talk = Talk("secret")
+        assert talk.conversation.is_stranger
+        talk.conversation.receive(b'{"cmd":"PUSH","data":"' + b"x" * STRANGER_BYTES_MAX)
+        assert talk.lines() == [{"ok": False, "error": "Message too large"}]
+        assert talk.conversation.pending_bytes == 0
+
+    def test_its_token_gives_it_the_others_bytes(self) -> None:
+        """The bound is raised on the same connection."""
+        talk = Talk("secret")
+        talk.line(cmd="AUTH", token="secret")
+        assert talk.lines() == [{"ok": True}]
+        assert not talk.conversation.is_stranger
+        talk.line(cmd="PUSH", queue="q", data="x" * STRANGER_BYTES_MAX)
+        assert len(talk.port.asked) == 1
+
+    def test_without_tokens_the_first_byte_makes_a_client_known(self) -> None:
+        """There is nothing that it could show."""
+        talk = Talk()
+        assert talk.conversation.is_stranger
+        talk.conversation.receive(b"{")
+        assert not talk.conversation.is_stranger
+
+    def test_a_client_is_idle_when_it_waits_for_nothing(self) -> None:
+        """One that waits, or listens, says nothing for good reasons."""
+        talk = Talk()
+        assert talk.conversation.is_idle
+        talk.line(cmd="PULL", queue="q", timeout=60_000)
+        assert not talk.conversation.is_idle
+        talk.port.asked[0].answer(job=None)
+        assert talk.conversation.is_idle
+        talk.line(cmd="SUBSCRIBE", queue="q", events=["*"])
+        assert not talk.conversation.is_idle
 
 
 class TestPulls:
@@ -505,10 +558,10 @@ class TestEnds:
     def test_many_pulls_behind_each_other_end_together(self) -> None:
         """Each lets the next one go on, and none of them may stand on the other's stack."""
         talk = Talk()
-        for _ in range(OPEN_MAX):
+        for _ in range(WAITS_OPEN_MAX):
             talk.line(cmd="PULL", queue="q", timeout=1000)
         talk.conversation.give_up(is_lost=False)
-        assert talk.lines() == [{"ok": True, "job": None}] * OPEN_MAX
+        assert talk.lines() == [{"ok": True, "job": None}] * WAITS_OPEN_MAX
 
     def test_whose_jobs_count_as_lost(self) -> None:
         """The older protocol has no goodbye: a client that is gone has lost what it held. A server

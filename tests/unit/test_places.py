@@ -1,8 +1,8 @@
-"""`flashq.zmtp.places`: how many peers there may be, and who makes room."""
+"""`flashq.places`: how many peers there may be, and who makes room."""
 
 from __future__ import annotations
 
-from flashq.zmtp.places import Places
+from flashq.places import Places
 
 
 def name(number: int) -> bytes:
@@ -12,7 +12,7 @@ def name(number: int) -> bytes:
 
 def test_peers_that_are_known_stay_until_they_leave() -> None:
     """Then every place is taken, and nobody comes in."""
-    places = Places(3, 2, 1000)
+    places: Places[bytes] = Places(3, 2, 1000)
     for number in range(3):
         assert not places.is_full
         assert places.enter(name(number), number) is None
@@ -26,7 +26,7 @@ def test_peers_that_are_known_stay_until_they_leave() -> None:
 
 def test_strangers_have_a_share_and_the_oldest_makes_room() -> None:
     """Nobody who holds connections open keeps a newcomer out."""
-    places = Places(10, 3, 1000)
+    places: Places[bytes] = Places(10, 3, 1000)
     leavers = [places.enter(name(number), number) for number in range(6)]
     assert leavers == [None, None, None, name(0), name(1), name(2)]
     assert (len(places), places.strangers) == (3, 3)
@@ -37,7 +37,7 @@ def test_strangers_have_a_share_and_the_oldest_makes_room() -> None:
 
 def test_a_stranger_also_makes_room_when_the_places_are_taken() -> None:
     """Known peers come first."""
-    places = Places(3, 3, 1000)
+    places: Places[bytes] = Places(3, 3, 1000)
     for number in range(3):
         places.enter(name(number), number)
     places.know(name(0))
@@ -48,7 +48,7 @@ def test_a_stranger_also_makes_room_when_the_places_are_taken() -> None:
 
 def test_strangers_have_some_seconds() -> None:
     """Those that are over are told in order; who showed a token is not among them."""
-    places = Places(10, 10, 1000)
+    places: Places[bytes] = Places(10, 10, 1000)
     for number in range(4):
         places.enter(name(number), 100 * number)
     places.know(name(1))

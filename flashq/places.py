@@ -9,10 +9,13 @@ connections open keeps others out.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+Peer = TypeVar("Peer", bound=Hashable)
 
 
-class Places:
+class Places(Generic[Peer]):
     """The places at one listening socket.
 
     Args:
@@ -26,9 +29,9 @@ class Places:
         self._strangers_max: Final = min(strangers_max, peers_max)
         self._stranger_ms: Final = stranger_ms
         #: all peers
-        self._peers: set[bytes] = set()
+        self._peers: set[Peer] = set()
         #: when each of them came; in that order
-        self._strangers: OrderedDict[bytes, int] = OrderedDict()
+        self._strangers: OrderedDict[Peer, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -43,7 +46,7 @@ class Places:
         """Whether nobody can come in: every place is taken by a peer that is known."""
         return len(self._peers) >= self.peers_max and not self._strangers
 
-    def enter(self, peer: bytes, now_ms: int) -> bytes | None:
+    def enter(self, peer: Peer, now_ms: int) -> Peer | None:
         """Give a place to a new peer, a stranger; call it only while this is not full.
 
         Returns:
@@ -58,24 +61,24 @@ class Places:
         self._strangers[peer] = now_ms
         return leaver
 
-    def know(self, peer: bytes) -> None:
+    def know(self, peer: Peer) -> None:
         """A peer is no stranger any more."""
         self._strangers.pop(peer, None)
 
-    def doubt(self, peer: bytes, now_ms: int) -> None:
+    def doubt(self, peer: Peer, now_ms: int) -> None:
         """A peer is a stranger again."""
         self._strangers[peer] = now_ms
 
-    def leave(self, peer: bytes) -> None:
+    def leave(self, peer: Peer) -> None:
         """A peer is gone."""
         self._peers.discard(peer)
         self._strangers.pop(peer, None)
 
-    def oldest_stranger(self) -> bytes | None:
+    def oldest_stranger(self) -> Peer | None:
         """Return the stranger that came first."""
         return next(iter(self._strangers), None)
 
-    def overdue(self, now_ms: int) -> list[bytes]:
+    def overdue(self, now_ms: int) -> list[Peer]:
         """Return the peers that have been strangers for too long."""
         found = []
         for peer, came_ms in self._strangers.items():
