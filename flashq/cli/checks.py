@@ -31,7 +31,7 @@ from flashq.privacy import OTHERS
 from flashq.protocol.base import Reply
 from flashq.protocol.crons import CronsReply, ListCrons
 from flashq.protocol.framing import ROUTE_COORDINATOR, ROUTE_ROUTER
-from flashq.protocol.limits import GIB, MIB
+from flashq.protocol.limits import GIB, MIB, STORAGE_AHEAD_BYTES
 from flashq.protocol.server import Stats, StatsReply
 from flashq.protocol.sessions import Goodbye, Hello, HelloReply, Unsubscribe
 from flashq.rundir import RunDir
@@ -46,6 +46,8 @@ DESCRIPTORS_COMFORTABLE: Final = 4096
 """Below so many, the number of clients over TCP is what reaches its end first."""
 DISK_WRONG_BYTES: Final = 100 * MIB
 DISK_TIGHT_BYTES: Final = GIB
+TROUBLE_MS: Final = 3_600_000
+"""For so long what was wrong with storage is worth a warning after it is over."""
 LOG_TIGHT: Final = 0.7
 """The share of its bound from which on the log is worth a warning."""
 _PACKAGES: Final = ("pyzmq", "msgspec", "msgpack", "click", "rich")
@@ -350,6 +352,13 @@ def _check_storage(stats: StatsReply) -> Finding:
     if told.losses:
         text += f"; it came back without something that it had {plural(told.losses, 'time')}"
         return Finding("storage", "warning", text, _LOSSES_ADVICE)
+    if told.ahead_bytes > STORAGE_AHEAD_BYTES:
+        text += f"; {size(told.ahead_bytes)} are written ahead, and cannot go into the file"
+        return Finding("storage", "warning", text, _AHEAD_ADVICE)
+    ago_ms = SystemClock().wall_ms() - told.trouble_at
+    if ago_ms < TROUBLE_MS:
+        text += f"; {duration(max(0, ago_ms))} ago: {told.trouble}"
+        return Finding("storage", "warning", text, _TROUBLE_ADVICE)
     if told.log_bytes > LOG_TIGHT * told.log_bytes_max:
         return Finding("storage", "warning", text, _LOG_ADVICE)
     return ok("storage", text)
@@ -388,6 +397,11 @@ _LOSSES_ADVICE: Final = (
     "what the server still had was written again; see that a copy takes over only when it has "
     "everything, such as with synchronous replication"
 )
+_AHEAD_ADVICE: Final = (
+    "somebody reads the file and does not end: look for a backup or a `sqlite3` that is stopped "
+    "(`fuser` on the file names it)"
+)
+_TROUBLE_ADVICE: Final = "it is over; the server's log says more"
 _LOG_ADVICE: Final = (
     "checkpoints do not keep up; give storage a faster disk, or raise log_bytes_max"
 )

@@ -1,7 +1,9 @@
 """The jobs of a storage, one after the other: what `flashq export` prints.
 
 Owns the forms. Of each shard the log is read first, then the checkpoint page by page, so that
-memory is needed for the log since the checkpoint and little more, however many jobs there are.
+memory is needed for the log since the checkpoint and little more, however many jobs there are. What
+was read lies in a temporary file while it is printed; the storage is read no longer than it takes
+to read it, whatever becomes of the output.
 """
 
 from __future__ import annotations
@@ -9,23 +11,33 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any, Final
+from itertools import chain
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from flashq.errors import ConfigError, StorageDamaged, StorageUnavailable
 from flashq.ids import shard_of_queue
 from flashq.protocol.framing import JSON
+from flashq.protocol.internal import Recovered
 from flashq.protocol.objects import StateView
 from flashq.shard.lifecycle import PENDING, STATE_NAMES, Damage, Job
 from flashq.shard.outbox import Origin
 from flashq.shard.paging import PagedJobs
 from flashq.shard.views import state_view
+from flashq.storage.form import check_form
 from flashq.storage.port import LOG_CURSOR, Snapshot
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
+SPOOL_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What is set aside of a shard lies in memory up to here, and then where temporary files are."""
+_SIZE_BYTES: Final = 8
+_decode: Final = msgspec.msgpack.Decoder(Recovered).decode
 
 COLUMNS: Final = (
     "id", "queue", "state", "priority", "created_at", "run_at", "started_at", "completed_at",
@@ -37,23 +49,30 @@ COLUMNS: Final = (
 _READER: Final = Origin(b"", 0, flags=JSON)
 
 
-def jobs_of(snapshot: Snapshot, *, queue: str | None, state: str | None) -> Iterator[StateView]:
+def jobs_of(
+    open_snapshot: Callable[[], Snapshot], *, queue: str | None, state: str | None
+) -> Iterator[StateView]:
     """Yield the jobs of a storage as readers see them, by shard and id.
 
     Args:
+        open_snapshot: opens the storage as it is at this moment; each shard is read as of its own.
         queue: only of this queue; only its shard is read then.
         state: only in this state.
 
     Raises:
+        ConfigError, StorageUnavailable: it cannot be read.
         StorageDamaged: what is stored does not fit together.
     """
-    shard_count = len(snapshot.opened.shards)
+    with closing(open_snapshot()) as first:
+        opened = first.opened
+        check_form("the storage", opened.shards, opened.parts)
+    shard_count = len(opened.shards)
     shards: Iterable[int] = range(shard_count)
     if queue is not None:
         shards = [shard_of_queue(queue, shard_count)]
     try:
         for shard in shards:
-            for job in _jobs_of_shard(snapshot, shard, shard_count):
+            for job in _jobs_of_shard(open_snapshot, shard, shard_count):
                 if job.state == PENDING:
                     continue  # its push is not answered yet: nobody sees it
                 if queue in (None, job.queue) and state in (None, STATE_NAMES[job.state]):
@@ -62,26 +81,56 @@ def jobs_of(snapshot: Snapshot, *, queue: str | None, state: str | None) -> Iter
         raise StorageDamaged(detail=str(error)) from None
 
 
-def _jobs_of_shard(snapshot: Snapshot, shard: int, shard_count: int) -> Iterator[Job]:
-    paged = PagedJobs(shard, shard_count, snapshot.opened.shards[shard].checkpoint_seq)
-    cursor = LOG_CURSOR
-    while cursor:
+def _jobs_of_shard(
+    open_snapshot: Callable[[], Snapshot], shard: int, shard_count: int
+) -> Iterator[Job]:
+    """Yield a shard's jobs. Its content is set aside first, and the storage let go of: who prints
+    may be as slow as its reader, and what a storage writes meanwhile would pile up beside it."""
+    with SpooledTemporaryFile(SPOOL_BYTES_MAX) as spool:
+        with closing(open_snapshot()) as snapshot:
+            checkpoint_seq = snapshot.opened.shards[shard].checkpoint_seq
+            for start in (LOG_CURSOR, 0):
+                for piece in _pieces_of(snapshot, shard, start):
+                    body = msgspec.msgpack.encode(piece)
+                    spool.write(len(body).to_bytes(_SIZE_BYTES, "big"))
+                    spool.write(body)
+        spool.seek(0)
+        paged = PagedJobs(shard, shard_count, checkpoint_seq)
+        pages_from = None
+        for piece in _set_aside(spool):
+            if piece.parts or piece.pages:
+                pages_from = piece
+                break
+            for blob in piece.log:
+                paged.take_log(*blob)
+        yield from paged.jobs(_pages(spool, pages_from, paged))
+
+
+def _pieces_of(snapshot: Snapshot, shard: int, cursor: int) -> Iterator[Recovered]:
+    """Yield the log of a shard, or its pages, whichever the cursor begins at."""
+    is_log = cursor >= LOG_CURSOR
+    while True:
         piece = snapshot.recover(shard, cursor, READ_BYTES_MAX)
-        for blob in piece.log:
-            paged.take_log(*blob)
+        yield piece if is_log else replace(piece, log=[])
         cursor = piece.cursor
-    yield from paged.jobs(_pages(snapshot, shard, paged))
+        if not cursor or (cursor >= LOG_CURSOR) != is_log:
+            return
 
 
-def _pages(snapshot: Snapshot, shard: int, paged: PagedJobs) -> Iterator[tuple[int, bytes]]:
+def _set_aside(spool: IO[bytes]) -> Iterator[Recovered]:
+    """Yield what was set aside, in order."""
+    while size := spool.read(_SIZE_BYTES):
+        yield _decode(spool.read(int.from_bytes(size, "big")))
+
+
+def _pages(
+    spool: IO[bytes], first: Recovered | None, paged: PagedJobs
+) -> Iterator[tuple[int, bytes]]:
     """Yield the pages of a shard's checkpoint, and hand over its parts, which come before them."""
-    cursor = 0
-    while cursor < LOG_CURSOR:
-        piece = snapshot.recover(shard, cursor, READ_BYTES_MAX)
+    for piece in chain([] if first is None else [first], _set_aside(spool)):
         for _, content in piece.parts:
             paged.take_part(content)
         yield from piece.pages
-        cursor = piece.cursor or LOG_CURSOR
 
 
 def print_lines(jobs: Iterable[StateView]) -> None:

@@ -8,6 +8,7 @@ restore need it for themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -183,26 +184,21 @@ def export(
     data_dir: str | None,
     config_file: str | None,
 ) -> None:
-    """Print the jobs in the storage, as they are at this moment; a server may be running."""
+    """Print the jobs in the storage, each shard's as they are when it is read.
+
+    A server may be running, and is not held up however slowly the output is read.
+    """
     from flashq.cli import exporting
     from flashq.storage import open_snapshot
-    from flashq.storage.form import check_form
 
     if not jobs:
         raise click.UsageError("say what to export: --jobs")
     settings = _settings(storage, data_dir, config_file)
-    snapshot = open_snapshot(settings.storage)
-    try:
-        check_form("the storage", snapshot.opened.shards, snapshot.opened.parts)
-        found = exporting.jobs_of(snapshot, queue=queue, state=state)
-        if to is not None:
-            count = exporting.copy_to_postgres(found, to, table)
-            invocation.done(
-                f"{plural(count, 'job')} in table {table}", {"table": table, "jobs": count}
-            )
-        elif form == "csv":
-            exporting.print_csv(found)
-        else:
-            exporting.print_lines(found)
-    finally:
-        snapshot.close()
+    found = exporting.jobs_of(partial(open_snapshot, settings.storage), queue=queue, state=state)
+    if to is not None:
+        count = exporting.copy_to_postgres(found, to, table)
+        invocation.done(f"{plural(count, 'job')} in table {table}", {"table": table, "jobs": count})
+    elif form == "csv":
+        exporting.print_csv(found)
+    else:
+        exporting.print_lines(found)

@@ -27,6 +27,11 @@ class Measures:
         #: how far the wall clock is off, and how many of its jumps have been believed
         self.clock_off_ms = 0
         self.clock_jumps = 0
+        #: what was wrong with storage last, and when that began, on the wall clock; 0 for never
+        self.trouble = ""
+        self.trouble_at = 0
+        #: how much storage has written ahead
+        self.ahead_bytes = 0
         #: of each group that is not committed yet: when it was submitted, on the monotonic clock,
         #: and how much log it has
         self._submitted: deque[tuple[int, int]] = deque()
@@ -60,6 +65,10 @@ class Measures:
         """What is not committed yet never will be."""
         self._submitted.clear()
 
+    def troubled(self, sentence: str, now_ms: int) -> None:
+        """Storage has failed."""
+        self.trouble, self.trouble_at = sentence, now_ms
+
     def lag_ms(self, mono_ms: int) -> int:
         """Return for how long the oldest group has waited for its commit; 0 when none does."""
         return mono_ms - self._submitted[0][0] if self._submitted else 0
@@ -80,4 +89,7 @@ class Measures:
             commit_seconds=self.commit_seconds.snapshot(),
             clock_off_ms=self.clock_off_ms,
             clock_jumps=self.clock_jumps,
+            trouble=self.trouble,
+            trouble_at=self.trouble_at,
+            ahead_bytes=self.ahead_bytes,
         )

@@ -20,6 +20,7 @@ from flashq.coordinator.engine import Coordinator, CoordinatorSettings
 from flashq.coordinator.measures import Measures
 from flashq.coordinator.writer import DirectWriter, Writer, WriterThread
 from flashq.coordinator.writer_engine import (
+    Ahead,
     Broken,
     Changed,
     Committed,
@@ -35,6 +36,7 @@ from flashq.errors import ConfigError, StorageUnavailable
 from flashq.lifecycle import Lifecycle, run_alone
 from flashq.lockfile import Lockfile
 from flashq.observability.logging import log_of
+from flashq.protocol.limits import STORAGE_AHEAD_BYTES
 from flashq.storage import open_storage
 from flashq.storage.port import Opened, Put
 from flashq.walltime import JUMP_LASTS_MS
@@ -187,6 +189,10 @@ class Turns:
                         self._coordinator.unreadable(recovery, reason)
                     case Trouble(sentence):
                         self._trouble = sentence
+                        if sentence:
+                            self._measures.troubled(sentence, self._clock.wall_ms())
+                    case Ahead(size):
+                        self._note_ahead(size)
                     case Delayed(sentence):
                         self._tell_delay(sentence)
                     case Changed(opened, again):
@@ -207,6 +213,19 @@ class Turns:
             for recovery in self._coordinator.take_recoveries():
                 is_settled = False
                 writer.submit(recovery)
+
+    def _note_ahead(self, size: int) -> None:
+        """Say when somebody who reads keeps storage from tidying up."""
+        was_held = self._measures.ahead_bytes > STORAGE_AHEAD_BYTES
+        self._measures.ahead_bytes = size
+        if size > STORAGE_AHEAD_BYTES and not was_held:
+            self._log.warning(
+                "the write-ahead log of storage grows: somebody reads the file and does not end, "
+                "such as a backup that is stopped",
+                bytes=size,
+            )
+        elif was_held and size <= STORAGE_AHEAD_BYTES:
+            self._log.info("the write-ahead log of storage is as small as it should be", bytes=size)
 
     def _tell_delay(self, sentence: str) -> None:
         if sentence:

@@ -131,7 +131,7 @@ def carry_out(call: Call, storage: Storage) -> Outcome:
             return storage.tidy()
         case Probe():
             storage.probe()
-            return Probed()
+            return Probed(storage.ahead_bytes())
         case Open(shard_count=shard_count):
             return storage.open(shard_count)
 

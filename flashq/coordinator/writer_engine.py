@@ -111,6 +111,12 @@ class Took(NamedTuple):
     seconds: float
 
 
+class Ahead(NamedTuple):
+    """How much storage has written ahead."""
+
+    size: int
+
+
 class Broken(NamedTuple):
     """The writer has ended by an error that waiting does not cure."""
 
@@ -118,7 +124,7 @@ class Broken(NamedTuple):
 
 
 Result: TypeAlias = (
-    Committed | Took | Read | Unreadable | Trouble | Delayed | Changed | Excluded | Broken
+    Committed | Took | Read | Unreadable | Trouble | Delayed | Changed | Excluded | Ahead | Broken
 )
 Task: TypeAlias = Group | Recovery
 
@@ -154,7 +160,13 @@ class End(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """It is there, and takes writes."""
+    """It is there, and takes writes.
+
+    Args:
+        ahead_bytes: how much it has written ahead.
+    """
+
+    ahead_bytes: int = 0
 
 
 Call: TypeAlias = Commit | Tidy | Probe | Open
@@ -226,6 +238,8 @@ class WriterEngine:
         self._is_lost = False
         #: storage has changed, and the loop does not know yet: its tasks are void
         self._is_void = False
+        #: how much storage had written ahead when it was looked at last
+        self._ahead_bytes = 0
         #: there may be something to tidy
         self._is_untidy = True
         self._is_closing = False
@@ -339,7 +353,10 @@ class WriterEngine:
                 self._finish_groups()
                 self._bytes_max = min(2 * self._bytes_max, COMMIT_BYTES_MAX)
                 self._clear_suspicion()
-            case Probed():
+            case Probed(ahead_bytes):
+                if ahead_bytes != self._ahead_bytes:
+                    self._ahead_bytes = ahead_bytes
+                    self._results.append(Ahead(ahead_bytes))
                 self._clear_suspicion()
             case is_untidy:
                 self._is_untidy = is_untidy

@@ -272,6 +272,7 @@ def _up(view: View) -> Metric:
 _STORAGE_GAUGES: Final = (
     ("log_bytes", "flashq_storage_log_bytes", "Log that no checkpoint has replaced yet."),
     ("log_bytes_max", "flashq_storage_log_bytes_max", "Log from which on changes are refused."),
+    ("ahead_bytes", "flashq_storage_ahead_bytes", "Size of the write-ahead log of SQLite."),
 )
 _STORAGE_COUNTERS: Final = (
     ("committed_bytes", "flashq_storage_committed_bytes", "Log that was stored."),

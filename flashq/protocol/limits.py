@@ -16,6 +16,11 @@ GIB: Final = 1024 * MIB
 DAY_MS: Final = 24 * 3600 * 1000
 
 
+STORAGE_AHEAD_BYTES: Final = 128 * MIB
+"""A storage that has more than this written ahead is worth a warning: somebody reads it and does
+not end."""
+
+
 class EngineLimits(Struct, frozen=True, kw_only=True):
     """What bounds one shard. The defaults are those of a server that nobody has configured."""
 

@@ -46,6 +46,9 @@ class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
         clock_off_ms: how far the machine's wall clock is ahead of what is believed (less than 0 for
             behind): it has jumped, and that has not lasted yet.
         clock_jumps: how many jumps have lasted, and been believed.
+        trouble: what was wrong with storage last, also if that is over.
+        trouble_at: when it was said last, in Unix milliseconds; 0 for never.
+        ahead_bytes: how much storage has written ahead of its file.
     """
 
     lag_ms: int
@@ -56,6 +59,9 @@ class CoordinatorStats(Struct, kw_only=True, omit_defaults=True):
     commit_seconds: Distribution
     clock_off_ms: int = 0
     clock_jumps: int = 0
+    trouble: str = ""
+    trouble_at: int = 0
+    ahead_bytes: int = 0
 
 
 RestartReason = Literal["exit", "signal", "hang", "fork"]

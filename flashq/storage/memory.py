@@ -241,6 +241,10 @@ class MemoryStorage:
         """Nothing superseded is kept."""
         return False
 
+    def ahead_bytes(self) -> int:
+        """Nothing is written ahead."""
+        return 0
+
     def probe(self) -> None:
         """It is never away."""
 

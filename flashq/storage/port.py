@@ -191,6 +191,11 @@ class Storage(Source, Protocol):
         """
         ...
 
+    def ahead_bytes(self) -> int:
+        """Return how much is written ahead and cannot be tidied away while somebody reads what was
+        there before; 0 where nothing is."""
+        ...
+
 
 class Snapshot(Source, Protocol):
     """A storage as it was at one moment, while somebody else may be writing to it.

@@ -329,6 +329,14 @@ class SqliteStorage(TableStorage):
         with self._transaction():
             self._rows("meta")
 
+    def ahead_bytes(self) -> int:
+        """Return the size of the write-ahead log. Who reads keeps what has been written since then
+        from going into the file."""
+        try:
+            return wal_of(self._path).stat().st_size
+        except OSError:
+            return 0  # the next commit says so
+
     def _shrink(self) -> bool:
         [free] = self.connection.execute("PRAGMA freelist_count").fetchone()
         if free * PAGE_BYTES <= FREE_BYTES_MAX:

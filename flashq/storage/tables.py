@@ -506,6 +506,10 @@ class TableStorage(Tables):
             self._probe()
         self._is_open = True
 
+    def ahead_bytes(self) -> int:
+        """Return how much is written ahead; 0 where that is the database's own business."""
+        return 0
+
     # --- sweeping
 
     def tidy(self) -> bool:

@@ -226,6 +226,10 @@ class FaultyStorage:
         """Say whether it is there and takes writes."""
         self._suffer(*AILMENTS)
 
+    def ahead_bytes(self) -> int:
+        """Nothing is written ahead."""
+        return 0
+
     def close(self) -> None:
         """Let go of it."""
         self._is_open = False

@@ -302,3 +302,20 @@ def test_a_lock_that_was_taken_away_is_taken_again(storage: SqliteStorage, path:
     other.release()
     assert storage.open(SHARDS).shards[1].last_seq == 1
     storage.write([blob(1, 2, 2)])
+
+
+def test_what_a_reader_holds_back_is_counted(storage: SqliteStorage, path: Path) -> None:
+    """A snapshot that does not end keeps the write-ahead log growing; with its end it goes."""
+    small = storage.ahead_bytes()
+    snapshot = open_snapshot(f"sqlite:///{path}")
+    storage.connection.execute("PRAGMA wal_autocheckpoint=10")
+    for seq in range(1, 20):
+        storage.write([blob(1, seq, seq, size=100_000)])
+    held = storage.ahead_bytes()
+    assert held > small + 19 * 100_000
+    snapshot.close()
+    for seq in range(20, 40):
+        storage.write([blob(1, seq, seq, size=100_000)])
+    assert storage.ahead_bytes() < held + 10 * 100_000
+    storage.close()
+    assert storage.ahead_bytes() == 0

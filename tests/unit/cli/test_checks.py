@@ -224,6 +224,9 @@ def test_storage_that_is_away(fake: FakeServer) -> None:
         ({}, "ok", "2 commits, half of them within 5 ms and 99% within 20 ms; the log has 100 by"),
         ({"losses": 1}, "warning", "without something that it had 1 time"),
         ({"log_bytes": 800}, "warning", "800 bytes of at most 1000 bytes"),
+        ({"ahead_bytes": 2**28}, "warning", "256.0 MiB are written ahead"),
+        ({"trouble": "it was away", "trouble_at": 2**52}, "warning", "ago: it was away"),
+        ({"trouble": "it was away", "trouble_at": 1000}, "ok", "2 commits"),
     ],
 )
 def test_how_storage_does(fake: FakeServer, more: Any, verdict: str, words: str) -> None:

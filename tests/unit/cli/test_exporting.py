@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -18,6 +19,7 @@ from flashq.protocol.records import AnyRecord, Entry, encode_entries
 from flashq.shard.checkpoint import Checkpoint
 from flashq.shard.evolve import evolve
 from flashq.shard.state import ShardState
+from flashq.storage import open_snapshot
 from flashq.storage.form import form_part
 from flashq.storage.port import Grant, Put
 from flashq.storage.sqlite import SqliteStorage
@@ -119,3 +121,22 @@ def test_what_does_not_fit_together_is_said(run: Run, tmp_path: Path, filled: Fi
     outcome = run("export", "--jobs", "--data-dir", str(tmp_path))
     assert (outcome.status, len(outcome.out.splitlines())) == (1, 3000 - 2)
     assert "record about job 8201, which is not there" in outcome.err
+
+
+def test_a_reader_that_stops_holds_up_nobody(filled: Filled, tmp_path: Path) -> None:
+    """
+    1. `flashq export | less`: one job is read, and then no more.
+    2. The write-ahead log goes into the file as a whole: nobody keeps it from that.
+    3. The rest is read later, as it was when the shard was.
+    """
+    url = f"sqlite:///{tmp_path}/flashq.db"
+    jobs = exporting.jobs_of(partial(open_snapshot, url), queue=None, state=None)
+    first = next(jobs)
+    filled.log(r.Pushed(QUEUE, 9001, [b"4"], [0], NOW_MS, r.Options(json=True)))
+    checkpoint = filled.storage.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert checkpoint == (0, 0, 0)
+    assert filled.storage.ahead_bytes() == 0
+    rest = [job.id for job in jobs]
+    assert len({first.id, *rest}) == 3000 - 2 + 1
+    again = exporting.jobs_of(partial(open_snapshot, url), queue=None, state=None)
+    assert sum(1 for _ in again) == 3000 - 2 + 2

@@ -178,7 +178,7 @@ def test_storage_has_series_of_its_own() -> None:
     coordinator = CoordinatorStats(
         lag_ms=250, log_bytes=100, log_bytes_max=1000, committed_bytes=5000, losses=1,
         commit_seconds=Distribution(bounds=[0.005, 0.02], cumulative=[1, 2, 3], sum=0.5),
-        clock_off_ms=-1500, clock_jumps=2,
+        clock_off_ms=-1500, clock_jumps=2, ahead_bytes=77,
     )  # fmt: skip
     shown.stats.coordinator = coordinator
     found = values(render(Durations(), shown, NOBODY))
@@ -186,6 +186,7 @@ def test_storage_has_series_of_its_own() -> None:
     assert found["flashq_storage_lag_seconds",] == 0.25
     assert found["flashq_storage_log_bytes",] == 100
     assert found["flashq_storage_log_bytes_max",] == 1000
+    assert found["flashq_storage_ahead_bytes",] == 77
     assert found["flashq_storage_committed_bytes_total",] == 5000
     assert found["flashq_storage_losses_total",] == 1
     assert found["flashq_storage_commit_seconds_bucket", "0.02"] == 2
