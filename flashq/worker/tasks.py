@@ -3,8 +3,8 @@
 Owns the tasks. Python 3.11 has no eager tasks, and a task for each job would cost a trip through
 the event loop even for a handler that never waits: a third of a worker's rate. So a runner's task
 steps through handlers by itself. It goes on to the next job only if the last one left no trace on
-it: its handler never suspended, and nobody else holds the task, to cancel it later or as a key. In
-every other case the task ends with its job, and the next job gets another one.
+it: its handler never suspended, and nobody else holds the task, to cancel it later or as a key,
+also a weak one. In every other case the task ends with its job, and the next job gets another one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import partial
 from sys import getrefcount
 from types import CoroutineType, FrameType
 from typing import Any, Final
+from weakref import getweakrefcount
 
 from flashq.worker.job import AsyncWorkerJob, RunningJob
 from flashq.worker.runners import Source
@@ -122,7 +123,7 @@ class TaskRunners:
         source, handler, task = self._source, self._handler, self._waking
         assert task is not None, "it was woken"
         self._waking = None
-        holders = getrefcount(task)
+        holders, watchers = getrefcount(task), getweakrefcount(task)
         for _ in range(JOBS_PER_SLICE_MAX):
             job = source.next_job()
             if job is None:
@@ -147,7 +148,11 @@ class TaskRunners:
                 source.settle_soon()
                 return
             source.succeeded(job, result)
-            if getrefcount(task) != holders or task.cancelling():
+            if (
+                getrefcount(task) != holders
+                or getweakrefcount(task) != watchers
+                or task.cancelling()
+            ):
                 break
         source.settle()
 

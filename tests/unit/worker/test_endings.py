@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -110,6 +111,22 @@ def test_a_late_cancel_of_an_ended_jobs_task_hits_no_other_job(
         with Worker("q", handler, concurrency=1, url=server.url) as worker:
             server.wait_until(lambda: len(server.done) == 6)
     assert worker.failed == 0
+
+
+def test_what_is_kept_by_task_is_not_seen_by_the_next_job(server: FakeServer) -> None:
+    """As libraries do that had to live without context variables."""
+    by_task: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+
+    async def handler(job: AsyncWorkerJob) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        return by_task.setdefault(task, job.data)
+
+    with Client(server.url) as client:
+        ids = client.push_batch("q", [{"data": n} for n in range(20)])
+        with Worker("q", handler, concurrency=1, url=server.url):
+            server.wait_until(lambda: len(server.done) == 20)
+    assert [server.done[job_id] for job_id in ids] == list(range(20))
 
 
 def test_cancelling_everything_in_the_loop_does_not_wedge_the_worker(server: FakeServer) -> None:
