@@ -9,6 +9,7 @@ few containers, to be too deep, which one look at their bytes tells.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -49,6 +50,21 @@ def check_depth(data: bytes, *, json: bool) -> None:
         raise InvalidRequest(
             detail=f"data of {len(data)} bytes nests deeper than {PAYLOAD_DEPTH_MAX} levels"
         )
+
+
+def is_one_too_deep(datas: Iterable[bytes], *, json: bool) -> bool:
+    """Tell whether one of many values nests too deep."""
+    if json:
+        return any(_is_json_too_deep(data) for data in datas)
+    most = PAYLOAD_DEPTH_MAX
+    doubtful = [  # spelled out, as calls would cost more than all else
+        data
+        for data in datas
+        if len(data) > most
+        and data[0] in _OPENS
+        and len(data) - len(data.translate(None, _OPENING)) > most
+    ]
+    return any(map(_is_msgpack_too_deep, doubtful))
 
 
 def _is_json_too_deep(data: bytes) -> bool:

@@ -433,7 +433,7 @@ class Engine:
             return True
         if self._pulling.rejoin(session_id, n, origin):
             return True
-        if self._sweeps.rejoin(session_id, n, origin):
+        if self._sweeps and self._sweeps.rejoin(session_id, n, origin):
             return True
         if session is not None and n < session.done_below:
             raise SessionExpired

@@ -102,19 +102,32 @@ class Session:
 
     def keep(self, answer: Answer) -> None:
         """Keep an answer, and drop those that nobody asks for again, or that are too much."""
-        if answer.done_below > self.done_below:
-            self._drop_below(answer.done_below)
-        answers, n = self.answers, answer.n
+        answers, n, below = self.answers, answer.n, answer.done_below
+        if below > self.done_below:
+            self.done_below = below
+            first = next(iter(answers), below)
+            if first < below:  # mostly it is only this one
+                self.bytes -= ANSWER_BYTES + len(answers.pop(first).body)
+                if answers and next(iter(answers)) < below:
+                    self._drop_below(below)
         if n < self.done_below:
             return
-        late = answers and n < next(reversed(answers)) and n not in answers
-        old = answers.get(n)
-        self.bytes += size_of_answer(answer) - (0 if old is None else size_of_answer(old))
-        answers[n] = answer
-        if late:  # a pull that was parked: younger requests have been answered before it
-            self.answers = dict(sorted(answers.items()))
+        self.bytes += ANSWER_BYTES + len(answer.body)
+        if answers and n <= next(reversed(answers)):
+            self._keep_late(answer)
+        else:
+            answers[n] = answer
         if len(answers) > SESSION_ANSWERS_MAX or self.bytes > SESSION_ANSWERS_BYTES_MAX:
             self._drop_excess()
+
+    def _keep_late(self, answer: Answer) -> None:
+        """Keep the answer to a request that was parked, or answered before: younger ones have been
+        answered meanwhile."""
+        old = self.answers.get(answer.n)
+        if old is not None:
+            self.bytes -= size_of_answer(old)
+        self.answers[answer.n] = answer
+        self.answers = dict(sorted(self.answers.items()))
 
     def _drop_excess(self) -> None:
         """Drop the oldest answers down to seven eighths of the bounds, so that they go many at a

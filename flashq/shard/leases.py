@@ -50,6 +50,7 @@ class LiveSession(Struct):
     heard_ms: int
     check_ms: int
     """When it is looked after next; an earlier deadline of its own no longer counts."""
+    has_asked_again: bool = False
     is_silent: bool = False
     leaving: frozenset[int] | None = None
     """It has said goodbye, and has more than can be given back at once: which of its jobs count as
@@ -147,11 +148,14 @@ class Leases:
             if len(self.sessions) >= self._core.limits.sessions_max and not self._evict():
                 raise Busy(detail=f"{len(self.sessions)} sessions are live")
             return self._meet(session_id)
-        live.heard_ms = self._core.clock_ms
-        if self._once.pop(session_id, None) is not None:
-            self._again[session_id] = live
+        clock_ms = self._core.clock_ms
+        if live.has_asked_again:
+            if clock_ms != live.heard_ms:
+                self._again.move_to_end(session_id)
         else:
-            self._again.move_to_end(session_id)
+            live.has_asked_again = True
+            self._again[session_id] = self._once.pop(session_id)
+        live.heard_ms = clock_ms
         if live.is_silent:
             live.is_silent = False
             self._check_at(live, live.heard_ms + self._core.limits.session_timeout_ms)

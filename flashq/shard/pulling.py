@@ -109,15 +109,16 @@ class Pulling:
         """
         core = self._core
         timeout = PULL_TIMEOUT_MS if command.timeout is None else command.timeout
+        batch = command if isinstance(command, PullBatch) else None
         waiter = Waiter(
             origin,
             core.clock_ms + min(timeout, TIMEOUT_MS_MAX),
             queue=command.queue,
-            count=1 if isinstance(command, Pull) else command.count,
-            single=isinstance(command, Pull),
-            columns=_wants_columns(command, origin),
-            ready=isinstance(command, PullBatch) and command.ready is True,
-            starts=isinstance(command, PullBatch) and command.starts is True,
+            count=1 if batch is None else batch.count,
+            single=batch is None,
+            columns=batch is not None and _wants_columns(batch, origin),
+            ready=batch is not None and batch.ready is True,
+            starts=batch is not None and batch.starts is True,
             session=command.session or b"",
             n=command.n,
             done_below=command.done_below or 0,

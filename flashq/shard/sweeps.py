@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 from msgspec import Struct
@@ -23,19 +23,27 @@ from flashq.shard.holdings import Queue
 from flashq.shard.lifecycle import ACTIVE, ASIDE, FAILED, KEPT, WAITING, Job
 from flashq.shard.outbox import Origin
 
+_ID: Final = attrgetter("id")
 SWEEPS_MAX: Final = 100
 """So many are under way at most; each has a list of its jobs."""
 
 
-def jobs_of(queue: Queue | None, states: Collection[int]) -> list[Job]:
-    """Return a queue's jobs in these states, oldest id first. It costs what the queue has, whatever
-    else there is in the shard."""
+def jobs_of(queue: Queue | None, states: Collection[int], *, is_ordered: bool = True) -> list[Job]:
+    """Return a queue's jobs in these states. It costs what the queue has, whatever else there is in
+    the shard.
+
+    Args:
+        queue: None for one that is not there.
+        states: which of its jobs.
+        is_ordered: oldest id first, also when they are very many.
+    """
     if queue is None or not any(queue.counts[state] for state in states):
         return []
     found: list[Job] = []
     if WAITING in states:
-        lanes = chain.from_iterable(lane.entries() for lane in queue.ready.lanes().values())
-        found += [job for job in lanes if job.state == WAITING]
+        for lane in queue.ready.lanes().values():
+            entries = lane.entries()
+            found += [job for job in entries if job.state == WAITING] if lane.dead else entries
     if not ASIDE.isdisjoint(states):
         found += [job for job in queue.aside.values() if job.state in states]
     if ACTIVE in states:
@@ -49,12 +57,9 @@ def jobs_of(queue: Queue | None, states: Collection[int]) -> list[Job]:
         found += queue.dlq.values()
     if not KEPT.isdisjoint(states):
         found += [job for job in queue.kept if job.state in states and job.state in KEPT]
-    found.sort(key=_id)
+    if is_ordered or len(found) <= SLICE_JOBS:
+        found.sort(key=_ID)
     return found
-
-
-def _id(job: Job) -> int:
-    return job.id
 
 
 class Sweep(Struct):

@@ -7,10 +7,9 @@ from typing import Final
 
 from msgspec import Raw
 
-from flashq.errors import InvalidRequest
 from flashq.ids import job_id
 from flashq.protocol import records as r
-from flashq.protocol.depth import PAYLOAD_DEPTH_MAX, check_depth
+from flashq.protocol.depth import PAYLOAD_DEPTH_MAX, is_one_too_deep
 from flashq.protocol.jobs import (
     NewJob,
     PayloadBatch,
@@ -87,7 +86,7 @@ def _push_many(
     sizes = list(map(len, datas))
     if not datas or max(sizes) > context.limits.payload_bytes_max:
         return push_batch(context, _with_options(command, raws, priorities), origin)
-    if max(sizes) > PAYLOAD_DEPTH_MAX and _is_one_too_deep(datas, json=origin.json):
+    if max(sizes) > PAYLOAD_DEPTH_MAX and is_one_too_deep(datas, json=origin.json):
         return push_batch(context, _with_options(command, raws, priorities), origin)
     context.check_room(len(datas), sum(sizes))
     state = context.state
@@ -105,15 +104,6 @@ def _push_many(
     return Decision(
         PushBatchReply(ok=True, ids=ids), [record], is_durable_push(context, queue, None)
     )
-
-
-def _is_one_too_deep(datas: list[bytes], *, json: bool) -> bool:
-    try:
-        for data in datas:
-            check_depth(data, json=json)
-    except InvalidRequest:
-        return True
-    return False
 
 
 def _with_options(

@@ -130,7 +130,7 @@ def _removal(
 
     return Sweep(
         name,
-        jobs_of(context.state.queues.get(name), states) if jobs is None else jobs,
+        jobs_of(context.state.queues.get(name), states, is_ordered=False) if jobs is None else jobs,
         states,
         states,
         change,
@@ -154,7 +154,7 @@ def obliterate(context: Context, command: q.Obliterate, origin: Origin) -> Decis
         gone.append(r.Sent(COORDINATOR, Obliterated(name)))
         return CountReply(count=count), gone
 
-    jobs = jobs_of(context.state.queues.get(name), states)
+    jobs = jobs_of(context.state.queues.get(name), states, is_ordered=False)
     durable = context.level == "durable"
     return Sweep(name, jobs, states, counted, change, finish, durable).decide(context)
 
