@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -29,6 +31,8 @@ from flashq.coordinator.writer_engine import (
 from flashq.errors import StorageUnavailable
 from flashq.protocol.internal import Append, Recovered
 from flashq.storage.census import CENSUS_PART
+from flashq.storage.marks import Marks
+from flashq.storage.marksfile import MarksFile, read_marks
 from flashq.storage.memory import MemoryStorage
 from flashq.storage.port import READERS_MAX, Opened, Put, Write
 
@@ -467,3 +471,40 @@ def test_without_a_thread_everything_happens_at_once() -> None:
     assert isinstance(read, Read)
     assert read.part.log == [(1, 1, b"1-1")]
     writer.close()
+
+
+def test_what_is_told_is_in_the_marks(bench: Bench, tmp_path: Path) -> None:
+    """
+    1. A group is told to be stored: the file already says that storage must have it.
+    2. The file cannot be written. A group is stored, and not told; the trouble is.
+    3. It can be written again: the group is told, and in the file.
+    """
+    directory = tmp_path / "data"
+    directory.mkdir()
+    storage = FaultyStorage()
+    opened = storage.open(SHARDS)
+    marks = MarksFile(directory / "marks", Marks.of(opened))
+    bench.writer.close()
+    bench.storage, bench.writer = storage, WriterThread(storage, opened, marks)
+
+    def last_seq() -> int:
+        known = read_marks(directory / "marks")
+        assert known is not None
+        return known.shards[1][2]
+
+    for seq in (1, 2):
+        each = group(blob(seq, seq))
+        bench.writer.submit(each)
+        bench.committed(each)
+        assert last_seq() == seq
+    shutil.rmtree(directory)
+    third = group(blob(3, 3))
+    bench.writer.submit(third)
+    trouble = bench.next(Trouble)
+    assert isinstance(trouble, Trouble)
+    assert "nothing is acknowledged without it" in trouble.sentence
+    assert not any(isinstance(result, Committed) for result in bench.told)
+    directory.mkdir()
+    bench.committed(third)
+    assert last_seq() == 3
+    bench.next(Trouble)
