@@ -459,7 +459,15 @@ class RequestTimeout(OutcomeUnknown):
     """No answer within the time-out; the request may have been carried out."""
 
     code = "request_timeout"
-    template = "no answer within {timeout} ms: {detail}"
+    template = "no answer within {timeout} ms, so its outcome is unknown: {detail}"
+
+
+class CallNotAllowed(FlashQError):
+    """A call of a client where it would have to wait for itself, or in another event loop than the
+    client's. Nothing happened."""
+
+    code = "call_not_allowed"
+    template = "this call would wait for itself: {detail}"
 
 
 class ConfigError(FlashQError):

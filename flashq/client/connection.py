@@ -43,7 +43,7 @@ from flashq.client.happenings import (
 )
 from flashq.client.heartbeats import UNANSWERED_MAX, Beat, Heartbeats
 from flashq.client.leases import HeldLeases
-from flashq.client.requests import Request, RequestTable
+from flashq.client.requests import CONNECT_TIMEOUT_MS, Request, RequestTable, cut_off
 from flashq.client.results import AnyNotice, Delivered, Job
 from flashq.client.subscriptions import Asked
 from flashq.errors import (
@@ -102,6 +102,8 @@ class Connection:
         new_session: gives 16 fresh random bytes.
         client: who this is, for people who look at the server.
         token: shown to the server before each hello.
+        address: where the server is, for errors.
+        connect_timeout_ms: how long a request waits for a server that was never reached.
         requests_max, requests_bytes_max: bounds on what is outstanding; above them a request
             ends with `Busy`.
     """
@@ -112,6 +114,8 @@ class Connection:
         *,
         client: str = "",
         token: str | None = None,
+        address: str = "the server",
+        connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
         requests_max: int = REQUESTS_MAX,
         requests_bytes_max: int = REQUESTS_BYTES_MAX,
     ) -> None:
@@ -131,7 +135,9 @@ class Connection:
         #: an error that every request gets, until another token or server
         self._refusal: FlashQError | None = None
 
-        self._requests: Final = RequestTable(requests_max, requests_bytes_max)
+        self._requests: Final = RequestTable(
+            requests_max, requests_bytes_max, address=address, connect_timeout=connect_timeout_ms
+        )
         #: pairs of the connection's own: hello, auth, heartbeats
         self._control: list[tuple[bytes, bytes]] = []
         self._happened: list[AnyHappening] = []
@@ -253,14 +259,14 @@ class Connection:
         """
         self._closing = True
         for request in self._requests.all():
-            self._complete(request, None, ConnectionClosed())
+            self._complete(request, None, cut_off(request))
         if self._open and self.server is not None:
             body = encode(Goodbye(session=self.session))
             for route in (*sorted(self._touched), ROUTE_ROUTER):
                 self._farewell = self._say(route, body)
         self._heartbeats.due = None
         self._greeting.stop()
-        self._refusal = ConnectionClosed()
+        self._refusal = ConnectionClosed("this client is closed")
 
     # --- instructions
 
@@ -448,6 +454,7 @@ class Connection:
     def _on_setup_reply(self, body: bytes, now: int) -> None:
         greeting = self._greeting
         greeting.answered()
+        self._requests.reached()
         verdict = verdict_of(body)
         error = verdict.error
         if error is None and greeting.is_hello:

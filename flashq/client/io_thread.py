@@ -1,7 +1,8 @@
 """The thread behind a blocking client, and its socket.
 
 Owns the loop, the socket and the waking of the loop. What is said and repeated is the connection's;
-who waits for what is the client's.
+who waits for what is the client's. The thread does not keep its client alive: a client that nobody
+closed, and that nobody has any more, is let go of, and its session ended.
 
 The socket is touched only with the lock held. So a caller that is alone sends its request itself,
 which saves it a change of threads; several at once leave that to the loop, which puts their
@@ -11,9 +12,9 @@ requests into one message. While the loop sleeps it watches the socket's descrip
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,7 @@ import zmq
 
 from flashq.client.connection import Connection
 from flashq.client.happenings import AnyHappening, Disconnected
+from flashq.client.polling import make_poll
 from flashq.client.sockets import open_socket
 from flashq.wire import descriptor, readable, receive, send_frames
 
@@ -35,14 +37,15 @@ def now_ms() -> int:
 
 
 class IoThread:
-    """Moves messages between a connection and its socket until `stop`.
+    """Moves messages between a connection and its socket until `stop` or `abandon`.
 
     Args:
         url: the server.
         connection: what to say; `lock` guards it.
         lock: held by whoever touches the connection.
-        dispatch: told in this thread, without the lock, what happened.
-        ended: called last, however the thread ends.
+        dispatch: a method told in this thread, without the lock, what happened, as long as its
+            object lives.
+        ended: a method called last, however the thread ends.
     """
 
     def __init__(
@@ -56,24 +59,31 @@ class IoThread:
         self._url: Final = url
         self._connection: Final = connection
         self._lock: Final = lock
-        self._dispatch: Final = dispatch
-        self._ended: Final = ended
+        self._dispatch: Final = weakref.WeakMethod(dispatch)
+        self._ended: Final = weakref.WeakMethod(ended)
         self._context: Final = zmq.Context[zmq.Socket[bytes]]()
         self._socket = open_socket(self._context, url)
         self._wake_read, self._wake_write = os.pipe()
-        self._poll: Final = select.poll()
-        self._poll.register(self._wake_read, select.POLLIN)
-        self._poll.register(descriptor(self._socket), select.POLLIN)
+        self._poll: Final = make_poll()
+        self._poll.register(self._wake_read)
+        self._poll.register(descriptor(self._socket))
         #: whether the loop sleeps, or is about to
         self._asleep = False
         #: when it looks by itself, in ms of the monotonic clock; None for never
         self._asleep_until: int | None = None
         self._stop_at: int | None = None
+        #: whether there is no client any more
+        self._is_abandoned = False
         self._thread: Final = threading.Thread(target=self._run, name="flashq-client", daemon=True)
 
     def start(self) -> None:
         """Begin; the connection says hello."""
         self._thread.start()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's number, as `threading.get_ident` gives it."""
+        return self._thread.ident
 
     def submit(self) -> None:
         """Have what was just asked of the connection sent. The caller holds the lock."""
@@ -103,6 +113,17 @@ class IoThread:
         self._stop_at = now_ms() + FAREWELL_MS
         self._wake()
 
+    def abandon(self) -> None:
+        """Have the thread say goodbye and end. Waits for nothing and takes no lock: a finaliser
+        calls it, wherever it runs."""
+        self._is_abandoned = True
+        if not self._is_over:
+            os.write(self._wake_write, b"\0")
+
+    @property
+    def _is_over(self) -> bool:
+        return self._wake_write < 0
+
     def join(self) -> None:
         """Wait for the thread's end, unless this is the thread itself."""
         if self._thread is not threading.current_thread():
@@ -117,21 +138,33 @@ class IoThread:
         finally:
             with self._lock:
                 self._asleep = False
+                wake_write, self._wake_write = self._wake_write, -1
                 self._socket.close(0)
                 os.close(self._wake_read)
-                os.close(self._wake_write)
+                os.close(wake_write)
             self._context.term()
-            self._ended()
+            ended = self._ended()
+            if ended is not None:
+                ended()
+
+    def _tell(self, happened: list[AnyHappening]) -> None:
+        if happened:
+            dispatch = self._dispatch()
+            if dispatch is not None:
+                dispatch(happened)
 
     def _turn(self) -> bool:
         """Take in what there is, send what there is, and sleep; False at the end."""
         connection = self._connection
         with self._lock:
             now = now_ms()
+            if self._is_abandoned and self._stop_at is None:
+                connection.close()
+                self._stop_at = now + FAREWELL_MS
             for frames in self._receive():  # all of it, before anything expires
                 connection.receive(frames, now)
             happened = connection.events()
-        self._dispatch(happened)  # first of all: somebody waits for this
+        self._tell(happened)  # first of all: somebody waits for this
         with self._lock:
             connection.tick(now)
             self._send()
@@ -143,14 +176,15 @@ class IoThread:
                 due = stop_at if due is None else min(due, stop_at)
             more = readable(self._socket)
             self._asleep, self._asleep_until = not more, due
-        self._dispatch(happened)
+        self._tell(happened)
+        happened = []
         if stop_at is not None and (now >= stop_at or not connection.farewell_pending):
             return False
         if not more:
             ready = self._poll.poll(None if due is None else max(0, due - now))
             with self._lock:
                 self._asleep = False
-            if any(fd == self._wake_read for fd, _ in ready):
+            if self._wake_read in ready:
                 os.read(self._wake_read, 1024)
         return True
 
@@ -166,6 +200,6 @@ class IoThread:
         self._poll.unregister(descriptor(self._socket))
         self._socket.close(0)
         self._socket = open_socket(self._context, self._url)
-        self._poll.register(descriptor(self._socket), select.POLLIN)
+        self._poll.register(descriptor(self._socket))
         self._connection.opened(now)
         self._send()

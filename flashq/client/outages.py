@@ -5,7 +5,7 @@ Owns the two lines, and the knowledge whether the server is away. Time is an arg
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from typing import Final
 
 
@@ -14,12 +14,12 @@ class Outages:
 
     Args:
         url: the server.
-        logger: where the lines go.
+        warn: called with each line, as a logger's `warning` is.
     """
 
-    def __init__(self, url: str, logger: logging.Logger) -> None:
+    def __init__(self, url: str, warn: Callable[..., object]) -> None:
         self._url: Final = url
-        self._logger: Final = logger
+        self._warn: Final = warn
         #: since when the server has been away; None while it is there
         self._since_ms: int | None = None
 
@@ -27,11 +27,11 @@ class Outages:
         """Note that the server does not answer."""
         if self._since_ms is None:
             self._since_ms = now_ms
-            self._logger.warning("no server at %s: %s; trying on", self._url, reason)
+            self._warn("no server at %s: %s; trying on", self._url, reason)
 
     def back(self, now_ms: int) -> None:
         """Note that the server answers."""
         if self._since_ms is not None:
             away_s = (now_ms - self._since_ms) / 1000
             self._since_ms = None
-            self._logger.warning("the server at %s is back after %.1f s", self._url, away_s)
+            self._warn("the server at %s is back after %.1f s", self._url, away_s)

@@ -112,10 +112,14 @@ class Pulse:
         """Begin to look."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Look no more; once this returns the thread touches nothing."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Look no more.
+
+        Args:
+            wait: return when the thread touches nothing any more.
+        """
         self._ended.set()
-        if self._thread is not threading.current_thread():
+        if wait and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:

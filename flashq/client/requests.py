@@ -17,6 +17,8 @@ from flashq.protocol.framing import ROUTE_ANY
 
 RETRY_MIN_MS: Final = 10
 RETRY_MAX_MS: Final = 500
+CONNECT_TIMEOUT_MS: Final = 5000
+"""How long a request waits for a server that was never reached: most often its address is wrong."""
 
 
 class Request:
@@ -29,6 +31,7 @@ class Request:
         "call",
         "corr",
         "deadline",
+        "full_deadline",
         "last_error",
         "n",
         "queued",
@@ -41,12 +44,13 @@ class Request:
         "tokens",
     )
 
-    def __init__(self, corr: int, call: Call, timeout: int, deadline: int) -> None:
+    def __init__(self, corr: int, call: Call, timeout: int, now: int) -> None:
         self.corr = corr
         self.call = call
         self.body = call.body
         self.timeout = timeout
-        self.deadline = deadline
+        #: when it ends without an answer, and when that is once the server has been reached
+        self.deadline = self.full_deadline = now + timeout
         #: its number in the session; None for a request that is not protected
         self.n: int | None = None
         self.session = b""
@@ -74,9 +78,21 @@ class RequestTable:
 
     Args:
         requests_max, bytes_max: bounds on their number and on the size of their bodies.
+        address: the server, for errors.
+        connect_timeout: ms that each may take until `reached` is called.
     """
 
-    def __init__(self, requests_max: int, bytes_max: int) -> None:
+    def __init__(
+        self,
+        requests_max: int,
+        bytes_max: int,
+        *,
+        address: str = "the server",
+        connect_timeout: int = CONNECT_TIMEOUT_MS,
+    ) -> None:
+        self._address: Final = address
+        #: None once the server has been reached
+        self._connect_timeout: int | None = connect_timeout
         self._requests_max: Final = requests_max
         self._bytes_max: Final = bytes_max
         self._corr = 0
@@ -127,7 +143,9 @@ class RequestTable:
         """Make a request, with a number in the session when it changes state."""
         if corr is None:
             self._corr = corr = self._corr + 1
-        request = Request(corr, call, timeout, now + timeout)
+        request = Request(corr, call, timeout, now)
+        if self._connect_timeout is not None:
+            request.deadline = now + min(timeout, self._connect_timeout)
         if call.command.mutates:
             self.stamp(request, session)
         self._all[corr] = request
@@ -142,6 +160,16 @@ class RequestTable:
             self._deadlines = [entry for entry in heap if entry[1] in live]
             heapify(self._deadlines)
         return request
+
+    def reached(self) -> None:
+        """Let everything have its whole time: there is a server."""
+        if self._connect_timeout is None:
+            return
+        self._connect_timeout = None
+        for request in self._all.values():
+            if request.deadline != request.full_deadline:
+                request.deadline = request.full_deadline
+                heappush(self._deadlines, (request.deadline, request.corr))
 
     def stamp(self, request: Request, session: bytes) -> None:
         """Give the request the next number, in `session`; its body then says so."""
@@ -235,7 +263,7 @@ class RequestTable:
             deadline, corr = heappop(heap)
             request = self._all.get(corr)
             if request is not None and request.deadline == deadline:
-                found.append((request, _time_is_up(request)))
+                found.append((request, self._time_is_up(request)))
         return found
 
     def next_deadline(self) -> int | None:
@@ -249,13 +277,34 @@ class RequestTable:
                 due = heap[0][0]
         return due
 
+    def _time_is_up(self, request: Request) -> FlashQError:
+        if request.last_error is not None and not request.sent:
+            return request.last_error  # no other copy can have been carried out
+        word, address = request.call.command.word, self._address
+        if request.sent:
+            return RequestTimeout(timeout=request.timeout, detail=f"{word} to {address}")
+        if request.deadline != request.full_deadline or self._connect_timeout is not None:
+            waited = request.timeout - request.full_deadline + request.deadline
+            return ConnectionClosed(f"{unreached(address, waited)} {word} was not sent")
+        return ConnectionClosed(
+            f"no connection to {address} within {request.timeout} ms; {word} was not sent"
+        )
 
-def _time_is_up(request: Request) -> FlashQError:
-    if request.last_error is not None and not request.sent:
-        return request.last_error  # no other copy can have been carried out
-    word = request.call.command.word
-    if request.sent:
-        return RequestTimeout(timeout=request.timeout, detail=word)
-    return ConnectionClosed(
-        f"no connection to the server within {request.timeout} ms; {word} was not sent"
+
+def unreached(address: str, waited_ms: int) -> str:
+    """Return what to say of a server that has not answered since the client began."""
+    return (
+        f"no server at {address}: the client tried for {waited_ms} ms to connect and say hello, "
+        "and nothing of flashq answered. Does it run there, and is this its address for ZeroMQ "
+        "(port 6788 unless it was set)?"
     )
+
+
+def cut_off(request: Request) -> ConnectionClosed:
+    """Return the error of a request that was under way when its client was closed."""
+    word = request.call.command.word
+    if not request.sent:
+        return ConnectionClosed(f"this client was closed; {word} was not sent")
+    if request.n is None:
+        return ConnectionClosed(f"this client was closed before {word} was answered")
+    return ConnectionClosed(f"this client was closed; whether {word} was carried out is not known")

@@ -2,23 +2,29 @@
 
 Owns the waiting of callers and readers. The socket is the I/O thread's, every decision the
 connection's. Requests that several threads make at the same time leave in one message.
+
+Code of others (callbacks, log handlers) runs in a thread of its own, where it may call the client.
+What interrupts a thread inside of the client (a signal handler, a finaliser) can find the client's
+lock held by that very thread, and then its call raises instead of waiting for itself.
 """
 
 from __future__ import annotations
 
-import atexit
+import inspect
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from msgspec import Struct
 
+from flashq.client.callbacks import Callbacks
 from flashq.client.calls import Call, prepare
 from flashq.client.connection import Connection
-from flashq.client.endpoint import client_name, resolve_url
+from flashq.client.endpoint import check_arguments, client_name, resolve_url
 from flashq.client.happenings import (
     AnyHappening,
     Completed,
@@ -31,12 +37,14 @@ from flashq.client.happenings import (
     SubscriptionRefused,
     TokenRefused,
 )
-from flashq.client.io_thread import IoThread, now_ms
+from flashq.client.io_thread import FAREWELL_MS, IoThread, now_ms
 from flashq.client.methods import Methods
 from flashq.client.outages import Outages
+from flashq.client.ownership import Owned
+from flashq.client.requests import CONNECT_TIMEOUT_MS, unreached
 from flashq.client.results import Delivered, Event, Gap
 from flashq.client.subscriptions import ALL, EventBuffer, Readers, wanted_events
-from flashq.errors import ConnectionClosed
+from flashq.errors import CallNotAllowed, ConnectionClosed
 from flashq.protocol.base import Reply
 from flashq.protocol.codec import decode
 from flashq.protocol.sessions import HelloReply, Unsubscribe
@@ -129,19 +137,26 @@ class Subscription(EventBuffer):
             self._close(self)
 
 
-class Client(Methods):
+class Client(Methods, Owned):
     """A connection to a flashq server, for blocking code. Safe to share between threads.
 
     It connects by its first call, reconnects by itself, and repeats what was outstanding without
     having it done twice. Close it, or use it as a context manager: jobs it still holds go back at
-    once. After a fork the child needs a client of its own.
+    once. After a fork it starts anew in the child, with a session of its own: jobs and
+    subscriptions of the parent stay the parent's.
 
     Args:
         url: `tcp://host:port` or `ipc:///path`; default: `FLASHQ_URL`, else the local server.
         token: shown to the server; default: `FLASHQ_TOKEN`.
         timeout: ms that a call may take, unless it waits for something by itself.
-        on_leases_lost: called from the client's own thread with the ids of jobs that are no longer
-            this client's, because they were cancelled or taken back.
+        connect_timeout: ms that any call may take while no server has been reached yet.
+        on_leases_lost: called with the ids of jobs that are no longer this client's, because they
+            were cancelled or taken back. It runs in a thread of the client's, and may call the
+            client.
+
+    Raises:
+        ConfigError: the URL is of another form.
+        TypeError, ValueError: an argument is none.
     """
 
     def __init__(
@@ -150,29 +165,68 @@ class Client(Methods):
         *,
         token: str | None = None,
         timeout: int = TIMEOUT_MS,
+        connect_timeout: int = CONNECT_TIMEOUT_MS,
         on_leases_lost: Callable[[list[int]], None] | None = None,
     ) -> None:
+        super().__init__()
+        check_arguments(
+            token=token,
+            on_leases_lost=on_leases_lost,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+        )
+        if inspect.iscoroutinefunction(on_leases_lost):
+            raise TypeError("on_leases_lost of a Client is a function, not a coroutine function")
         self.url: Final = resolve_url(url, os.environ)
         self._timeout: Final = timeout
+        self._connect_timeout: Final = connect_timeout
         self._on_leases_lost: Final = on_leases_lost
-        self._outages: Final = Outages(self.url, _log)
-        self._pid: Final = os.getpid()
-        self._connection: Final = Connection(
+        self._token: Final = token or os.environ.get("FLASHQ_TOKEN") or None
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Be as if nothing had been done yet."""
+        self._connection = Connection(
             lambda: os.urandom(16),
             client=client_name(),
-            token=token or os.environ.get("FLASHQ_TOKEN") or None,
+            token=self._token,
+            address=self.url,
+            connect_timeout_ms=self._connect_timeout,
         )
         #: guards the connection and the thread
-        self._lock: Final = threading.Lock()
+        self._lock = threading.Lock()
+        #: the thread that holds the lock for a call of its own; 0 for none
+        self._holder = 0
         self._io: IoThread | None = None
-        self._closed = False
+        self._callbacks = callbacks = Callbacks()
+        self._outages = Outages(self.url, lambda *line: callbacks.post(_log.warning, *line))
         #: set once the first hello is answered, or never will be
-        self._connected: Final = threading.Event()
+        self._connected = threading.Event()
         #: callers by corr
-        self._waiters: Final[dict[int, _Waiter]] = {}
-        self._readers: Final[Readers[Subscription]] = Readers()
+        self._waiters: dict[int, _Waiter] = {}
+        self._readers: Readers[Subscription] = Readers()
         #: held for one SUBSCRIBE or UNSUBSCRIBE at a time
-        self._subscribing: Final = threading.Lock()
+        self._subscribing = threading.Lock()
+        #: the thread that holds it; 0 for none
+        self._subscriber = 0
+
+    def _start_anew(self) -> Any:
+        before = (self._connection, self._io, self._readers, self._waiters, self._lock)
+        for reader in self._readers.end(ConnectionClosed("this subscription is the parent's")):
+            del reader  # nobody can wait for it here
+        self._begin()
+        return before
+
+    def _end_at_exit(self) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        io = getattr(self, "_io", None)  # the constructor may have raised
+        if io is not None and not self._closed:
+            self._callbacks.stop()
+            io.abandon()  # first: a warning can be an error
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -205,15 +259,15 @@ class Client(Methods):
             ConnectionClosed: it did not answer within the client's time-out.
             TokenInvalid, AuthenticationRequired: it does not know the token, or asks for one.
         """
-        with self._guard():
-            self._running()
-        if not self._connected.wait(self._timeout / 1000):
-            raise ConnectionClosed(f"no server at {self.url} within {self._timeout} ms")
+        self._locked(self._running)
+        timeout = min(self._timeout, self._connect_timeout)
+        if not self._connected.wait(timeout / 1000):
+            raise ConnectionClosed(unreached(self.url, timeout))
         if self._connection.refusal is not None:
             raise self._connection.refusal
         server = self._connection.server
         if server is None:
-            raise ConnectionClosed
+            raise ConnectionClosed("this client is closed")
         return server
 
     def close(self) -> None:
@@ -221,18 +275,25 @@ class Client(Methods):
 
         Calls under way in other threads end with `ConnectionClosed`.
         """
-        if self._pid != os.getpid():
-            return  # the session is the parent's
-        with self._lock:
-            io = self._io
-            if not self._closed:
-                self._closed = True
-                self._connection.close()
-                if io is not None:
-                    io.stop()
-        atexit.unregister(self.close)
+        io = self._io
+        try:
+            self._locked(self._stop)
+        except CallNotAllowed:  # of a signal handler, say: the thread ends without us
+            self._closed = True
+            if io is not None:
+                io.abandon()
+            return
+        self._callbacks.stop()
         if io is not None:
             io.join()
+        self._callbacks.join(FAREWELL_MS)
+
+    def _stop(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._connection.close()
+            if self._io is not None:
+                self._io.stop()
 
     def subscribe(self, queue: str = ALL, events: str | Iterable[str] = ALL) -> Subscription:
         """Listen to what happens to jobs from now on.
@@ -246,36 +307,48 @@ class Client(Methods):
             `Gap`.
         """
         reader = Subscription(queue, wanted_events(events), self._unsubscribe)
-        waiter = _Waiter()
-        with self._subscribing:
-            self._readers.add(reader)
-            try:
-                wanted = self._readers.wanted(queue)
-                with self._guard():
-                    io = self._running()
-                    corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
-                    waiter.corr = corr
-                    self._waiters[corr] = waiter
-                    io.submit()
-                self._checked(waiter.wait())
-            except BaseException:
-                self._give_up(waiter)
-                self._readers.remove(reader)
-                if not self._readers.wanted(queue):
-                    with self._lock:
-                        self._connection.unsubscribed(queue)
-                raise
+        self._one_at_a_time(self._listen, reader)
         return reader
 
-    def _unsubscribe(self, reader: Subscription) -> None:
-        with self._subscribing:
+    def _listen(self, reader: Subscription) -> None:
+        waiter = _Waiter()
+        self._readers.add(reader)
+        try:
+            self._locked(self._ask_for_events, waiter, reader.queue)
+            self._checked(waiter.wait())
+        except BaseException:
+            self._give_up(waiter)
             self._readers.remove(reader)
-            if self._readers.wanted(reader.queue):
-                return
-            with self._lock:
-                self._connection.unsubscribed(reader.queue)
-            if not self._closed:
-                self._call(Unsubscribe(queue=reader.queue), Reply)
+            if not self._readers.wanted(reader.queue):
+                self._locked(self._connection.unsubscribed, reader.queue)
+            raise
+
+    def _ask_for_events(self, waiter: _Waiter, queue: str) -> None:
+        io, wanted = self._running(), self._readers.wanted(queue)
+        waiter.corr = self._connection.subscribe(queue, wanted, now_ms(), self._timeout)
+        self._waiters[waiter.corr] = waiter
+        io.submit()
+
+    def _unsubscribe(self, reader: Subscription) -> None:
+        self._one_at_a_time(self._unlisten, reader)
+
+    def _unlisten(self, reader: Subscription) -> None:
+        self._readers.remove(reader)
+        if self._readers.wanted(reader.queue):
+            return
+        self._locked(self._connection.unsubscribed, reader.queue)
+        if not self._closed:
+            self._call(Unsubscribe(queue=reader.queue), Reply)
+
+    def _one_at_a_time(self, act: Callable[[Subscription], None], reader: Subscription) -> None:
+        if self._subscriber == threading.get_ident():
+            raise CallNotAllowed(detail="it interrupts a subscribing of this client's")
+        with self._subscribing:
+            try:
+                self._subscriber = threading.get_ident()
+                act(reader)
+            finally:
+                self._subscriber = 0
 
     # --- calls
 
@@ -305,30 +378,34 @@ class Client(Methods):
         return self._connection.shard_count or self.connect().shard_count
 
     def _use_token(self, token: str) -> None:
-        with self._guard():
-            if self._connection.refusal is not None:
-                self._connected.clear()
-            self._connection.use_token(token)
+        self._locked(self._show, token)
+
+    def _show(self, token: str) -> None:
+        if self._connection.refusal is not None:
+            self._connected.clear()
+        self._connection.use_token(token)
 
     def _start(self, waiter: _Waiter, request: Struct | Call, within: int | None = None) -> None:
         call = request if isinstance(request, Call) else prepare(request)
-        with self._guard():
-            io = self._running()
-            timeout = self._timeout if within is None else within
-            waiter.corr = self._connection.request(call, now_ms(), timeout)
-            self._waiters[waiter.corr] = waiter
-            io.submit()
+        self._locked(self._ask, waiter, call, self._timeout if within is None else within)
+
+    def _ask(self, waiter: _Waiter, call: Call, timeout: int) -> None:
+        io = self._running()
+        waiter.corr = self._connection.request(call, now_ms(), timeout)
+        self._waiters[waiter.corr] = waiter
+        io.submit()
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Nobody takes the outcome of a request: what it delivers goes back."""
-        if not waiter.corr:
-            return
-        with self._lock:
-            self._waiters.pop(waiter.corr, None)
-            self._connection.abandon(waiter.corr)
-            outcome = waiter.outcome
-            if outcome is not None and isinstance(outcome.reply, Delivered):
-                self._connection.give_back(outcome.reply.all(), now_ms())
+        if waiter.corr:
+            self._locked(self._forget, waiter)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        self._waiters.pop(waiter.corr, None)
+        self._connection.abandon(waiter.corr)
+        outcome = waiter.outcome
+        if outcome is not None and isinstance(outcome.reply, Delivered):
+            self._connection.give_back(outcome.reply.all(), now_ms())
 
     @staticmethod
     def _checked(outcome: Completed) -> Completed:
@@ -343,24 +420,32 @@ class Client(Methods):
 
     # --- the thread
 
-    def _guard(self) -> threading.Lock:
-        """Return the lock, in the process that the client belongs to."""
-        if self._pid != os.getpid():
-            raise ConnectionClosed(
-                f"this client belongs to process {self._pid}: after a fork, make a new one"
-            )
-        return self._lock
+    def _locked(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Do something with the lock held.
+
+        Raises:
+            CallNotAllowed: this very thread holds it, or it is the one that answers.
+        """
+        me, io = threading.get_ident(), self._io
+        is_mine = self._holder == me and self._lock.locked()
+        if is_mine or (io is not None and io.ident == me):
+            raise CallNotAllowed(detail="it interrupts this client in the middle of its work")
+        with self._lock:
+            try:
+                self._holder = me
+                return act(*arguments)
+            finally:
+                self._holder = 0
 
     def _running(self) -> IoThread:
         """Return the I/O thread; the lock is held."""
         if self._closed:
-            raise ConnectionClosed
+            raise ConnectionClosed("this client is closed")
         if self._io is None:
             self._io = IoThread(
                 self.url, self._connection, self._lock, self._dispatch, self._thread_ended
             )
             self._io.start()
-            atexit.register(self.close)
         return self._io
 
     def _dispatch(self, happened: list[AnyHappening]) -> None:
@@ -373,7 +458,8 @@ class Client(Methods):
                 if waiter is not None:
                     waiter.wake()
             elif isinstance(event, LeasesLost):
-                self._tell_leases_lost(event.ids)
+                if self._on_leases_lost is not None:
+                    self._callbacks.post(self._on_leases_lost, event.ids)
             elif isinstance(event, Connected | TokenRefused):
                 self._outages.back(now_ms())
                 self._connected.set()
@@ -383,19 +469,14 @@ class Client(Methods):
                 for reader in self._readers.dispatch(event):
                     reader.wake()
             elif isinstance(event, Malformed):
-                _log.warning("dropped a message of %s: %s", self.url, event.reason)
-
-    def _tell_leases_lost(self, ids: list[int]) -> None:
-        if self._on_leases_lost is not None:
-            try:
-                self._on_leases_lost(ids)
-            except Exception:  # noqa: BLE001 - the caller's code must not end the I/O thread
-                _log.exception("on_leases_lost failed")
+                line = ("dropped a message of %s: %s", self.url, event.reason)
+                self._callbacks.post(_log.warning, *line)
 
     def _thread_ended(self) -> None:
         """Let nobody wait for ever, whatever ended the thread."""
         with self._lock:
             self._closed = True
+        self._callbacks.stop()
         self._connected.set()
         for reader in self._readers.end(ConnectionClosed()):
             reader.wake()

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
+from flashq.client.ownership import Unportable
 from flashq.client.pulse import STUCK_TIMEOUT_MS
 from flashq.errors import FlashQError
 from flashq.protocol.names import check_queue_name
@@ -29,7 +30,7 @@ GRACE_MS: Final = 10_000
 _log: Final = logging.getLogger("flashq.worker")
 
 
-class Worker:
+class Worker(Unportable):
     """Takes jobs from queues and runs a handler on each.
 
     What the handler returns is the job's result; whatever it raises fails the attempt. A handler

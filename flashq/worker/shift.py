@@ -108,6 +108,7 @@ class Shift:
             terms.url,
             token=terms.token,
             timeout=CALL_TIMEOUT_MS,
+            connect_timeout=CALL_TIMEOUT_MS,  # worker and server may start at the same time
             on_lost=self._on_lost,
             stuck_timeout=terms.stuck_timeout_ms,
             logger=_log,

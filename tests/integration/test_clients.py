@@ -281,3 +281,28 @@ def test_a_refusal_is_the_exception_of_its_code(
     assert type(caught.value) is error
     assert str(caught.value)
     assert client.count(name) >= 0
+
+
+def test_a_pull_that_died_with_its_loop_holds_nothing(shared_server: Server, name: str) -> None:
+    """1. A loop is closed while a pull waits in it. 2. The session goes on in the next loop. 3. The
+    job that the pull would bring reaches the one that is made there."""
+    client = AsyncClient(shared_server.url)
+    first = asyncio.new_event_loop()
+    first.run_until_complete(client.connect())
+    pull = first.create_task(client.pull(name, 60_000))
+    first.run_until_complete(client.count(name))  # which leaves after the pull
+    pull._log_destroy_pending = False  # type: ignore[attr-defined]
+    first.close()
+
+    async def go_on() -> Any:
+        job_id = await client.push(name, 1)
+        job = await client.pull(name, 30_000)
+        assert job is not None
+        assert job.id == job_id
+        await client.ack(job)
+        state = await client.get_state(job_id)
+        await client.close()
+        return state
+
+    assert asyncio.run(go_on()) == "completed"
+    del pull

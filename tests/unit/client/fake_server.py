@@ -20,7 +20,7 @@ import zmq
 from flashq.protocol.framing import DELIVERY, NOTICE, REPLY, pack_header, pairs, unpack_header
 
 SHARDS: Final = 4
-PATIENCE_S: Final = 10
+PATIENCE_S: Final = 30
 Body = dict[str, Any]
 Answer = Callable[[Body], Body | None]
 
@@ -113,7 +113,7 @@ class FakeServer:
         with self._changed:
             assert self._changed.wait_for(true, PATIENCE_S)
 
-    def order(self, act: Callable[[], None]) -> None:
+    def order(self, act: Callable[[], object]) -> None:
         """Have the server's thread do something, and wait for it."""
         done = threading.Event()
 

@@ -266,15 +266,3 @@ async def test_closing_the_client_ends_a_subscription_that_nobody_has_answered(
     await client.close()
     with pytest.raises(StopAsyncIteration):
         await waiting
-
-
-async def test_a_forked_child_needs_its_own_client(server: FakeServer) -> None:
-    """The session is the parent's."""
-    async with AsyncClient(server.url) as client:
-        client._pid += 1  # type: ignore[misc]  # as a child sees it
-        try:
-            with pytest.raises(ConnectionClosed, match="fork"):
-                await client.push("q", 1)
-            await client.close()
-        finally:
-            client._pid -= 1  # type: ignore[misc]

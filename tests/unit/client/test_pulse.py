@@ -223,6 +223,7 @@ async def test_a_client_that_only_pushes_has_no_pulse(server: FakeServer) -> Non
     """It holds nothing that could be lost."""
     async with AsyncClient(server.url) as client:
         await client.push("q", 1)
-        assert client._pulse is None
+        assert client._io is not None
+        assert client._io.pulse is None
         assert await client.pull("empty", 0) is None
-        assert client._pulse is not None
+        assert client._io.pulse is not None

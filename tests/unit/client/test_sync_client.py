@@ -308,17 +308,3 @@ def test_closing_the_client_ends_its_subscriptions(server: FakeServer) -> None:
     events = client.subscribe()
     threading.Thread(target=client.close).start()
     assert list(events) == []
-
-
-def test_a_forked_child_needs_its_own_client(server: FakeServer) -> None:
-    """The thread and the socket are not there, and the session is the parent's."""
-    with Client(server.url) as client:
-        client.connect()
-        client._pid = os.getpid() + 1  # type: ignore[misc]  # as a child sees it
-        try:
-            with pytest.raises(ConnectionClosed, match="fork"):
-                client.push("q", 1)
-            client.close()
-        finally:
-            client._pid = os.getpid()  # type: ignore[misc]
-        client.push("q", 1)
