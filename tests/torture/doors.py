@@ -292,7 +292,8 @@ class HttpDoor:
             return envelope
         if envelope["retryable"] or response.status < 500:
             raise Refusal(envelope["code"])
-        raise Unknown(envelope["code"])
+        code = envelope["code"]  # the gateway waits for less than a producer does
+        raise Unknown("no answer" if code == RequestTimeout.code else code)
 
     def close(self) -> None:
         """Close the connection, whatever is under way on it."""
