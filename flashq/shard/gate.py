@@ -83,7 +83,9 @@ class ReplyGate(Gate[Reply]):
             seq: what has to be safe before that.
             is_late: a read is refused rather than kept.
         """
-        if reply.is_read and seq > self._safe:
+        if seq <= self._safe:
+            return reply
+        if reply.is_read:
             size = carried_bytes(reply.body)
             if is_late:
                 return _refused(reply)
@@ -91,8 +93,7 @@ class ReplyGate(Gate[Reply]):
                 busy = Busy(detail=f"reads of {self.read_bytes} bytes wait for storage")
                 return Reply(reply.origin, error_reply(busy), 0, 0)
             self.read_bytes += size
-        if self.pass_or_wait(seq, reply):
-            return reply
+        self._waiting.append((seq, reply))
         self.reads += reply.is_read
         return None
 
