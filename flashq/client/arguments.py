@@ -33,8 +33,10 @@ class FlowOptions(TypedDict, total=False):
         debounce_id: a push with it is refused for a while after another one.
         debounce_ttl: ms of that while (5000).
         job_id: the caller's own id; a second push with it gives the first job's id.
-        keep_completed_age: ms to keep it after completion.
-        keep_completed_count: completed jobs of the queue to keep.
+        keep_completed_age: ms to keep it, with its result, after completion or a cancel; it is kept
+            so long, or the push is refused with `LimitReached`.
+        keep_completed_count: how many completed and cancelled jobs of the queue to keep with it,
+            those not counted that have only an age; likewise kept or refused.
         durability: "durable", "async" or "memory"; else the queue's, else the server's.
     """
 

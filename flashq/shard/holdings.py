@@ -45,6 +45,8 @@ class Queue:
     """One queue: its ready jobs in order, its keys, its settings."""
 
     __slots__ = (
+        "aged",
+        "aged_count",
         "aside",
         "counts",
         "custom_ids",
@@ -77,8 +79,11 @@ class Queue:
         self.aside: dict[int, Job] = {}
         #: all deliveries with a job in state ACTIVE
         self.deliveries: dict[Delivery, None] = {}
-        #: all jobs of the KEPT states, oldest first, and some that are gone
+        #: all jobs of the KEPT states that are not aged, oldest first, and some that are gone
         self.kept: deque[Job] = deque()
+        #: those that are, likewise: kept for a time, in whatever number; and how many they are
+        self.aged: deque[Job] = deque()
+        self.aged_count = 0
 
     def is_idle(self) -> bool:
         """Tell whether nothing would be lost if this queue were forgotten."""

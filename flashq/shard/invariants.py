@@ -30,6 +30,7 @@ from flashq.shard.lifecycle import (
     WAITING,
     Job,
     expires_at,
+    is_aged,
     is_retained,
     is_volatile,
     options_of,
@@ -240,7 +241,12 @@ def _check_completed(state: ShardState, jobs: dict[int, Job]) -> None:
     _check_filed([job for job in state.kept if job.state in KEPT], loose, jobs)
     for name, queue in state.queues.items():
         listed = [job for job in queue.kept if job.state in KEPT]
-        _check_filed(listed, {job.id for job in completed if job.queue == name}, jobs)
+        mine = [job for job in completed if job.queue == name]
+        _check_filed(listed, {job.id for job in mine if not is_aged(job)}, jobs)
+        aged = sum(map(is_aged, mine))
+        assert queue.aged_count == aged, f"queue {name} counts {queue.aged_count} aged, not {aged}"
+        filed = [job for job in queue.aged if job.state in KEPT]
+        _check_filed(filed, {job.id for job in mine if is_aged(job)}, jobs)
     with_result = [
         job.id
         for job in state.with_result

@@ -235,6 +235,13 @@ def is_retained(job: Job) -> bool:
     return asks_to_be_kept(job.options)
 
 
+def is_aged(job: Job) -> bool:
+    """Tell whether the job is to be kept for a time and in whatever number: the bounds that other
+    jobs put on their queue are not for it."""
+    options = job.options
+    return is_retained(job) and options is not None and not options.keep_completed_count
+
+
 def is_special(job: Job) -> bool:
     """Tell whether the job is more than a payload in a queue: it has options, or something that few
     jobs have."""

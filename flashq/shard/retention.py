@@ -16,7 +16,7 @@ from typing import Final
 from flashq.protocol import records as r
 from flashq.protocol.records import AnyRecord
 from flashq.shard.context import Context
-from flashq.shard.lifecycle import CANCELLED, COMPLETED, FAILED, KEPT, Job, options_of
+from flashq.shard.lifecycle import CANCELLED, COMPLETED, FAILED, KEPT, Job, is_aged, options_of
 
 SLACK_SHIFT: Final = 4
 """A bound may be passed by a sixteenth before the oldest go, so that they go many at a time."""
@@ -24,7 +24,8 @@ SLACK_SHIFT: Final = 4
 
 def keep_newest_of_queue(context: Context, ending: list[Job]) -> list[AnyRecord]:
     """Return the removal of completed and cancelled jobs beyond `keep_completed_count`, as if the
-    jobs ended one after the other, and each let go of what it finds beyond its own count.
+    jobs ended one after the other, and each let go of what it finds beyond its own count. Jobs
+    that are to be kept for a time neither count nor go.
 
     Args:
         ending: jobs that complete, or are cancelled, now and in this order, and are not yet.
@@ -35,9 +36,10 @@ def keep_newest_of_queue(context: Context, ending: list[Job]) -> list[AnyRecord]
     kept = [job for job in ending if not options_of(job).remove_on_complete]
     for name in dict.fromkeys(job.queue for job in kept):
         queue = context.state.queues[name]
-        count, cut, fresh = queue.counts[COMPLETED] + queue.counts[CANCELLED], 0, []
+        count, cut = queue.counts[COMPLETED] + queue.counts[CANCELLED] - queue.aged_count, 0
+        fresh: list[Job] = []
         for job in kept:
-            if job.queue == name:
+            if job.queue == name and not is_aged(job):
                 fresh.append(job)
                 count += 1
                 keep = options_of(job).keep_completed_count

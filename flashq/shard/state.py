@@ -48,6 +48,7 @@ from flashq.shard.lifecycle import (
     Delivery,
     Job,
     expires_at,
+    is_aged,
     is_retained,
     is_volatile,
     move,
@@ -423,6 +424,7 @@ class ShardState:
         if was in KEPT:
             if is_kept_for_good:
                 self.retained_ended -= 1
+                queue.aged_count -= is_aged(job)
             elif job.extra is not None and job.extra.result is not None:
                 self.results -= 1
         if options is not None:
@@ -530,8 +532,10 @@ class ShardState:
 
     def file_ended(self, job: Job, queue: Queue) -> None:
         """File a COMPLETED or CANCELLED job, newer than all that are filed, for retention."""
-        drop_gone(queue.kept)
-        queue.kept.append(job)
+        filed = queue.aged if is_aged(job) else queue.kept
+        drop_gone(filed)
+        filed.append(job)
+        queue.aged_count += filed is queue.aged
         if is_retained(job):
             self.retained_ended += 1
             age = options_of(job).keep_completed_age

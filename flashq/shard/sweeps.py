@@ -56,7 +56,8 @@ def jobs_of(queue: Queue | None, states: Collection[int], *, is_ordered: bool = 
     if FAILED in states:
         found += queue.dlq.values()
     if not KEPT.isdisjoint(states):
-        found += [job for job in queue.kept if job.state in states and job.state in KEPT]
+        filed = chain(queue.kept, queue.aged)
+        found += [job for job in filed if job.state in states and job.state in KEPT]
     if is_ordered or len(found) <= SLICE_JOBS:
         found.sort(key=_ID)
     return found

@@ -400,7 +400,11 @@ class Life:
             return
         self.kept.append(job.id)
         if keep := job.options["keep_completed_count"]:
-            mine = [key for key in self.kept if self.jobs[key].queue == job.queue]
+            mine = [
+                key
+                for key in self.kept
+                if self.jobs[key].queue == job.queue and not self.jobs[key].is_aged()
+            ]
             for job_id in mine[:-keep]:
                 self.evict(job_id)
 

@@ -100,6 +100,10 @@ class Job:
         """Whether somebody asked to keep it once it has completed."""
         return bool(self.options["keep_completed_age"] or self.options["keep_completed_count"])
 
+    def is_aged(self) -> bool:
+        """Whether it is to be kept for a time, in whatever number."""
+        return self.is_retained() and not self.options["keep_completed_count"]
+
     def order(self) -> tuple[int, int, int, int]:
         """Where it stands among the ready jobs of its queue."""
         if self.options["lifo"]:

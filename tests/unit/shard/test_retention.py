@@ -220,6 +220,20 @@ class TestKeepCompletedAge:
 
 
 class TestKeepCompletedCount:
+    def test_does_not_take_what_another_push_asked_to_keep_for_a_time(self) -> None:
+        """1. A job is to be kept for an hour. 2. One after it in the queue keeps the newest two,
+        and used to remove it."""
+        shard = Shard()
+        hour = shard.make_completed(keep_completed_age=3_600_000)
+        first, second, third = [shard.make_completed(keep_completed_count=2) for _ in range(3)]
+        assert completed_of(shard) == [hour, second, third]
+        assert shard.state_of(first) == "unknown"
+        shard = shard.crash()
+        fourth = shard.make_completed(keep_completed_count=2)
+        assert completed_of(shard) == [hour, third, fourth]
+        shard.check_recovery()
+        assert shard.ask("CLEAN", queue="q", grace=0, state="completed")["count"] == 3
+
     def test_keeps_the_newest_of_the_queue(self) -> None:
         shard = Shard()
         other = shard.make_completed(queue="other")
