@@ -363,7 +363,7 @@ def _cancelled(state: ShardState, record: r.Cancelled) -> None:
         state.set_state(job, queue, CANCELLED)
         job.ended_at = state.now_ms
         state.end(job, queue)
-        state.free_custom_id(job, queue)
+        queue.free_custom_id(job)
         if record.reason is not None:
             job.need_extra().cancel_reason = record.reason
         if job.extra is not None:

@@ -15,7 +15,7 @@ from flashq.protocol.internal import AnyPeerMessage
 from flashq.protocol.limits import MIB
 from flashq.protocol.records import Answer, QueueSettings
 from flashq.shard.indexes import ReadyJobs
-from flashq.shard.lifecycle import STATES, Delivery, Job
+from flashq.shard.lifecycle import STATES, Delivery, Job, options_of
 
 DEFAULT_SETTINGS: Final = QueueSettings()
 SESSION_ANSWERS_MAX: Final = 10_000
@@ -84,6 +84,12 @@ class Queue:
         #: those that are, likewise: kept for a time, in whatever number; and how many they are
         self.aged: deque[Job] = deque()
         self.aged_count = 0
+
+    def free_custom_id(self, job: Job) -> None:
+        """Let the next push with the job's custom id be a new job."""
+        custom = options_of(job).custom_id
+        if custom is not None and self.custom_ids.get(custom) == job.id:
+            del self.custom_ids[custom]
 
     def is_idle(self) -> bool:
         """Tell whether nothing would be lost if this queue were forgotten."""

@@ -392,12 +392,6 @@ class ShardState:
         if key is not None and queue.unique_keys.get(key) == job.id:
             del queue.unique_keys[key]
 
-    def free_custom_id(self, job: Job, queue: Queue) -> None:
-        """Let the next push with the job's custom id be a new job."""
-        custom = options_of(job).custom_id
-        if custom is not None and queue.custom_ids.get(custom) == job.id:
-            del queue.custom_ids[custom]
-
     def forget(self, job: Job, queue: Queue, outcome: int) -> None:
         """Take a job out of everything. Its object becomes GONE."""
         self.end(job, queue)
@@ -429,7 +423,7 @@ class ShardState:
                 self.results -= 1
         if options is not None:
             self.retained -= is_kept_for_good
-            self.free_custom_id(job, queue)
+            queue.free_custom_id(job)
             if options.level == "memory":
                 self.volatile_jobs -= 1
         job.data = b""
