@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
