@@ -288,7 +288,9 @@ class Engine:
         self._interval_ms = (
             interval if average is None else average + RATE_WEIGHT * (interval - average)
         )
-        return self._leave(job)
+        if self._overtime_at or self._stopping or self._held_back:
+            return self._leave(job)
+        return self._running.pop(job.id, None) is not None
 
     def _leave(self, job: Job) -> bool:
         """Free a job's place; tell whether what became of it is our business."""

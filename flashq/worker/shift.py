@@ -241,8 +241,12 @@ class Shift:
                 reason = f"the result cannot be encoded: {error_text(error)}"
                 self.raised(job, TypeError(reason))
                 return
-        self._let_go(job)
-        self.engine.finished(job.job, encoded, _now())
+        found = job.job
+        if found.timeout or found.stall_timeout or self._stubborn:
+            self._let_go(job)
+        else:  # as most: a call less
+            self._handed.pop(id(found), None)
+        self.engine.finished(found, encoded, _now())
 
     def raised(self, job: RunningJob, error: BaseException) -> None:
         """Take in what the handler raised."""

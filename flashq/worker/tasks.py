@@ -15,6 +15,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
+from inspect import CO_COROUTINE
 from sys import getrefcount
 from types import CoroutineType, FrameType
 from typing import Any, Final
@@ -92,37 +93,44 @@ class TaskRunners:
     def __init__(self, source: Source, handler: Callable[[AsyncWorkerJob], Awaitable[Any]]) -> None:
         self._source: Final = source
         self._handler: Final[Callable[[Any], Any]] = handler
+        code = getattr(handler, "__code__", None)
+        self._is_plain: Final = code is not None and bool(code.co_flags & CO_COROUTINE)
         self._loop: Final = asyncio.get_running_loop()
         #: what each job's context begins as
         self._context: Final = contextvars.copy_context()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: a task that has not looked for a job yet
-        self._waking: asyncio.Task[None] | None = None
+        #: those that have not looked for a job yet
+        self._waking: set[asyncio.Task[None]] = set()
         self._closing = False
         #: the task of each job whose handler has suspended, and what is left of the handler
         self._suspended: dict[RunningJob, tuple[asyncio.Task[None], _Rest]] = {}
 
     def wake(self) -> None:
         """Have a job looked for. One runner is enough: it wakes the next when it suspends."""
-        if self._waking is None and not self._closing and self._source.has_jobs():
+        if not self._waking:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Have a job looked for by a runner of its own, if there is one that may start."""
+        if not self._closing and self._source.has_jobs():
             # Not by the loop's task factory: an eager one would run handlers one inside the other.
             task = asyncio.Task(self._run(), loop=self._loop, context=self._context.copy())
-            self._waking = task
+            self._waking.add(task)
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._waking is task:
-            self._waking = None  # it was cancelled before its first step
+        self._waking.discard(task)  # there still if it was cancelled before its first step
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a runner of handlers failed", exc_info=error)
         self.wake()
 
     async def _run(self) -> None:
-        source, handler, task = self._source, self._handler, self._waking
-        assert task is not None, "it was woken"
-        self._waking = None
+        source, handler, task = self._source, self._handler, asyncio.current_task()
+        assert task is not None
+        self._waking.discard(task)
+        is_plain = self._is_plain
         holders, watchers = getrefcount(task), getweakrefcount(task)
         for _ in range(JOBS_PER_SLICE_MAX):
             job = source.next_job()
@@ -130,7 +138,8 @@ class TaskRunners:
                 break
             context = self._context.copy()
             try:
-                coroutine = context.run(handler, job)
+                # What is no coroutine function by itself may run code of its own in this call.
+                coroutine = handler(job) if is_plain else context.run(handler, job)
                 if type(coroutine) is not CoroutineType:
                     coroutine = _awaiting(coroutine)
             except BaseException as error:  # noqa: BLE001 - whatever it raises is its job's end
@@ -145,6 +154,7 @@ class TaskRunners:
                 break
             else:
                 await self._finish(job, task, _Rest(context, coroutine, yielded))
+                self._follow()
                 source.settle_soon()
                 return
             source.succeeded(job, result)
