@@ -3,10 +3,7 @@
 Pure: frames and the monotonic time come in as arguments, and what has to be sent stands in boxes
 until it is taken. It owns the way of requests and replies, gathers with their deadline, and the
 shards' epochs as the coordinator tells them. It has no table of requests: the way home travels with
-each of them.
-
-A tail that the router adds begins with one byte that says what for, then the pair's account (see
-`Lane`), then the client's identity or the gather's number.
+each of them (`tails`).
 """
 
 from __future__ import annotations
@@ -15,10 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from msgspec import Struct
-
 from flashq.errors import (
-    AuthenticationRequired,
     BadMessage,
     Busy,
     FlashQError,
@@ -33,19 +27,16 @@ from flashq.protocol.codec import (
     decode_request,
     encode,
     error_reply,
-    request_word,
 )
 from flashq.protocol.command import Scope
 from flashq.protocol.framing import (
     BOUNCED,
-    CLIENT_FLAG_SETS,
     CLIENT_FLAGS,
     DELIVERY,
     HEADER_BYTES,
     INTERNAL,
     JSON,
     NOTICE,
-    REPLY,
     ROUTE_ANY,
     ROUTE_COORDINATOR,
     ROUTE_ROUTER,
@@ -61,34 +52,39 @@ from flashq.protocol.sessions import (
     ShardNotice,
     Subscribe,
 )
+from flashq.router.boxes import Boxes
 from flashq.router.gathering import GatherTable
 from flashq.router.gathers import Division, Gather, ask_all, divide_by_id, join
 from flashq.router.hearing import Hearing
 from flashq.router.known import Known, Supervised
-from flashq.router.outbox import ACCOUNT_BYTES, ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel, split
+from flashq.router.lanes import direct_lanes, lanes_to
+from flashq.router.outbox import ERA_MS, PAIR_OVERHEAD_BYTES, Lane, Parcel
+from flashq.router.reads import LIGHT_HEADS, Held, Reads, cost_of
 from flashq.router.routing import (
-    COORDINATOR_ROUTING_ID,
-    bounded_body,
+    checked_body,
     command_of,
     job_of,
-    shard_routing_id,
 )
 from flashq.router.sessions import Asker, Sessions
 from flashq.router.settings import RouterSettings
-from flashq.tokens import Grant, Guard, Keyring
+from flashq.router.tails import (
+    ACCOUNT_AT,
+    CLIENT,
+    GATHER,
+    HOME_AT,
+    KIND_AT,
+    READER,
+    READER_AT,
+    TO_CLIENT,
+    TO_GATHER,
+    TO_READER,
+)
+from flashq.tokens import Guard, Keyring
 
 COORDINATOR_HELLO_MS: Final = 2000
 
-TO_CLIENT: Final = 0
-TO_GATHER: Final = 1
 _UNREADABLE: Final = bytes(HEADER_BYTES)
 """Stands for a header that cannot be read."""
-_CLIENT: Final = bytes([TO_CLIENT])
-_GATHER: Final = bytes([TO_GATHER])
-_KIND_AT: Final = HEADER_BYTES
-_ACCOUNT_AT: Final = HEADER_BYTES + 1
-_HOME_AT: Final = _ACCOUNT_AT + ACCOUNT_BYTES
-"""Where in a reply's header the kind of its tail, its account and its way home stand."""
 
 
 class Router:
@@ -114,14 +110,16 @@ class Router:
         #: where the client that is being listened to comes from
         self._address: str | None = None
         #: to shard `i` at `i`, to the coordinator at the end
-        self._lanes = [Lane(shard_routing_id(shard)) for shard in range(settings.shard_count)]
-        self._lanes.append(Lane(COORDINATOR_ROUTING_ID))
+        self._lanes = lanes_to(settings.shard_count)
         self._coordinator = self._lanes[-1]
         #: by the first four bytes of a client's header: the lane it goes to as it is
-        self._direct = self._direct_lanes()
-        #: by identity: headers and bodies for the client, since the last flush
-        self._boxes: dict[bytes, list[bytes]] = {}
-        self._sessions = Sessions(settings, self._guard, self._send_notice)
+        self._direct = direct_lanes(self._lanes)
+        self._boxes = Boxes()
+        self._sessions = Sessions(settings, self._guard, self._boxes.notify)
+        self._reads = Reads(settings.unread_bytes_max, settings.all_unread_bytes_max)
+        #: the number of the read that is being passed on, until it stands in a tail
+        self._read = b""
+        self._now_ms = now_ms
         self._gathers = GatherTable(self._finish)
         self._hearing = Hearing(settings.shard_count, settings.gather_timeout_ms)
         self._hello_at_ms = now_ms
@@ -136,14 +134,6 @@ class Router:
         self.dropped: Counter[str] = Counter()
         #: why this router must not run; it exits then
         self.refused: str | None = None
-
-    def _direct_lanes(self) -> dict[bytes, Lane]:
-        routes = [*enumerate(self._lanes[:-1]), (ROUTE_COORDINATOR, self._coordinator)]
-        return {
-            pack_header(flags, route, 0)[:4]: lane
-            for flags in CLIENT_FLAG_SETS
-            for route, lane in routes
-        }
 
     # --- what the process asks
 
@@ -174,32 +164,26 @@ class Router:
             self._hearing.next_deadline_ms(),
             self._sessions.next_deadline_ms(),
             self._gathers.next_deadline_ms(),
+            self._reads.next_deadline_ms(),
         )
         deadlines = [self._hello_at_ms, self._era_at_ms, *(at for at in others if at is not None)]
         return min(deadlines)
 
     def take_client_parcels(self) -> list[Parcel]:
         """Return the messages for clients, and forget them."""
-        boxes, self._boxes = self._boxes, {}
-        return [Parcel(to, frames) for to, box in boxes.items() for frames in split(box)]
+        self._reads.sent()
+        return self._boxes.take()
 
     def take_peer_parcels(self) -> list[Parcel]:
         """Return the messages for shards and the coordinator, and forget them."""
-        parcels = []
-        for lane in self._lanes:
-            if lane.frames:
-                frames, lane.frames = lane.frames, []
-                parcels += [Parcel(lane.routing_id, part) for part in split(frames)]
-        return parcels
+        while (found := self._reads.take_next(self._now_ms)) is not None:
+            self._ask_read(*found, self._now_ms)
+        return [Parcel(lane.routing_id, part) for lane in self._lanes for part in lane.take()]
 
     # --- from clients
 
     def handle_client(
-        self,
-        identity: bytes,
-        frames: Sequence[bytes],
-        now_ms: int,
-        address: str | None = None,
+        self, identity: bytes, frames: Sequence[bytes], now_ms: int, address: str | None = None
     ) -> None:
         """Take a client's message.
 
@@ -223,6 +207,9 @@ class Router:
         body_max = self._settings.message_bytes_max
         halves = iter(frames)
         for header, body in zip(halves, halves, strict=True):
+            if body[1:9] not in LIGHT_HEADS and (cost := cost_of(header, body)):
+                self._take_read(Held(identity, header, body, cost), now_ms)
+                continue
             lane = direct.get(header[:4])
             if lane is None or len(header) != HEADER_BYTES:
                 self._handle_pair(identity, header, body, now_ms)
@@ -231,7 +218,35 @@ class Router:
             if lane.bytes_under_way + size > bytes_max or len(body) > body_max:
                 self._refuse(identity, header, self._too_much(lane, body))
                 continue
-            lane.frames += (header + _CLIENT + lane.admit(size) + identity, body)
+            lane.frames += (header + CLIENT + lane.admit(size) + identity, body)
+
+    def _take_read(self, held: Held, now_ms: int) -> None:
+        """Take a request whose reply may be large: ask for it, or let it wait until its client has
+        read others."""
+        is_local = self._address is None
+        number = self._reads.begin(held.identity, held.cost, now_ms, is_local=is_local)
+        if number is not None:
+            self._ask_read(held, number, now_ms)
+            return
+        try:
+            self._reads.hold(held)
+        except Busy as error:
+            self._refuse(held.identity, held.header, error)
+
+    def _ask_read(self, held: Held, number: bytes, now_ms: int) -> None:
+        """Pass such a request on, under its number."""
+        self._read = number
+        self._handle_pair(held.identity, held.header, held.body, now_ms)
+        if self._read:  # it was refused, or answered here
+            self._read = b""
+            self._reads.end(number, 0)
+
+    def _home(self, identity: bytes) -> tuple[bytes, bytes]:
+        """Return what a tail says: its kind, and the way home."""
+        if not self._read:
+            return CLIENT, identity
+        number, self._read = self._read, b""
+        return READER, number + identity
 
     def _may_enter(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
         """Decide on a whole message; answer what is not let in."""
@@ -245,41 +260,25 @@ class Router:
         elif identity in self._overfull:
             error = Busy(detail="read the replies that wait for you first")
         else:
-            return not self._is_guarded or self._is_free(identity, frames, now_ms)
+            return not (self._is_guarded and self._take_checked(identity, frames, now_ms))
         for header in frames[::2]:
             self._refuse(identity, header, error)
         return False
 
-    def _is_free(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
-        """Tell whether a client's token allows everything; else look at each pair for itself."""
+    def _take_checked(self, identity: bytes, frames: Sequence[bytes], now_ms: int) -> bool:
+        """Look at each pair of a client whose token does not allow everything, and pass on what it
+        does; False for one whose token does."""
         grant = self._sessions.grant_of(identity)
         if grant is not None and grant.is_everything:
-            return True
+            return False
         for header, body in _pairs(frames):
-            if grant is None:
-                self._handle_stranger(identity, header, body, now_ms)
+            try:
+                checked = checked_body(grant, header, body, self._settings.message_bytes_max)
+            except FlashQError as error:
+                self._refuse(identity, header, error)
             else:
-                self._handle_bounded(identity, header, body, grant, now_ms)
-        return False
-
-    def _handle_bounded(
-        self, identity: bytes, header: bytes, body: bytes, grant: Grant, now_ms: int
-    ) -> None:
-        """Take a pair of a client whose token does not allow everything."""
-        try:
-            body = bounded_body(grant, header, body, self._settings.message_bytes_max)
-        except FlashQError as error:
-            self._refuse(identity, header, error)
-        else:
-            self._take_pairs(identity, (header, body), now_ms)
-
-    def _handle_stranger(self, identity: bytes, header: bytes, body: bytes, now_ms: int) -> None:
-        """Take a pair of a client that has not shown a token: AUTH is all it may say."""
-        word = request_word(body, json=len(header) > 1 and bool(header[1] & JSON))
-        if word == "AUTH":
-            self._handle_pair(identity, header, body, now_ms)
-        else:
-            self._refuse(identity, header, AuthenticationRequired())
+                self._take_pairs(identity, (header, checked), now_ms)
+        return True
 
     def _too_much(self, lane: Lane, body: bytes) -> FlashQError:
         if len(body) > self._settings.message_bytes_max:
@@ -292,7 +291,7 @@ class Router:
             self.dropped["unreadable header"] += 1
             header = _UNREADABLE
         corr = int.from_bytes(header[4:HEADER_BYTES], "big")
-        self._reply(Asker(identity, corr, header[1]), error_reply(error))
+        self._boxes.reply(Asker(identity, corr, header[1]), error_reply(error))
 
     def _handle_pair(self, identity: bytes, header: bytes, body: bytes, now_ms: int) -> None:
         """Take a pair that is not simply passed on."""
@@ -304,11 +303,15 @@ class Router:
                 raise BadMessage(detail=f"flags {flags:#04x}, a client may set {CLIENT_FLAGS:#04x}")
             if len(body) > self._settings.message_bytes_max:
                 raise MessageTooLarge
-            if route not in (ROUTE_ANY, ROUTE_ROUTER):
+            asker = Asker(identity, corr, flags)
+            if route in (ROUTE_ANY, ROUTE_ROUTER):
+                self._handle_request(asker, body, now_ms)
+            elif route == ROUTE_COORDINATOR or route < self._settings.shard_count:
+                self._pass_on(asker, route, body)
+            else:
                 raise BadMessage(
                     detail=f"route {route}, there are {self._settings.shard_count} shards"
                 )
-            self._handle_request(Asker(identity, corr, flags), body, now_ms)
         except FlashQError as error:
             self._refuse(identity, header, error)
 
@@ -343,7 +346,8 @@ class Router:
         size = len(body) + PAIR_OVERHEAD_BYTES
         if lane.bytes_under_way + size > self._settings.peer_bytes_max:
             raise self._too_much(lane, body)
-        tail = _CLIENT + lane.admit(size) + asker.identity
+        kind, home = self._home(asker.identity)
+        tail = kind + lane.admit(size) + home
         lane.frames += (pack_header(asker.flags, route, asker.corr, tail), body)
 
     def _handle_own(self, asker: Asker, body: bytes, now_ms: int) -> None:
@@ -359,7 +363,7 @@ class Router:
             self._hearing.ask(asker, request.queue, now_ms)
             self._answer_subscribers(now_ms)
         else:
-            self._reply(asker, reply)
+            self._boxes.reply(asker, reply)
 
     def _for_all(self, word: str, asker: Asker, body: bytes) -> Division:
         return ask_all(
@@ -383,10 +387,11 @@ class Router:
                 raise self._too_much(lane, division.bodies[shard])
         gather = Gather(asker, division, now_ms + self._settings.gather_timeout_ms)
         number = self._gathers.add(gather)
+        gather.read, self._read = self._read, b""
         for shard, body in division.bodies.items():
             lane = self._lanes[shard]
             gather.waiting[shard] = lane.epoch
-            tail = _GATHER + lane.admit(sizes[shard]) + number
+            tail = GATHER + lane.admit(sizes[shard]) + number
             lane.frames += (pack_header(asker.flags, shard, 0, tail), body)
 
     def _finish(self, gather: Gather) -> None:
@@ -395,9 +400,10 @@ class Router:
         try:
             body = join(gather.division, gather.replies, json=asker.json)
         except FlashQError as error:
-            self._reply(asker, error_reply(error))
-        else:
-            self._put(asker.identity, _reply_header(asker), body)
+            body = encode(error_reply(error), json=asker.json)
+        if gather.read:
+            self._reads.end(gather.read, len(body))
+        self._boxes.reply_encoded(asker, body)
 
     # --- from shards and the coordinator
 
@@ -411,21 +417,24 @@ class Router:
 
     def _take_replies(self, lane: Lane, peer: int, frames: Sequence[bytes], now_ms: int) -> None:
         self._last_reply_ms = now_ms
-        boxes = self._boxes
+        boxes = self._boxes.by_client
         for header, body in _pairs(frames):
-            if len(header) <= _HOME_AT or header[0] != VERSION:
+            if len(header) <= HOME_AT or header[0] != VERSION:
                 self._handle_internal(peer, header, body)
                 continue
-            lane.settle(header, _ACCOUNT_AT)
-            if header[_KIND_AT] == TO_CLIENT:
-                identity = header[_HOME_AT:]
+            lane.settle(header, ACCOUNT_AT)
+            if header[KIND_AT] == TO_CLIENT:
+                identity = header[HOME_AT:]
                 box = boxes.get(identity)
                 if box is None:
                     boxes[identity] = [header[:HEADER_BYTES], body]
                 else:
                     box += (header[:HEADER_BYTES], body)
-            elif header[_KIND_AT] == TO_GATHER:
-                if not self._gathers.take(peer, header[_HOME_AT:], body):
+            elif header[KIND_AT] == TO_READER:
+                self._reads.end(header[HOME_AT:READER_AT], len(body))
+                self._boxes.put(header[READER_AT:], header[:HEADER_BYTES], body)
+            elif header[KIND_AT] == TO_GATHER:
+                if not self._gathers.take(peer, header[HOME_AT:], body):
                     self.dropped["late reply"] += 1
             else:
                 self.dropped["unreadable reply"] += 1
@@ -458,6 +467,7 @@ class Router:
         if not epoch:
             return
         lane.forget_under_way()
+        self._reads.forget_under_way()
         self._gathers.forget_shard(shard, epoch)
         self._notify_all(ShardNotice(shard=shard, epoch=epoch))
 
@@ -477,7 +487,7 @@ class Router:
 
     def _answer_subscribers(self, now_ms: int) -> None:
         for asker in self._hearing.take_told(now_ms):
-            self._reply(asker, Reply())
+            self._boxes.reply(asker, Reply())
 
     # --- tokens
 
@@ -502,20 +512,10 @@ class Router:
 
     # --- to clients
 
-    def _reply(self, asker: Asker, body: Struct) -> None:
-        self._put(asker.identity, _reply_header(asker), encode(body, json=asker.json))
-
-    def _put(self, identity: bytes, header: bytes, body: bytes) -> None:
-        self._boxes.setdefault(identity, []).extend((header, body))
-
     def _notify_all(self, notice: ShardNotice | ClosingNotice) -> None:
         bodies = {json: encode(notice, json=json) for json in (False, True)}
         for client in self._sessions.greeted():
-            self._send_notice(client.identity, 0, bodies[client.json], json=client.json)
-
-    def _send_notice(self, identity: bytes, corr: int, body: bytes, *, json: bool) -> None:
-        header = pack_header(NOTICE | (JSON if json else 0), ROUTE_ROUTER, corr)
-        self._put(identity, header, body)
+            self._boxes.notify(client.identity, 0, bodies[client.json], json=client.json)
 
     def undeliverable(
         self, identity: bytes, frames: Sequence[bytes], now_ms: int, *, gone: bool
@@ -542,6 +542,7 @@ class Router:
 
     def unread(self, identity: bytes, unread_bytes: int) -> None:
         """A client has left so much unread."""
+        self._reads.unread(identity, unread_bytes)
         if 2 * unread_bytes > self._settings.unread_bytes_max:
             self._overfull.add(identity)
         else:
@@ -550,13 +551,16 @@ class Router:
     def client_left(self, identity: bytes) -> None:
         """A client's connection is closed: nothing is known of it any more."""
         self._sessions.forget(identity)
+        self._reads.leave(identity)
         self._overfull.discard(identity)
 
     # --- time
 
     def tick(self, now_ms: int) -> None:
         """Do what is due: gathers, the hello to the coordinator, silent clients."""
+        self._now_ms = now_ms
         self._gathers.tick(now_ms)
+        self._reads.tick(now_ms)
         self._answer_subscribers(now_ms)
         if now_ms >= self._hello_at_ms:
             self._hello_at_ms = now_ms + COORDINATOR_HELLO_MS
@@ -586,10 +590,6 @@ class Router:
         if not self._draining or self._gathers:
             return False
         return self.bytes_under_way == 0 or now_ms - self._last_reply_ms >= quiet_ms
-
-
-def _reply_header(asker: Asker) -> bytes:
-    return pack_header(REPLY | (asker.flags & JSON), ROUTE_ROUTER, asker.corr)
 
 
 def _pairs(frames: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

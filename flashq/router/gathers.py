@@ -71,7 +71,7 @@ class Division(NamedTuple):
 class Gather:
     """A request that several shards answer."""
 
-    __slots__ = ("asker", "deadline_ms", "division", "replies", "waiting")
+    __slots__ = ("asker", "deadline_ms", "division", "read", "replies", "waiting")
 
     def __init__(self, asker: Asker, division: Division, deadline_ms: int) -> None:
         self.asker: Final = asker
@@ -80,6 +80,8 @@ class Gather:
         #: shards that have not answered yet, with the epoch under which each was asked
         self.waiting: dict[int, int] = {}
         self.replies: dict[int, bytes] = {}
+        #: under which number its reply is expected to be large; empty for a small one
+        self.read = b""
 
 
 def ask_all(

@@ -66,6 +66,11 @@ class Lane:
         self._running_bytes += size
         return _ACCOUNT.pack(self._era, size)
 
+    def take(self) -> Iterator[list[bytes]]:
+        """Return what goes to the peer, as messages, and forget it."""
+        frames, self.frames = self.frames, []
+        return split(frames) if frames else iter(())
+
     def settle(self, header: bytes, offset: int) -> None:
         """Take a reply's pair out of the count.
 

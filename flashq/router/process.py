@@ -26,7 +26,7 @@ from flashq.router.settings import RouterSettings
 from flashq.rundir import RunDir
 from flashq.tokenfile import TokenSource
 from flashq.version import __version__
-from flashq.wire import descriptor, readable, receive_all, send
+from flashq.wire import descriptor, readable, receive, receive_all, send
 from flashq.zmtp.door import Keeper
 from flashq.zmtp.peer import Peer
 from flashq.zmtp.stream import Login
@@ -35,6 +35,10 @@ PROGRAM: Final = "flashq-router"
 
 TURN_MESSAGES_MAX: Final = 256
 """Messages taken from one socket in a turn, so that no peer starves another."""
+TURN_BYTES_MAX: Final = 16_777_216
+"""The same for their bytes."""
+BACK_UNHEARD_MAX: Final = 64
+"""Messages of a shard that wait for the router; above it the shard has to wait itself."""
 EVENTS_UNHEARD_MAX: Final = 10_000
 """Events of a shard that wait for the router; above it they are lost, and a gap is told."""
 
@@ -87,6 +91,7 @@ def _router_settings(settings: Settings) -> RouterSettings:
         message_bytes_max=settings.message_bytes_max,
         peer_bytes_max=settings.peer_bytes_max,
         unread_bytes_max=settings.unread_bytes_max,
+        all_unread_bytes_max=settings.all_unread_bytes_max,
         gather_timeout_ms=settings.gather_timeout_ms,
         config_hash=configuration_hash(settings),
     )
@@ -183,11 +188,21 @@ class Sockets:
         self._now_ms = now_ms
         self._door.receive(now_ms)
         if readable(self._back):
-            receive_all(
-                self._back, lambda frames: _from_peer(router, frames, now_ms), TURN_MESSAGES_MAX
-            )
+            self._receive_back(now_ms)
         if self._events is not None and readable(self._events):
             receive_all(self._events, router.handle_event, TURN_MESSAGES_MAX)
+
+    def _receive_back(self, now_ms: int) -> None:
+        """Take what shards and coordinator say, until a turn has enough."""
+        left = TURN_BYTES_MAX
+        for _ in range(TURN_MESSAGES_MAX):
+            frames = receive(self._back)
+            if frames is None:
+                return
+            _from_peer(self._router, frames, now_ms)
+            left -= sum(map(len, frames))
+            if left <= 0 or not readable(self._back):
+                return
 
     def _from_client(self, peer: Peer, frames: list[bytes]) -> None:
         self._router.handle_client(peer.name, frames, self._now_ms, peer.address)
@@ -271,7 +286,8 @@ def _back_socket(
     Messages for a peer that is away wait in its pipe; the engine bounds their bytes.
     """
     back = context.socket(zmq.ROUTER)
-    back.set_hwm(0)
+    back.setsockopt(zmq.SNDHWM, 0)
+    back.setsockopt(zmq.RCVHWM, BACK_UNHEARD_MAX)
     back.setsockopt(zmq.ROUTING_ID, b"router-" + os.urandom(8))
     back.setsockopt(zmq.ROUTER_MANDATORY, 1)
     back.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)

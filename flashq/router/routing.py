@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from flashq.errors import InvalidRequest, MessageTooLarge
-from flashq.protocol.codec import Outline, decode_outline, with_field
+from flashq.errors import AuthenticationRequired, InvalidRequest, MessageTooLarge
+from flashq.protocol.codec import Outline, decode_outline, request_word, with_field
 from flashq.protocol.command import Command
-from flashq.protocol.framing import JSON, unpack_header
+from flashq.protocol.framing import JSON, ROUTE_ANY, ROUTE_ROUTER, unpack_header
 from flashq.protocol.registry import BY_WORD, WORD_ALIASES
 from flashq.tokens import Grant
 
 COORDINATOR_ROUTING_ID: Final = b"C"
+_ROUTER_ROUTES: Final = tuple(route.to_bytes(2, "big") for route in (ROUTE_ANY, ROUTE_ROUTER))
 
 
 def shard_routing_id(shard: int) -> bytes:
@@ -50,17 +51,23 @@ def job_of(outline: Outline, field: str) -> int:
     return job_id
 
 
-def bounded_body(grant: Grant, header: bytes, body: bytes, bytes_max: int) -> bytes:
+def checked_body(grant: Grant | None, header: bytes, body: bytes, bytes_max: int) -> bytes:
     """Return the body as it may go on, of a client whose token does not allow everything.
 
     Args:
-        grant: what it allows.
+        grant: what it allows; None for a client that has shown none, and may do nothing else.
         bytes_max: the largest body.
 
     Raises:
+        AuthenticationRequired: no token was shown.
         NotAllowed: it does not allow this.
         InvalidRequest, BadMessage, MessageTooLarge: what is asked cannot be read.
     """
+    if grant is None:
+        is_json = len(header) > 1 and bool(header[1] & JSON)
+        if header[2:4] not in _ROUTER_ROUTES or request_word(body, json=is_json) != "AUTH":
+            raise AuthenticationRequired
+        return body
     json = bool(unpack_header(header).flags & JSON)
     if len(body) > bytes_max:
         raise MessageTooLarge

@@ -11,7 +11,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     """What a router has to know. Durations in ms.
 
     `boot` differs between any two starts. `peer_bytes_max` is what may be under way to a shard,
-    `unread_bytes_max` what is kept for a client that does not read.
+    `unread_bytes_max` what is kept for a client that does not read, `all_unread_bytes_max` what
+    replies to all of them may be expected to have.
     """
 
     version: str
@@ -21,5 +22,6 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     message_bytes_max: int
     peer_bytes_max: int
     unread_bytes_max: int
+    all_unread_bytes_max: int
     gather_timeout_ms: int
     config_hash: str

@@ -176,6 +176,7 @@ class Setting:
             message_bytes_max=self.message_bytes_max,
             peer_bytes_max=self.peer_bytes_max,
             unread_bytes_max=self.unread_bytes_max,
+            all_unread_bytes_max=4 * self.unread_bytes_max,
             gather_timeout_ms=self.gather_timeout_ms,
             config_hash=self.config_hash,
         )

@@ -32,7 +32,7 @@ CLIENT = b"client-1"
 SESSION = bytes(range(16))
 MESSAGE_BYTES_MAX = 1 << 20
 PEER_BYTES_MAX = 1 << 22
-UNREAD_BYTES_MAX = 1 << 21
+UNREAD_BYTES_MAX = 1 << 26
 
 
 class Pair(NamedTuple):
@@ -72,6 +72,7 @@ class Bench:
             message_bytes_max=MESSAGE_BYTES_MAX,
             peer_bytes_max=PEER_BYTES_MAX,
             unread_bytes_max=UNREAD_BYTES_MAX,
+            all_unread_bytes_max=4 * UNREAD_BYTES_MAX,
             gather_timeout_ms=2000,
             config_hash="agreed",
         )
