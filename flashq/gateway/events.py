@@ -16,7 +16,9 @@ from msgspec import Raw, Struct
 from flashq.errors import BadMessage
 from flashq.gateway.subscribing import Ready
 from flashq.protocol.codec import encode_json, encode_msgpack, transcode
+from flashq.protocol.names import check_queue_name
 from flashq.protocol.objects import EVENTS, Event
+from flashq.protocol.patterns import NAME_CHARS_MAX
 from flashq.protocol.sessions import EventNotice, GapNotice
 
 ALL: Final = "*"
@@ -131,6 +133,9 @@ class Listener:
         wake: called when there is something to take.
         buffered_max: unread items above which it is dropped.
         bytes_max: what unread payloads may take before it is dropped.
+
+    Raises:
+        QueueNameEmpty, QueueNameTooLong, QueueNameInvalid: no queue can have that name.
     """
 
     __slots__ = (
@@ -152,6 +157,8 @@ class Listener:
         buffered_max: int = BUFFERED_MAX,
         bytes_max: int = BUFFERED_BYTES_MAX,
     ) -> None:
+        if queue != ALL:
+            check_queue_name(queue, bytes_max=NAME_CHARS_MAX)
         self.queue: Final = queue
         self.events: Final = frozenset(events)
         self._wake: Final = wake

@@ -47,6 +47,16 @@ def test_a_subscription_is_answered_when_nothing_is_missed_any_more() -> None:
     assert len(events) == 2
 
 
+@pytest.mark.parametrize("queue", ["", "a b", "a\0", "x" * 5000])
+def test_a_queue_that_there_cannot_be_is_refused(queue: str) -> None:
+    """Nothing would ever be heard of it."""
+    talk = Talk()
+    talk.line(cmd="SUBSCRIBE", queue=queue, events=["*"])
+    (answer,) = talk.lines()
+    assert not answer["ok"]
+    assert answer["error"].startswith("Queue name ")
+
+
 def test_a_subscription_that_never_begins_is_refused() -> None:
     """And nothing of it is left."""
     talk = Talk()
