@@ -203,11 +203,10 @@ class Engine:
     # --- running
 
     @property
-    def may_start(self) -> bool:
-        """Whether a job waits for a place to run, and there is one."""
-        if self._ready and len(self._running) < self._concurrency:
-            return True
-        return bool(self._confirmed)
+    def startable(self) -> int:
+        """How many jobs wait to run and have a place."""
+        places = self._concurrency - len(self._running)
+        return len(self._confirmed) + max(0, min(len(self._ready), places))
 
     @property
     def running(self) -> int:

@@ -20,8 +20,8 @@ from flashq.worker.job import RunningJob
 class Source(Protocol):
     """Where runners get jobs from, and tell what came of them. In the loop's thread only."""
 
-    def has_jobs(self) -> bool:
-        """Tell whether jobs wait to be run, and may be."""
+    def startable(self) -> int:
+        """Return how many jobs wait to be run and may be."""
 
     def next_job(self) -> RunningJob | None:
         """Return a job that now runs, or None when there is none or no place for it."""

@@ -207,9 +207,9 @@ class Shift:
 
     # --- what runners ask and tell (`runners.Source`)
 
-    def has_jobs(self) -> bool:
-        """Tell whether jobs wait to be run."""
-        return self.engine.may_start
+    def startable(self) -> int:
+        """Return how many jobs wait to be run and may be."""
+        return self.engine.startable
 
     def next_job(self) -> RunningJob | None:
         """Return a job that now runs, or None when there is none or no place for it."""

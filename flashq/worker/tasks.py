@@ -102,17 +102,17 @@ class TaskRunners:
         #: those that have not looked for a job yet
         self._waking: set[asyncio.Task[None]] = set()
         self._closing = False
+        #: whether the last handler suspended, as the next ones then will
+        self._handlers_wait = False
         #: the task of each job whose handler has suspended, and what is left of the handler
         self._suspended: dict[RunningJob, tuple[asyncio.Task[None], _Rest]] = {}
 
     def wake(self) -> None:
-        """Have a job looked for. One runner is enough: it wakes the next when it suspends."""
-        if not self._waking:
-            self._follow()
-
-    def _follow(self) -> None:
-        """Have a job looked for by a runner of its own, if there is one that may start."""
-        if not self._closing and self._source.has_jobs():
+        """Have jobs looked for. As long as handlers do not wait, one runner is enough: it wakes the
+        next if its handler suspends. Where they do, there is one for each job that may start."""
+        startable = 0 if self._closing else self._source.startable()
+        wanted = startable if self._handlers_wait else min(startable, 1)
+        for _ in range(wanted - len(self._waking)):
             # Not by the loop's task factory: an eager one would run handlers one inside the other.
             task = asyncio.Task(self._run(), loop=self._loop, context=self._context.copy())
             self._waking.add(task)
@@ -154,10 +154,11 @@ class TaskRunners:
                 break
             else:
                 await self._finish(job, task, _Rest(context, coroutine, yielded))
-                self._follow()
+                self.wake()
                 source.settle_soon()
                 return
             source.succeeded(job, result)
+            self._handlers_wait = False
             if (
                 getrefcount(task) != holders
                 or getweakrefcount(task) != watchers
@@ -168,6 +169,7 @@ class TaskRunners:
 
     async def _finish(self, job: RunningJob, task: asyncio.Task[None], rest: _Rest) -> None:
         """Go on with a handler that has suspended; meanwhile another task takes the next job."""
+        self._handlers_wait = True
         self._suspended[job] = (task, rest)
         self.wake()
         try:

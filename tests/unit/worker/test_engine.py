@@ -310,9 +310,9 @@ def test_of_a_job_that_comes_back_while_its_lost_run_goes_on_one_copy_runs() -> 
     worker.take(0)
     worker.leases_lost([1], "gone", 0)
     worker.fetched("q", [new], 0)
-    assert worker.may_start
+    assert worker.startable
     assert worker.take(0) is None
-    assert not worker.may_start
+    assert not worker.startable
     assert worker.running == 1
     worker.finished(old, None, 1)
     assert worker.settlements(1) == []
@@ -538,9 +538,9 @@ def test_a_job_that_has_waited_starts_once_it_is_known_to_be_ours() -> None:
     assert worker.running == 1
     assert worker.confirms() == [job]
     assert worker.confirms() == []
-    assert not worker.may_start
+    assert not worker.startable
     worker.confirmed(job)
-    assert worker.may_start
+    assert worker.startable
     assert worker.take(CONFIRM_MS + 2) is job
     assert worker.take(CONFIRM_MS + 2) is None
 
