@@ -277,6 +277,8 @@ class DependencyForgotten(FlashQError):
 
 
 class JobFailed(FlashQError):
+    """The job became a dead letter; the text says why, where somebody gave a reason."""
+
     code = "job_failed"
     template = "Job failed"
     http_status = 409

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from flashq.client.results import Job
+from flashq.ids import JOB_ID_MAX
 from flashq.protocol.base import Durability, OnDependencyFailure
 
 
@@ -72,8 +73,19 @@ class PushOptions(FlowOptions, total=False):
 
 
 def id_of(job: Job | int) -> int:
-    """Return the id of what is a job or an id."""
-    return job if isinstance(job, int) else job.id
+    """Return the id of what is a job or an id.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: no job can have such an id.
+    """
+    if type(job) is not int:
+        if not isinstance(job, Job):
+            raise TypeError(f"a job is a Job or its id, a whole number, not {job!r}")
+        return job.id
+    if not 0 <= job <= JOB_ID_MAX:
+        raise ValueError(f"job ids are at most {JOB_ID_MAX}, not {job}")
+    return job
 
 
 def ids_of(found: Sequence[Job | int]) -> list[int]:
@@ -82,6 +94,8 @@ def ids_of(found: Sequence[Job | int]) -> list[int]:
         return [job.id for job in found]  # type: ignore[union-attr]
     except AttributeError:  # not all are jobs
         return [id_of(job) for job in found]
+    except TypeError:
+        raise TypeError(f"jobs are a list of Jobs or ids, not {found!r}") from None
 
 
 def token_of(job: Job | int, token: int | None) -> int | None:

@@ -18,6 +18,7 @@ from flashq.client.arguments import (
 )
 from flashq.client.async_queue_methods import AsyncQueueMethods
 from flashq.client.calls import WAIT_MARGIN_MS, by_shard, prepare_push_batch
+from flashq.client.checks import made
 from flashq.client.results import (
     Children,
     ChildrenFound,
@@ -29,6 +30,7 @@ from flashq.client.results import (
     PartialBatchError,
     payload,
 )
+from flashq.errors import JobFailed
 from flashq.protocol import jobs, leases
 from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.objects import LogEntry, Progress
@@ -66,7 +68,7 @@ class AsyncMethods(AsyncQueueMethods):
             Debounced: its debounce id was pushed just now.
             TypeError: the payload cannot be encoded.
         """
-        request = jobs.Push(queue=queue, data=data, priority=priority or None, **options)
+        request = made(jobs.Push, queue=queue, data=data, priority=priority or None, **options)
         return (await self._call(request, jobs.PushReply)).id
 
     async def push_batch(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -114,10 +116,11 @@ class AsyncMethods(AsyncQueueMethods):
         Raises:
             FlowEmpty: there are no children.
         """
-        request = jobs.Flow(
+        request = made(
+            jobs.Flow,
             queue=queue,
             data=data,
-            children=children,  # type: ignore[arg-type]
+            children=children,
             priority=priority or None,
             **options,
         )
@@ -437,7 +440,7 @@ class AsyncMethods(AsyncQueueMethods):
             Its result.
 
         Raises:
-            JobFailed: it became a dead letter.
+            JobFailed: it became a dead letter; the text has its error, as long as it is kept.
             JobCancelled: somebody has cancelled it.
             ResultNotKept: it has completed, and its result is no longer kept.
             WaitJobNotFound: there is no such job (any more).
@@ -445,9 +448,16 @@ class AsyncMethods(AsyncQueueMethods):
         """
         wait = FINISHED_WAIT_MS if timeout is None else timeout
         request = jobs.WaitJob(id=id_of(job), timeout=timeout)
-        return payload(
-            (await self._call(request, jobs.WaitReply, within=wait + WAIT_MARGIN_MS)).result
-        )
+        try:
+            reply = await self._call(request, jobs.WaitReply, within=wait + WAIT_MARGIN_MS)
+        except JobFailed as failed:
+            if failed.text != JobFailed.template:
+                raise
+            dead = await self.get_job(job)  # the server's words for it leave out the reason
+            if dead is None or not dead.error:
+                raise
+            raise JobFailed(f"{failed.text}: {dead.error}") from None
+        return payload(reply.result)
 
     # --- changing
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from flashq.client.arguments import FlowOptions, id_of
 from flashq.client.async_caller import AsyncCaller
 from flashq.client.calls import WAIT_MARGIN_MS
+from flashq.client.checks import made
 from flashq.client.results import Cron, CronsFound, Job, JobsFound, Page
 from flashq.protocol import crons, queues, server, sessions, webhooks
 from flashq.protocol.base import CountReply, Durability, Reply
@@ -190,7 +191,8 @@ class AsyncQueueMethods(AsyncCaller):
         Raises:
             CronInvalid: the schedule cannot be read.
         """
-        request = crons.SetCron(
+        request = made(
+            crons.SetCron,
             name=name,
             queue=queue,
             data=data,

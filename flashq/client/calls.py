@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from flashq.client.checks import check_arguments_of, check_payloads
 from flashq.errors import BadMessage, FlashQError, error_from
 from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
@@ -79,13 +80,20 @@ def prepare(request: Any) -> Call:
     """Encode a request, its payload in the same pass.
 
     Raises:
-        TypeError: the payload has something that MessagePack cannot hold; the text names it.
+        TypeError: the payload has something that MessagePack cannot hold, or a set; or an argument
+            is of a wrong type. The text names it.
+        InvalidRequest: an argument is out of bounds.
     """
     kind = type(request)
+    named = _PAYLOADS_OF.get(kind)
+    if named is not None:
+        check_payloads((name, getattr(request, name)) for name in named)
     try:
         body = encode_msgpack(request)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _unencodable(request, error) from None
+    if kind not in _SETTLES_MANY:  # their ids were looked at one by one
+        check_arguments_of(kind, body)
     command = BY_REQUEST[kind]
     field = _KEY_FIELDS[kind]
     key = None if field is None else getattr(request, field)
@@ -98,6 +106,15 @@ def prepare(request: Any) -> Call:
     return Call(command, body, key)
 
 
+_PAYLOADS_OF: Final[dict[type[Any], tuple[str, ...]]] = {
+    command.request: names
+    for command in COMMANDS
+    if (
+        names := tuple(
+            name for name in ("data", "result") if name in command.request.__struct_fields__
+        )
+    )
+}
 _PUSH_BATCH: Final = BY_REQUEST[PushBatch]
 
 
@@ -108,6 +125,8 @@ def prepare_push_batch(queue: str, jobs: Sequence[Mapping[str, Any]]) -> Call:
     Raises:
         TypeError: an entry cannot be encoded; the text names its index.
     """
+    if jobs:  # most often all are of one make, and a look at each would cost too much
+        check_payloads([("jobs[0]", jobs[0])])
     payloads = [job["data"] for job in jobs if len(job) == 1 and "data" in job]
     try:
         if len(payloads) == len(jobs):

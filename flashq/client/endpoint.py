@@ -49,8 +49,8 @@ def _checked(url: str, source: str) -> str:
     if reason is None:
         return url
     raise ConfigError(
-        f"{source} is {url!r}: {reason}. Clients speak ZeroMQ, at tcp://host:port (as in "
-        f"{TCP_DEFAULT}) or at ipc:///path of a socket on this machine"
+        f"{source} is {url!r}: {reason}. Clients speak ZeroMQ, at tcp://host:port or ipc:///path, "
+        f"as in {TCP_DEFAULT}"
     )
 
 

@@ -26,6 +26,7 @@ from flashq.client.arguments import (
     tokens_of,
 )
 from flashq.client.calls import WAIT_MARGIN_MS, by_shard, prepare_push_batch
+from flashq.client.checks import made
 from flashq.client.queue_methods import QueueMethods
 from flashq.client.results import (
     Children,
@@ -38,6 +39,7 @@ from flashq.client.results import (
     PartialBatchError,
     payload,
 )
+from flashq.errors import JobFailed
 from flashq.protocol import jobs, leases
 from flashq.protocol.base import CountReply, Reply, TextReply
 from flashq.protocol.objects import LogEntry, Progress
@@ -75,7 +77,7 @@ class Methods(QueueMethods):
             Debounced: its debounce id was pushed just now.
             TypeError: the payload cannot be encoded.
         """
-        request = jobs.Push(queue=queue, data=data, priority=priority or None, **options)
+        request = made(jobs.Push, queue=queue, data=data, priority=priority or None, **options)
         return self._call(request, jobs.PushReply).id
 
     def push_batch(self, queue: str, entries: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -123,10 +125,11 @@ class Methods(QueueMethods):
         Raises:
             FlowEmpty: there are no children.
         """
-        request = jobs.Flow(
+        request = made(
+            jobs.Flow,
             queue=queue,
             data=data,
-            children=children,  # type: ignore[arg-type]
+            children=children,
             priority=priority or None,
             **options,
         )
@@ -440,7 +443,7 @@ class Methods(QueueMethods):
             Its result.
 
         Raises:
-            JobFailed: it became a dead letter.
+            JobFailed: it became a dead letter; the text has its error, as long as it is kept.
             JobCancelled: somebody has cancelled it.
             ResultNotKept: it has completed, and its result is no longer kept.
             WaitJobNotFound: there is no such job (any more).
@@ -448,7 +451,16 @@ class Methods(QueueMethods):
         """
         wait = FINISHED_WAIT_MS if timeout is None else timeout
         request = jobs.WaitJob(id=id_of(job), timeout=timeout)
-        return payload(self._call(request, jobs.WaitReply, within=wait + WAIT_MARGIN_MS).result)
+        try:
+            reply = self._call(request, jobs.WaitReply, within=wait + WAIT_MARGIN_MS)
+        except JobFailed as failed:
+            if failed.text != JobFailed.template:
+                raise
+            dead = self.get_job(job)  # the server's words for it leave out the reason
+            if dead is None or not dead.error:
+                raise
+            raise JobFailed(f"{failed.text}: {dead.error}") from None
+        return payload(reply.result)
 
     # --- changing
 

@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,37 @@ def test_the_local_socket_is_used_when_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6788", "http://x:1", "tcp://x", "tcp://:1", "ipc://", "tcp://x:port"]
+    "url",
+    [
+        "localhost:6788",
+        "http://x:1",
+        "tcp://x",
+        "tcp://:1",
+        "tcp://x:0",
+        "tcp://x:65536",
+        "tcp://*:6788",
+        "tcp://x:1/",
+        "ipc://",
+        "ipc:///" + 107 * "x",
+        "tcp://x:port",
+        "grpc://x:1",
+    ],
 )
 def test_what_is_no_endpoint_is_refused(url: str) -> None:
     """With the form that is expected, before a socket hangs on it."""
     with pytest.raises(ConfigError, match="tcp://host:port"):
+        resolve_url(url, {})
+    with pytest.raises(ConfigError, match="the URL of the client is") as caught:
+        resolve_url(url, {"FLASHQ_URL": "tcp://127.0.0.1:1"})
+    assert repr(url) in caught.value.text
+    with pytest.raises(ConfigError, match="the variable FLASHQ_URL is"):
+        resolve_url(None, {"FLASHQ_URL": url})
+
+
+@pytest.mark.parametrize("url", [5, b"tcp://127.0.0.1:1"])
+def test_a_url_is_text(url: Any) -> None:
+    """Not what looks like it."""
+    with pytest.raises(TypeError, match="url is a text"):
         resolve_url(url, {})
 
 
