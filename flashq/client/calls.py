@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from flashq.client.checks import check_arguments_of, check_payloads
+from flashq.client.checks import check_arguments_of, check_payload
 from flashq.errors import BadMessage, FlashQError, error_from
 from flashq.ids import shard_of_job, shard_of_queue
 from flashq.protocol.codec import decode, encode_msgpack
@@ -85,9 +85,8 @@ def prepare(request: Any) -> Call:
         InvalidRequest: an argument is out of bounds.
     """
     kind = type(request)
-    named = _PAYLOADS_OF.get(kind)
-    if named is not None:
-        check_payloads((name, getattr(request, name)) for name in named)
+    for name in _PAYLOADS_OF.get(kind, ()):
+        check_payload(name, getattr(request, name))
     try:
         body = encode_msgpack(request)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -126,7 +125,7 @@ def prepare_push_batch(queue: str, jobs: Sequence[Mapping[str, Any]]) -> Call:
         TypeError: an entry cannot be encoded; the text names its index.
     """
     if jobs:  # most often all are of one make, and a look at each would cost too much
-        check_payloads([("jobs[0]", jobs[0])])
+        check_payload("jobs[0]", jobs[0])
     payloads = [job["data"] for job in jobs if len(job) == 1 and "data" in job]
     try:
         if len(payloads) == len(jobs):
