@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Raw
 
 from flashq.client.results import Job
-from flashq.errors import FlashQError
+from flashq.errors import ConnectionClosed, FlashQError
 from flashq.protocol.codec import decode, encode_msgpack
 from flashq.protocol.leases import (
     Ack,
@@ -157,7 +157,10 @@ class Worker(Habit):
             self._end(job, request, what)
 
     def _is_undecided(self, error: FlashQError | None) -> bool:
-        return error is not None and (not is_definite(error) or error.retryable)
+        if error is None:
+            return False
+        # A client that is closed says of what was never sent that it was not: it is done again.
+        return isinstance(error, ConnectionClosed) or not is_definite(error) or error.retryable
 
     def _ack_batch(self) -> None:
         jobs = [job for job in self._done if self._held.get(job.id) is job]
