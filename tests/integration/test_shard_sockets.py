@@ -23,13 +23,17 @@ def site() -> Iterator[Site]:
 
 
 class Told:
-    """Counts connections in a node's place."""
+    """Counts connections and their ends in a node's place."""
 
     def __init__(self) -> None:
         self.connections = 0
+        self.ends = 0
 
     def connected(self) -> None:
         self.connections += 1
+
+    def disconnected(self) -> None:
+        self.ends += 1
 
 
 def test_each_connection_to_a_coordinator_is_told(site: Site) -> None:

@@ -115,7 +115,10 @@ class Site:
             if pid not in self._seen:
                 with suppress(ProcessLookupError):
                     self._seen[pid] = os.pidfd_open(pid)
-        ended, _, _ = select.select(self._seen.values(), [], [], 0)
+        poll = select.poll()  # select() takes no descriptor above 1023
+        for fd in self._seen.values():
+            poll.register(fd, select.POLLIN)
+        ended = {fd for fd, _ in poll.poll(0)}
         for pid in [pid for pid, fd in self._seen.items() if fd in ended]:
             os.close(self._seen.pop(pid))
 

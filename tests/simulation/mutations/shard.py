@@ -17,7 +17,7 @@ from flashq.shard.context import Context
 from flashq.shard.core import Core
 from flashq.shard.engine import Engine
 from flashq.shard.evolve import evolve
-from flashq.shard.gate import Gate
+from flashq.shard.gate import ReplyGate
 from flashq.shard.handlers import leasing
 from flashq.shard.journal import Journal
 from flashq.shard.leases import Leases
@@ -36,7 +36,7 @@ from tests.simulation.setting import Profile
 @mutation("answers at")
 def a_reply_does_not_wait_for_the_log(patch: pytest.MonkeyPatch) -> None:
     """A crash makes it untrue."""
-    patch.setattr(Gate, "pass_or_wait", lambda *_: True)
+    patch.setattr(ReplyGate, "admit", lambda _gate, reply, _seq, **_: reply)
 
 
 @mutation("answers at", "untrue")
