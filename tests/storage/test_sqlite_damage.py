@@ -18,6 +18,7 @@ from flashq.coordinator.writer_engine import Commit, Committed, WriterEngine
 from flashq.datadir import MARKS_NAME, PIN_NAME, DataDir, losses_of
 from flashq.errors import FlashQError, StorageDamaged
 from flashq.protocol.internal import Append, Recovered, Reserve
+from flashq.storage.marksfile import MarksFile
 from flashq.storage.port import Grant, Opened, Put, Write
 from flashq.storage.sqlite import SqliteStorage
 from tests.storage.conformance import EPOCH, blob, checkpoint, recovery
@@ -57,11 +58,19 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.directory = DataDir(str(path))
         self.storage = SqliteStorage(path / DB)
+        #: open from the start to the end
+        self._held: MarksFile | None = None
+
+    @property
+    def marks(self) -> MarksFile:
+        """What it must have."""
+        assert self._held is not None
+        return self._held
 
     def start(self) -> None:
         """Look, accept and open."""
         try:
-            self.opened, self.marks = open_accepted(self.storage, self.directory, SHARDS)
+            self.opened, self._held = open_accepted(self.storage, self.directory, SHARDS)
         except FlashQError:
             self.end()
             raise
@@ -86,6 +95,8 @@ class Server:
 
     def end(self) -> None:
         """Let go of everything."""
+        if self._held is not None:
+            self._held.close()
         self.storage.close()
         self.directory.close()
 
