@@ -15,6 +15,11 @@ STRANGERS_MIN: Final = 16
 """With fewer than this, where there are so many places, clients could not even arrive together."""
 
 
+def strangers_max(places_max: int) -> int:
+    """Return how many of a door's places are for connections that have not been let in yet."""
+    return min(places_max, max(STRANGERS_MIN, places_max // STRANGERS_SHARE))
+
+
 class Guest(Protocol):
     """A connection, as its place knows it."""
 
@@ -32,9 +37,7 @@ class Places:
 
     def __init__(self, places_max: int) -> None:
         self._max: Final = places_max
-        self._strangers_max: Final = min(
-            places_max, max(STRANGERS_MIN, places_max // STRANGERS_SHARE)
-        )
+        self._strangers_max: Final = strangers_max(places_max)
         #: those that no request has let in yet, the first first
         self._strangers: Final[dict[Guest, None]] = {}
 

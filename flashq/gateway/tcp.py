@@ -27,6 +27,7 @@ from typing import Final, cast
 from flashq.clock import SystemClock
 from flashq.errors import ConfigError
 from flashq.gateway.bridge import Bridge
+from flashq.gateway.http_places import strangers_max
 from flashq.gateway.listening import address_of
 from flashq.gateway.session import Conversation
 from flashq.keepalive import probe
@@ -43,10 +44,6 @@ UNREAD_S: Final = 60.0
 """How long a client may take nothing of a reply that waits for it."""
 LOOK_S: Final = 1.0
 """How often the door looks for connections that have to go."""
-STRANGERS_SHARE: Final = 8
-"""One place in so many is for strangers."""
-STRANGERS_MIN: Final = 16
-"""With fewer than this, where there are so many places, clients could not even arrive together."""
 BACKLOG: Final = 1024
 GRACE_S: Final = 0.2
 """How long a pull of a client that has stopped sending may still bring something."""
@@ -296,10 +293,9 @@ class TcpDoor:
         self._guard: Final = guard
         self._bytes_max: Final = bytes_max
         self._mono_ms: Final = SystemClock().mono_ms
-        strangers_max = max(STRANGERS_MIN, connections_max // STRANGERS_SHARE)
         stranger_ms = sys.maxsize if guard.is_open else unauthenticated_ms
         self._places: Final[Places[Connection]] = Places(
-            connections_max, strangers_max, stranger_ms
+            connections_max, strangers_max(connections_max), stranger_ms
         )
         self._idle_s: Final = idle_ms / 1000
         self._connections: Final[set[Connection]] = set()
